@@ -1,0 +1,116 @@
+"""tether: nothing that your Python app starts outlives it, unless you said so.
+
+What lies where, imports going downwards only:
+
+    cli/  testing/  aio.py                           faces: what people and other frameworks touch
+    owner.py  resource.py  plugin.py  supervisor.py  one app's resources: start, watch, restart, shut down
+    drivers/                                         one file a kind of resource, found by entry point
+    lifecycle.py  ledger/  reaper/  linux/           core: the state machine, the record, the guard, the kernel
+    probes.py  telemetry.py  registry.py  clock.py  watcher.py  shutdown.py
+    protocol.py  model.py  errors.py                 words: plain data
+
+Names are handed out lazily, so that importing tether costs next to nothing.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tether.errors import (
+        Busy,
+        DeadlineExceeded,
+        DriverUnavailable,
+        ExecError,
+        Gone,
+        LedgerError,
+        NotFound,
+        PluginError,
+        ReaperError,
+        SpecError,
+        StartError,
+        StateDirError,
+        TetherError,
+    )
+    from tether.model import Process, Ready, State, Usage
+    from tether.owner import Owner
+    from tether.plugin import ManagedPlugin
+    from tether.probes import call, http, log, tcp
+    from tether.protocol import (
+        CloudAwarePlugin,
+        CloudProviderType,
+        LifecycleAwarePlugin,
+        PluginExecutionMode,
+        RemoteResourceInfo,
+        get_all_managed_pids,
+        is_lifecycle_aware,
+    )
+    from tether.resource import Resource
+
+__all__ = [
+    "Busy",
+    "CloudAwarePlugin",
+    "CloudProviderType",
+    "DeadlineExceeded",
+    "DriverUnavailable",
+    "ExecError",
+    "Gone",
+    "LedgerError",
+    "LifecycleAwarePlugin",
+    "ManagedPlugin",
+    "NotFound",
+    "Owner",
+    "PluginError",
+    "PluginExecutionMode",
+    "Process",
+    "Ready",
+    "ReaperError",
+    "RemoteResourceInfo",
+    "Resource",
+    "SpecError",
+    "StartError",
+    "State",
+    "StateDirError",
+    "TetherError",
+    "Usage",
+    "call",
+    "get_all_managed_pids",
+    "http",
+    "is_lifecycle_aware",
+    "log",
+    "tcp",
+]
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "errors": (
+        "Busy DeadlineExceeded DriverUnavailable ExecError Gone LedgerError NotFound PluginError ReaperError SpecError "
+        "StartError StateDirError TetherError"
+    ),
+    "model": "Process Ready State Usage",
+    "owner": "Owner",
+    "plugin": "ManagedPlugin",
+    "probes": "call http log tcp",
+    "protocol": (
+        "CloudAwarePlugin CloudProviderType LifecycleAwarePlugin PluginExecutionMode RemoteResourceInfo "
+        "get_all_managed_pids is_lifecycle_aware"
+    ),
+    "resource": "Resource",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name's module when the name is first asked for (PEP 562)."""
+    module = _HOME.get(name)
+    if module is None:
+        raise AttributeError(f"module 'tether' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(f"tether.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

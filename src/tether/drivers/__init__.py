@@ -1,0 +1,112 @@
+"""What a driver is. Each driver is one module here, found by the entry point group ``tether.drivers``."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from tether.lifecycle import Event
+from tether.model import Handle, Progress, Status, Usage
+from tether.protocol import PluginExecutionMode
+from tether.reaper.launch import ShimChannel
+
+__all__ = ["Context", "Driver", "HasLog", "HasPort", "HasStreams"]
+
+
+def _no_shim() -> ShimChannel:
+    raise RuntimeError("only an owner starts processes")
+
+
+def _ignore(*_: Any) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a driver may use of the process it runs in.
+
+    Attributes:
+        state_dir: for logs and the like.
+        shim: returns a shim that is armed; only an owner has one.
+        watch: has the owner's thread call a function whenever a socket can be read, until that returns False; then the
+            socket is closed.
+        emit: tells the owner what happened to the resource with a tag.
+        await_orphans: waits until the reaper said that it ended the tree of a shim (by pid) that was killed, or is gone itself.
+        group: returns the process group that commands join, to share a terminal with this process; 0 for a session of their own.
+    """
+
+    state_dir: Path
+    shim: Callable[[], ShimChannel] = _no_shim
+    watch: Callable[[socket.socket, Callable[[], bool]], None] = _ignore
+    emit: Callable[[str, Event], None] = _ignore
+    await_orphans: Callable[[int], None] = _ignore
+    group: Callable[[], int] = int
+
+
+class Driver(Protocol):
+    """Starts, finds, inspects, stops and destroys one kind of resource."""
+
+    kind: ClassVar[str]
+    modes: ClassVar[frozenset[PluginExecutionMode]]
+
+    def __init__(self, context: Context) -> None:
+        """Make no connection yet: a service that is down is said when it is used."""
+        ...
+
+    def start(self, spec: Any, tag: str, progress: Progress) -> Handle:
+        """Create the resource; everything created carries the tag. Returns before it is ready.
+
+        Raises:
+            StartError: nothing is left of the attempt.
+        """
+        ...
+
+    def find(self, tag: str) -> list[Handle]:
+        """Return what exists under this tag, whoever made it."""
+        ...
+
+    def inspect(self, handle: Handle) -> Status:
+        """Look at the resource now. Raises DriverUnavailable if that can't be done."""
+        ...
+
+    def stop(self, handle: Handle, grace: float) -> None:
+        """End the resource politely, by force after ``grace`` seconds; returns when it has ended. Idempotent."""
+        ...
+
+    def destroy(self, handle: Handle) -> None:
+        """End the resource by force and remove what was made for it; returns when it has ended. Idempotent."""
+        ...
+
+    def usage(self, handle: Handle) -> Usage:
+        """Say what the resource uses now."""
+        ...
+
+
+@runtime_checkable
+class HasLog(Protocol):
+    """A driver whose resources have their output in a file."""
+
+    def log_path(self, handle: Handle) -> Path | None:
+        """Return the file, or None if this one has none."""
+        ...
+
+
+@runtime_checkable
+class HasPort(Protocol):
+    """A driver whose resources may listen on a port."""
+
+    def port(self, handle: Handle) -> int | None:
+        """Return the port on this machine, or None if this one has none."""
+        ...
+
+
+@runtime_checkable
+class HasStreams(Protocol):
+    """A driver whose resources may have pipes to this process."""
+
+    def streams(self, handle: Handle) -> dict[str, Any]:
+        """Return the binary streams by name: stdin, stdout, stderr."""
+        ...

@@ -1,0 +1,60 @@
+"""What a plugin started by itself: recorded identities, to be ended when the owner can't do it any more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tether.drivers import Context
+from tether.errors import DeadlineExceeded, SpecError
+from tether.linux import identity, members
+from tether.model import Handle, Progress, State, Status, Usage
+from tether.protocol import PluginExecutionMode
+
+__all__ = ["PluginDriver"]
+
+_LIMIT_S = 10.0
+
+
+class PluginDriver:
+    """See `tether.drivers.Driver`. The handle has the identities that were seen; it starts nothing."""
+
+    kind: ClassVar[str] = "plugin"
+    modes: ClassVar[frozenset[PluginExecutionMode]] = frozenset({PluginExecutionMode.IN_PROCESS})
+
+    def __init__(self, context: Context) -> None:
+        self._state_dir: Path = context.state_dir
+
+    def start(self, spec: Any, tag: str, progress: Progress) -> Handle:
+        """Refuse: a plugin starts its processes itself."""
+        raise SpecError("a plugin is not started but registered: use Owner.register(plugin)")
+
+    def find(self, tag: str) -> list[Handle]:
+        """Return nothing: what a plugin starts carries its owner's tag, and is looked for by that."""
+        return []
+
+    def _marks(self, handle: Handle) -> members.Marks:
+        return members.Marks([(pid, start) for pid, start in handle.data["pids"]], uid=handle.data["uid"])
+
+    def _members(self, handle: Handle) -> list[tuple[int, int]]:
+        if handle.data["boot"] != identity.boot_id():
+            return []
+        return members.find(self._marks(handle))
+
+    def inspect(self, handle: Handle) -> Status:
+        """Look for the recorded processes and their descendants."""
+        found = self._members(handle)
+        return Status(State.READY if found else State.GONE, pids=tuple(pid for pid, _ in found))
+
+    def stop(self, handle: Handle, grace: float) -> None:
+        """End them by force: how to ask a plugin's processes politely only the plugin knew."""
+        self.destroy(handle)
+
+    def destroy(self, handle: Handle) -> None:
+        """End them by force."""
+        if self._members(handle) and members.end(self._marks(handle), _LIMIT_S):
+            raise DeadlineExceeded(f"processes of plugin {handle.tag} were killed and are still there; they stay on record")
+
+    def usage(self, handle: Handle) -> Usage:
+        """Say how many there are."""
+        return Usage(processes=len(self._members(handle)))

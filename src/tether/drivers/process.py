@@ -1,0 +1,358 @@
+"""Process trees of this machine, each held by a shim."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tether.drivers import Context
+from tether.errors import DeadlineExceeded, StartError, exec_error
+from tether.ledger import place
+from tether.lifecycle import Ended, MainExited, Paused, Stuck
+from tether.linux import identity, members, proc, signals, tree
+from tether.model import Handle, Identity, Process, Progress, State, Status, Usage, put_port
+from tether.protocol import PluginExecutionMode
+from tether.reaper import wire
+from tether.reaper.launch import ShimChannel
+
+__all__ = ["ProcessDriver"]
+
+_TICK_HZ = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_STUCK_S = 10.0
+_VERSION = 1
+
+
+@dataclass
+class _Held:
+    """A tree that this process holds the line to."""
+
+    channel: ShimChannel
+    streams: dict[str, Any] = field(default_factory=dict)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+
+class ProcessDriver:
+    """See `tether.drivers.Driver`. The handle has the identities of shim and command, the port, the log and the cgroup."""
+
+    kind: ClassVar[str] = "process"
+    modes: ClassVar[frozenset[PluginExecutionMode]] = frozenset({PluginExecutionMode.SUBPROCESS})
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._held: dict[str, _Held] = {}
+
+    # -- start ---------------------------------------------------------------------------------------------------------
+
+    def start(self, spec: Process, tag: str, progress: Progress) -> Handle:
+        """Execute the command under a shim that said that it holds the lifeline.
+
+        Raises:
+            ExecError: as subprocess would raise it; also a StartError.
+            StartError: the shim was lost.
+            ReaperError: there is no shim to guard it.
+
+        Crash:
+            The shim ends with the lifeline. Before the command was executed there is nothing else.
+        """
+        port = (spec.port or free_port()) if spec.uses_port else None
+        log = self._log(tag) if "log" in (spec.stdout, spec.stderr) else None
+        streams = _Streams(spec, log)
+        try:
+            channel = self._context.shim()
+            request = _request(spec, tag, port, log, self._context.group())
+            main = self._spawn(channel, request, [*streams.fds, *spec.pass_fds], spec.name or tag)
+        except BaseException:
+            streams.close()
+            raise
+        streams.close_theirs()
+        data = {
+            "boot": identity.boot_id(),
+            "shim": [channel.pid, channel.start],
+            "main": main,
+            "port": port,
+            "log": None if log is None else str(log),
+            "cgroup": channel.cgroup,
+            "tier": channel.tier,
+            "uid": os.getuid(),
+        }
+        handle = Handle(self.kind, tag, data, _VERSION)
+        held = self._held[tag] = _Held(channel, streams.ours)
+        self._context.watch(channel.socket, lambda: self._receive(held, handle))
+        return handle
+
+    def _spawn(self, channel: ShimChannel, request: dict[str, Any], fds: list[int], name: str) -> list[int]:
+        try:
+            wire.send(channel.socket, {"spawn": request}, fds)
+            answer = wire.receive(channel.socket)
+        except OSError as error:
+            channel.socket.close()
+            raise StartError(f"cannot start {name}: its shim was lost ({error}); try again", resource=name) from error
+        if answer is not None and "spawned" in answer[0]:
+            return [answer[0]["spawned"], answer[0]["start"]]
+        channel.socket.close()
+        if answer is None:
+            raise StartError(f"cannot start {name}: its shim was lost; try again", resource=name)
+        raise exec_error(answer[0]["refused"], os.fsdecode(answer[0]["filename"]), name)
+
+    def _receive(self, held: _Held, handle: Handle) -> bool:
+        """Read one message of a shim; False when there will be no more. Runs in the owner's watching thread."""
+        try:
+            received = wire.receive(held.channel.socket)
+        except OSError:
+            received = None
+        if received is None:
+            if not held.ended.is_set():
+                threading.Thread(
+                    target=self._end_lost, args=(held, handle), name="tether-end-lost", daemon=True
+                ).start()
+            return False
+        message = received[0]
+        if "exited" in message:
+            self._context.emit(handle.tag, MainExited(message["exited"]))
+        elif "paused" in message:
+            self._context.emit(handle.tag, Paused(message["paused"]))
+        elif "stuck" in message:
+            self._context.emit(handle.tag, Stuck(_describe_stuck(message["stuck"])))
+        elif "ended" in message:
+            self._ended(held, handle.tag, outcome(message["ended"]))
+        return True
+
+    def _ended(self, held: _Held, tag: str, event: Ended) -> None:
+        # The socket stays open until the shim closes its end: `_receive` must see the end of it.
+        self._held.pop(tag, None)
+        self._context.emit(tag, event)
+        held.ended.set()
+
+    def _end_lost(self, held: _Held, handle: Handle) -> None:
+        """End what a shim left that was killed: the reaper inherited it, and what it can't know of is looked for here."""
+        self._context.await_orphans(held.channel.pid)
+        proof = self._end_rest(handle)
+        self._ended(held, handle.tag, Ended(None, "its shim was killed, so its tree was ended", proof=proof))
+
+    # -- look ----------------------------------------------------------------------------------------------------------
+
+    def find(self, tag: str) -> list[Handle]:
+        """Look for processes that carry the tag, or have its log as their output."""
+        log = self._log(tag)
+        found = members.find(members.Marks(tags=[tag], log=str(log)))
+        if not found:
+            return []
+        data = {"boot": identity.boot_id(), "shim": None, "main": list(found[0]), "log": str(log), "uid": os.getuid()}
+        return [Handle(self.kind, tag, data, _VERSION)]
+
+    def inspect(self, handle: Handle) -> Status:
+        """Look at the shim; where that has gone, at what is left."""
+        if _is_alive(handle, "shim"):
+            below = tree.descendants(handle.data["shim"][0])
+            return Status(State.READY, pids=_main_first(handle, below))
+        left = [] if _is_of_earlier_boot(handle) else members.find(self._marks(handle))
+        if left:
+            return Status(State.READY, reason="its shim has gone", pids=tuple(pid for pid, _ in left))
+        return Status(State.GONE, reason="seen to be gone")
+
+    def usage(self, handle: Handle) -> Usage:
+        """Add up the live members."""
+        stats = [stat for pid in self.inspect(handle).pids if (stat := proc.read_stat(pid)) is not None]
+        return Usage(
+            len(stats), sum(stat.cpu for stat in stats) / _TICK_HZ, sum(stat.rss for stat in stats) * _PAGE
+        )
+
+    def port(self, handle: Handle) -> int | None:
+        """Return the port that ``{port}`` stood for."""
+        return handle.data.get("port")
+
+    def log_path(self, handle: Handle) -> Path | None:
+        """Return the log file."""
+        return Path(handle.data["log"]) if handle.data.get("log") else None
+
+    def streams(self, handle: Handle) -> dict[str, Any]:
+        """Return the pipes."""
+        held = self._held.get(handle.tag)
+        return held.streams if held else {}
+
+    # -- end -----------------------------------------------------------------------------------------------------------
+
+    def stop(self, handle: Handle, grace: float) -> None:
+        """Ask the shim to end its tree within ``grace`` seconds; from another process too.
+
+        Raises:
+            DeadlineExceeded: members are stuck in the kernel; the shim goes on, and the tree ends when they do.
+            PermissionError: the tree is another user's.
+        """
+        self._end(handle, grace, {"stop": grace, "why": "stopped by its owner"}, signal.SIGTERM)
+
+    def destroy(self, handle: Handle) -> None:
+        """Have the shim kill its tree; from another process too. Raises as `stop`."""
+        self._end(handle, 0.0, {"kill": True, "why": "killed by its owner"}, signal.SIGUSR1)
+
+    def resume(self, handle: Handle) -> None:
+        """Continue a command that somebody stopped (SIGCONT)."""
+        held = self._held.get(handle.tag)
+        if held is not None:
+            held.channel.request({"continue": True})
+
+    def _end(self, handle: Handle, grace: float, request: dict[str, Any], signum: int) -> None:
+        held = self._held.get(handle.tag)
+        if held is not None:
+            held.channel.request(request)
+            if not held.ended.wait(grace + _STUCK_S):
+                raise DeadlineExceeded(_still_there(handle))
+            return
+        if _is_of_earlier_boot(handle):
+            return
+        if handle.data["shim"] is not None:
+            self._end_shim(handle, grace, signum)
+        self._end_rest(handle)
+
+    def _end_shim(self, handle: Handle, grace: float, signum: int) -> None:
+        """Signal a shim whose line another process holds, or nobody; when it has gone, its tree has."""
+        pid, start = handle.data["shim"]
+        for each in (signal.SIGCONT, signum):
+            signals.send(pid, start, each)
+        if signals.wait_end(pid, start, grace):
+            return
+        signals.send(pid, start, signal.SIGUSR1)
+        if not signals.wait_end(pid, start, _STUCK_S):
+            raise DeadlineExceeded(_still_there(handle))
+
+    def _marks(self, handle: Handle) -> members.Marks:
+        data = handle.data
+        return members.Marks(
+            [tuple(data["main"])], [handle.tag], folder=data.get("cgroup"), log=data.get("log"), uid=data["uid"]
+        )
+
+    def _end_rest(self, handle: Handle) -> str:
+        """End what is left without a shim, as far as it can be recognised, and return the proof."""
+        if members.end(self._marks(handle), _STUCK_S):
+            raise DeadlineExceeded(_still_there(handle))
+        return "nothing of it was found twice in a row"
+
+    def _log(self, tag: str) -> Path:
+        return self._context.state_dir / "logs" / f"{tag}.log"
+
+
+def outcome(receipt: dict[str, Any]) -> Ended:
+    """Turn what a shim says at its end into an event."""
+    asked = receipt["why"] == "asked by signal"
+    how = "by force" if receipt["forced"] else "in order"
+    why = "ended by itself" if receipt["why"] == "by itself" else receipt["why"]
+    proof = f"shim {receipt['shim']} ended it {how}: {receipt['proof']}"
+    if receipt["shm"]:
+        proof += f"; removed {', '.join(receipt['shm'])}"
+    return Ended(receipt["status"], why, asked=asked, proof=proof)
+
+
+def _describe_stuck(stuck: list[tuple[int, str]]) -> str:
+    where = ", ".join(f"pid {pid} in {channel or 'the kernel'}" for pid, channel in stuck)
+    return f"killed and still there: {where}; it is settled when the kernel lets go"
+
+
+def _still_there(handle: Handle) -> str:
+    return (
+        f"resource {handle.tag} was killed and is still there, probably in an uninterruptible sleep; it stays on record, "
+        f"see 'tether events'"
+    )
+
+
+def _is_of_earlier_boot(handle: Handle) -> bool:
+    return bool(handle.data["boot"] != identity.boot_id())
+
+
+def _is_alive(handle: Handle, who: str) -> bool:
+    pair = handle.data.get(who)
+    return pair is not None and identity.is_alive(Identity(handle.data["boot"], *pair))
+
+
+def _main_first(handle: Handle, below: list[int]) -> tuple[int, ...]:
+    main = handle.data["main"][0]
+    return tuple([pid for pid in below if pid == main] + [pid for pid in below if pid != main])
+
+
+def free_port() -> int:
+    """Return a port of the loopback address on which nobody listens now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def _environment(spec: Process, tag: str, port: int | None) -> dict[bytes, bytes]:
+    """The app's own, the spec's on top, and the tag; a tree within another tree names both."""
+    env = dict(os.environ)
+    # Held by lineage: the owner's tag is for what plugins start by themselves.
+    env.pop(members.OWNER, None)
+    outer = env.get(members.RESOURCE)
+    env[members.RESOURCE] = f"{outer}:{tag}" if outer else tag
+    for name, value in spec.env.items():
+        if value is None:
+            env.pop(name, None)
+        else:
+            env[name] = put_port(value, port)
+    return {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
+
+
+def _request(spec: Process, tag: str, port: int | None, log: Path | None, group: int) -> dict[str, Any]:
+    cwd = os.getcwd() if spec.cwd is None else os.path.abspath(spec.cwd)
+    return {
+        "tag": tag,
+        "argv": [os.fsencode(put_port(str(argument), port)) for argument in spec.argv],
+        "env": _environment(spec, tag, port),
+        "cwd": os.fsencode(cwd),
+        "umask": spec.umask,
+        "targets": [0, 1, 2, *spec.pass_fds],
+        "group": group,
+        "ignored": [],
+        "grace": float(spec.stop_grace),
+        "stop_signal": int(spec.stop_signal),
+        "stop_to": spec.stop_to,
+        "on_death": spec.on_death,
+        "keep_for": float(spec.keep_for),
+        "log": None if log is None else str(log),
+    }
+
+
+class _Streams:
+    """The three standard descriptors of a command, and our ends of its pipes."""
+
+    def __init__(self, spec: Process, log: Path | None) -> None:
+        self.fds: list[int] = []
+        self.ours: dict[str, Any] = {}
+        self._log = log
+        try:
+            self.fds.append(self._open("stdin", spec.stdin, 0))
+            self.fds.append(self._open("stdout", spec.stdout, 1))
+            self.fds.append(self._open("stderr", spec.stderr, 2))
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, name: str, what: str, inherited: int) -> int:
+        if what == "log":
+            return place.open_private(self._log or Path(os.devnull), os.O_WRONLY | os.O_APPEND)
+        if what == "inherit":
+            return os.dup(inherited)
+        if what == "null":
+            return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        read, write = os.pipe()
+        if name == "stdin":
+            self.ours[name] = os.fdopen(write, "wb")
+            return read
+        self.ours[name] = os.fdopen(read, "rb")
+        return write
+
+    def close_theirs(self) -> None:
+        """Close the command's ends: it has its own copies, or there is none."""
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = []
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.close_theirs()
+        for stream in self.ours.values():
+            stream.close()

@@ -1,0 +1,146 @@
+"""One tree of errors. Each message says what happened, to which resource, and what to do next."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+__all__ = [
+    "Busy",
+    "DeadlineExceeded",
+    "DriverUnavailable",
+    "ExecError",
+    "Gone",
+    "LedgerError",
+    "NotFound",
+    "PluginError",
+    "ReaperError",
+    "SpecError",
+    "StartError",
+    "StateDirError",
+    "TetherError",
+    "exec_error",
+]
+
+
+class TetherError(Exception):
+    """Above every error that tether raises of its own accord."""
+
+
+class SpecError(TetherError, ValueError):
+    """A spec, name or option that can't be right; refused before anything was created."""
+
+
+class StartError(TetherError):
+    """A resource could not be started; nothing of it is left running.
+
+    Attributes:
+        resource: its name.
+        exit_code: as in `subprocess`, negative for a signal; None if it did not end by itself.
+        log_tail: the last lines that it wrote, possibly empty.
+    """
+
+    def __init__(
+        self, message: str, *, resource: str = "", exit_code: int | None = None, log_tail: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.resource = resource
+        self.exit_code = exit_code
+        self.log_tail = log_tail
+
+    def __str__(self) -> str:
+        message = str(self.args[0]) if self.args else ""
+        return f"{message}\n--- last lines of its log ---\n{self.log_tail}" if self.log_tail else message
+
+
+class ExecError(StartError, OSError):
+    """The kernel refused to execute the command. Also an `OSError` with ``errno`` and ``filename``."""
+
+    __str__ = OSError.__str__
+
+
+class ProgramNotFound(ExecError, FileNotFoundError):
+    """There is no such program, or no such working directory."""
+
+
+class ProgramNotPermitted(ExecError, PermissionError):
+    """The program may not be executed, or is a directory."""
+
+
+class ProgramNotDirectory(ExecError, NotADirectoryError):
+    """A part of the path, or the working directory, is not a directory."""
+
+
+_EXEC_ERRORS: dict[int, type[ExecError]] = {
+    errno.ENOENT: ProgramNotFound,
+    errno.EACCES: ProgramNotPermitted,
+    errno.EPERM: ProgramNotPermitted,
+    errno.ENOTDIR: ProgramNotDirectory,
+}
+
+
+def exec_error(number: int, filename: str, resource: str) -> ExecError:
+    """Make the error that `subprocess` would raise for this errno, as a `StartError` too."""
+    kind = _EXEC_ERRORS.get(number, ExecError)
+    error = kind.__new__(kind, number, os.strerror(number), filename)
+    OSError.__init__(error, number, os.strerror(number), filename)
+    error.resource, error.exit_code, error.log_tail = resource, None, ""
+    return error
+
+
+class NotFound(TetherError, LookupError):
+    """Nothing of this name or id is on record."""
+
+
+class Busy(TetherError):
+    """The name or the resource is in use by somebody else."""
+
+
+class Gone(TetherError):
+    """The resource has ended, so that what was asked of it makes no sense any more."""
+
+
+class DriverUnavailable(TetherError):
+    """A driver's client library or service is missing."""
+
+
+class LedgerError(TetherError):
+    """The ledger can't be read or written."""
+
+
+class StateDirError(LedgerError):
+    """The state directory can't be used safely."""
+
+
+class ReaperError(TetherError):
+    """The reaper could not be started, so that nothing would be guarded; nothing was started."""
+
+
+class DeadlineExceeded(TetherError, TimeoutError):
+    """A time limit passed; the resource goes on as it was."""
+
+
+class PluginError(TetherError):
+    """A plugin's method raised or returned what the protocol does not allow.
+
+    Attributes:
+        plugin: the name of the plugin's type.
+        method: the name of the method.
+    """
+
+    def __init__(self, message: str, *, plugin: str = "", method: str = "") -> None:
+        super().__init__(message)
+        self.plugin = plugin
+        self.method = method
+
+    @classmethod
+    def in_method(cls, plugin: Any, method: str, error: BaseException) -> PluginError:
+        """Say that ``plugin.method()`` raised ``error``."""
+        name = type(plugin).__name__
+        return cls(
+            f"plugin {name}: {method}() raised {type(error).__name__}: {error}; "
+            f"mend the plugin, or check it with 'tether check MODULE:{name}'",
+            plugin=name,
+            method=method,
+        )

@@ -1,0 +1,66 @@
+"""The state directory: where it is, and that it is the user's alone."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from tether.errors import StateDirError
+
+__all__ = ["VARIABLE", "open_private", "prepare", "state_dir"]
+
+VARIABLE = "TETHER_STATE_DIR"
+
+
+def state_dir(given: str | os.PathLike[str] | None = None) -> Path:
+    """Return where state is kept: what was given, else ``TETHER_STATE_DIR``, else the platform's user state directory."""
+    chosen = given if given is not None else os.environ.get(VARIABLE)
+    if chosen:
+        return Path(os.path.abspath(os.fspath(chosen)))
+    import platformdirs
+
+    return Path(platformdirs.user_state_dir("tether", appauthor=False))
+
+
+def _check_private(folder: Path) -> None:
+    status = os.lstat(folder)
+    if stat.S_ISLNK(status.st_mode) or not stat.S_ISDIR(status.st_mode):
+        raise StateDirError(f"state directory {folder} is not a directory of its own (a link or a file is in its place); "
+                            f"remove it, or set {VARIABLE} to another")
+    if status.st_uid != os.geteuid():
+        raise StateDirError(f"state directory {folder} belongs to user {status.st_uid}, not to {os.geteuid()}; "
+                            f"set {VARIABLE} to one of your own")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        os.chmod(folder, 0o700)
+
+
+def prepare(folder: Path) -> Path:
+    """Make the state directory and its parts, with mode 0700 whatever the umask, and return it.
+
+    Raises:
+        StateDirError: it can't be made or written, or is somebody else's; nothing was started.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for each in (folder, folder / "logs", folder / "run"):
+            each.mkdir(mode=0o700, exist_ok=True)
+            _check_private(each)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f"{folder} is not writable")
+    except FileExistsError as error:
+        raise StateDirError(f"state directory {folder}: {error}; remove what is in its place, or set {VARIABLE}") from error
+    except OSError as error:
+        raise StateDirError(
+            f"state directory {folder} can't be used: {error}; nothing was started. Set {VARIABLE} to a directory that "
+            f"you can write"
+        ) from error
+    return folder
+
+
+def open_private(path: Path, flags: int) -> int:
+    """Open a file of the state directory, made with mode 0600; a symbolic link in its place is refused. Raises OSError."""
+    fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    if stat.S_IMODE(os.fstat(fd).st_mode) & 0o077:
+        os.fchmod(fd, 0o600)
+    return fd

@@ -1,0 +1,340 @@
+"""The one place that reads and writes the ledger: SQLite in write-ahead mode, used by many processes at once.
+
+A commit for something local is not synced to the disk: it survives the process, which is all it must. Rows for what
+survives this machine are written with `durable`, which is.
+
+A ledger that fails never stops a cleanup: whoever ends something ends it first and records after, and treats LedgerError
+as one more thing to report.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tether.errors import LedgerError
+from tether.ledger import place
+from tether.ledger.schema import MIGRATIONS
+from tether.model import Handle, Identity, State
+
+__all__ = ["EventRow", "Ledger", "OwnerRow", "ResourceRow"]
+
+_BUSY_S = 10.0
+_KEEP_EVENTS = 100_000
+_FILE = "ledger.db"
+_LIVE = tuple(state.value for state in State if not state.is_final)
+_IN_LIVE = f"({', '.join('?' * len(_LIVE))})"
+
+
+@dataclass(frozen=True)
+class OwnerRow:
+    """One owner as recorded. ``ended`` and ``began`` are seconds since the epoch."""
+
+    id: str
+    name: str
+    identity: Identity
+    uid: int
+    cgroup: str | None
+    began: float
+    ended: float | None
+    settler: str | None
+
+
+@dataclass(frozen=True)
+class ResourceRow:
+    """One resource as recorded. Times are seconds since the epoch."""
+
+    id: str
+    owner: str
+    name: str
+    kind: str
+    state: State
+    reason: str
+    exit_code: int | None
+    url: str | None
+    spec: dict[str, Any]
+    handle: Handle | None
+    on_death: str
+    keep_for: float
+    fence: int
+    began: float
+    changed: float
+
+
+@dataclass(frozen=True)
+class EventRow:
+    """One thing that happened. ``resource`` is None if it happened to the owner."""
+
+    seq: int
+    at: float
+    owner: str
+    resource: str | None
+    name: str
+    what: str
+    detail: str
+
+
+def _owner_row(row: sqlite3.Row) -> OwnerRow:
+    identity = Identity(row["boot"], row["pid"], row["start"])
+    return OwnerRow(
+        row["id"], row["name"], identity, row["uid"], row["cgroup"], row["began"], row["ended"], row["settler"]
+    )
+
+
+def _handle_text(handle: Handle | None) -> str | None:
+    if handle is None:
+        return None
+    return json.dumps({"kind": handle.kind, "tag": handle.tag, "data": dict(handle.data), "version": handle.version})
+
+
+def _resource_row(row: sqlite3.Row) -> ResourceRow:
+    values = {key: row[key] for key in row.keys()}  # noqa: SIM118 - iterating a sqlite3.Row gives values
+    handle = values["handle"]
+    values["state"] = State(values["state"])
+    values["spec"] = json.loads(values["spec"])
+    values["handle"] = None if handle is None else Handle(**json.loads(handle))
+    return ResourceRow(**values)
+
+
+class Ledger:
+    """The ledger of one state directory.
+
+    Args:
+        folder: the state directory, which `place.prepare` made.
+
+    Raises:
+        LedgerError: it can't be opened, is no ledger, or was written by a newer tether.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / _FILE
+        self._lock = threading.RLock()
+        try:
+            os.close(place.open_private(self.path, os.O_RDWR))
+            self._db = sqlite3.connect(
+                self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=256
+            )
+            self._db.row_factory = sqlite3.Row
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._migrate()
+        except (sqlite3.Error, OSError) as error:
+            raise LedgerError(f"ledger {self.path} can't be opened: {error}") from error
+
+    def _migrate(self) -> None:
+        if self._version() == len(MIGRATIONS):
+            return
+        with self._transaction():
+            version = self._version()
+            if version > len(MIGRATIONS):
+                raise LedgerError(
+                    f"ledger {self.path} has schema {version}, this tether knows {len(MIGRATIONS)}: it was written by a "
+                    "newer one; upgrade tether, or use another state directory"
+                )
+            for statement in itertools.chain.from_iterable(MIGRATIONS[version:]):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, which takes the write lock at its start, so that it never has to be tried again."""
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise LedgerError(f"ledger {self.path} can't be written: {error}") from error
+
+    @contextmanager
+    def durable(self) -> Iterator[None]:
+        """Within this, every commit is synced to the disk before it returns."""
+        with self._lock:
+            self._db.execute("PRAGMA synchronous=FULL")
+            try:
+                yield
+            finally:
+                self._db.execute("PRAGMA synchronous=NORMAL")
+
+    def _select(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        with self._lock:
+            try:
+                return self._db.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise LedgerError(f"ledger {self.path} can't be read: {error}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    def abandon(self) -> None:
+        """In a fork: never touch the file again, not even to close it, which in SQLite would harm the parent's connection.
+
+        Source: sqlite.org/howtocorrupt.html, section 2.6.
+        """
+        import ctypes
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._db))
+
+    # -- owners --------------------------------------------------------------------------------------------------------
+
+    def add_owner(self, owner: str, name: str, identity: Identity, cgroup: str | None) -> None:
+        """Record a new owner."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO owners (id, name, boot, pid, start, uid, cgroup, began) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (owner, name, identity.boot, identity.pid, identity.start, os.getuid(), cgroup, time.time()),
+            )
+            self._add_event(db, owner, None, name, "owner began", f"pid {identity.pid}")
+
+    def end_owner(self, owner: str, how: str) -> None:
+        """Record that an owner has ended and nothing of it is left to settle. Its second end changes nothing."""
+        with self._transaction() as db:
+            changed = db.execute(
+                "UPDATE owners SET ended = ?, settler = NULL WHERE id = ? AND ended IS NULL", (time.time(), owner)
+            ).rowcount
+            if changed:
+                name = db.execute("SELECT name FROM owners WHERE id = ?", (owner,)).fetchone()[0]
+                self._add_event(db, owner, None, name, "owner ended", how)
+
+    def owners(self, *, ended: bool = False) -> list[OwnerRow]:
+        """Return the owners that have not ended, or all of them, the oldest first."""
+        where = "" if ended else "WHERE ended IS NULL"
+        return [_owner_row(row) for row in self._select(f"SELECT * FROM owners {where} ORDER BY began")]
+
+    def owner(self, owner: str) -> OwnerRow | None:
+        """Return one owner."""
+        return next(map(_owner_row, self._select("SELECT * FROM owners WHERE id = ?", owner)), None)
+
+    def claim(self, owner: str, settler: str, expected: str | None) -> bool:
+        """Become the one that settles this owner's estate; False if somebody else became it meanwhile."""
+        with self._transaction() as db:
+            return bool(
+                db.execute(
+                    "UPDATE owners SET settler = ? WHERE id = ? AND ended IS NULL AND settler IS ?",
+                    (settler, owner, expected),
+                ).rowcount
+            )
+
+    def unclaim(self, owner: str, settler: str) -> None:
+        """Leave an estate to others."""
+        with self._transaction() as db:
+            db.execute("UPDATE owners SET settler = NULL WHERE id = ? AND settler = ?", (owner, settler))
+
+    # -- resources -----------------------------------------------------------------------------------------------------
+
+    def add_resource(
+        self, tag: str, owner: str, name: str, kind: str, spec: dict[str, Any], on_death: str, keep_for: float
+    ) -> None:
+        """Record a resource before anything of it is created."""
+        now = time.time()
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO resources (id, owner, name, kind, state, spec, on_death, keep_for, began, changed) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (tag, owner, name, kind, State.PENDING.value, json.dumps(spec), on_death, keep_for, now, now),
+            )
+
+    def write(
+        self,
+        tag: str,
+        fence: int,
+        state: State,
+        events: list[tuple[str, str]],
+        *,
+        reason: str = "",
+        exit_code: int | None = None,
+        url: str | None = None,
+        handle: Handle | None = None,
+    ) -> bool:
+        """Record where a resource is in its life, and what happened, in one transaction.
+
+        ``url`` and ``handle`` keep what they were when None.
+
+        Returns:
+            False if somebody with a higher fence has taken it over: then nothing was written.
+        """
+        with self._transaction() as db:
+            row = db.execute(
+                "UPDATE resources SET state = ?, reason = ?, exit_code = ?, url = coalesce(?, url), "
+                "handle = coalesce(?, handle), changed = ? WHERE id = ? AND fence = ? RETURNING owner, name",
+                (state.value, reason, exit_code, url, _handle_text(handle), time.time(), tag, fence),
+            ).fetchone()
+            for what, detail in events if row else []:
+                self._add_event(db, row["owner"], tag, row["name"], what, detail)
+            return row is not None
+
+    def take_over(self, tag: str, fence: int, owner: str) -> bool:
+        """Make ``owner`` the owner of a resource whose fence is ``fence``; False if somebody else was faster."""
+        with self._transaction() as db:
+            return bool(
+                db.execute(
+                    "UPDATE resources SET owner = ?, fence = fence + 1, changed = ? WHERE id = ? AND fence = ? "
+                    f"AND state IN {_IN_LIVE}",
+                    (owner, time.time(), tag, fence, *_LIVE),
+                ).rowcount
+            )
+
+    def resources(self, owner: str | None = None, *, ended: bool = False) -> list[ResourceRow]:
+        """Return the resources (of one owner) that have not ended, or all on record, the oldest first."""
+        clauses, values = [], []
+        if owner is not None:
+            clauses.append("owner = ?")
+            values.append(owner)
+        if not ended:
+            clauses.append(f"state IN {_IN_LIVE}")
+            values.extend(_LIVE)
+        where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
+        rows = self._select(f"SELECT * FROM resources {where} ORDER BY began, rowid", *values)
+        return [_resource_row(row) for row in rows]
+
+    def resource(self, tag: str) -> ResourceRow | None:
+        """Return one resource."""
+        return next(map(_resource_row, self._select("SELECT * FROM resources WHERE id = ?", tag)), None)
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _add_event(db: sqlite3.Connection, owner: str, tag: str | None, name: str, what: str, detail: str) -> None:
+        db.execute(
+            "INSERT INTO events (at, owner, resource, name, what, detail) VALUES (?, ?, ?, ?, ?, ?)",
+            (time.time(), owner, tag, name, what, detail),
+        )
+
+    def add_event(self, owner: str, tag: str | None, name: str, what: str, detail: str = "") -> None:
+        """Record that something happened."""
+        with self._transaction() as db:
+            self._add_event(db, owner, tag, name, what, detail)
+
+    def events(self, *, owner: str | None = None, after: int = 0, last: int | None = None) -> list[EventRow]:
+        """Return events, the oldest first: those after a sequence number, of one owner, at most the last so many."""
+        clause, values = ("AND owner = ?", [owner]) if owner is not None else ("", [])
+        limit = -1 if last is None else last
+        rows = self._select(f"SELECT * FROM events WHERE seq > ? {clause} ORDER BY seq DESC LIMIT ?", after, *values, limit)
+        return [EventRow(**dict(row)) for row in reversed(rows)]
+
+    def forget_old(self, before: float) -> None:
+        """Remove owners and resources that ended before a time (seconds since the epoch), and the oldest events."""
+        with self._transaction() as db:
+            db.execute(f"DELETE FROM resources WHERE state NOT IN {_IN_LIVE} AND changed < ?", (*_LIVE, before))
+            db.execute(
+                "DELETE FROM owners WHERE ended < ? AND id NOT IN (SELECT owner FROM resources)", (before,)
+            )
+            db.execute("DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?", (_KEEP_EVENTS,))

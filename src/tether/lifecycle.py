@@ -1,0 +1,338 @@
+"""The life of a resource as a pure state machine: an event in, the next state and the instructions out.
+
+Nothing here acts, waits or looks at a clock. The supervisor carries the instructions out and decides nothing. So
+starting, stopping, adoption and settling are tested without a process.
+
+    PENDING -> STARTING -> READY -> STOPPING -> GONE
+       |           |         |          |
+       +-----------+---------+----------+---> FAILED        READY, STARTING, STOPPING <-> LOST
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from tether.errors import TetherError
+from tether.model import State
+
+__all__ = [
+    "Adopted",
+    "Created",
+    "End",
+    "Ended",
+    "Event",
+    "IllegalTransition",
+    "Instruction",
+    "Life",
+    "MainExited",
+    "NotReady",
+    "Paused",
+    "Probe",
+    "Probed",
+    "Reached",
+    "Record",
+    "Refused",
+    "StopAsked",
+    "Stuck",
+    "Unreachable",
+    "advance",
+]
+
+
+# -- events ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Created:
+    """The driver created the resource and it has a handle."""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The readiness probe passed."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The driver could not create it, and nothing is left of the attempt."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class NotReady:
+    """The readiness probe failed or its time limit passed."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class MainExited:
+    """The command itself ended; others of its tree may live on."""
+
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """It was seen to be gone, all of it.
+
+    ``asked`` says that somebody other than its owner asked for it; ``why`` says it in words, ``proof`` how that is known.
+    """
+
+    exit_code: int | None
+    why: str
+    asked: bool = False
+    proof: str = ""
+
+
+@dataclass(frozen=True)
+class Paused:
+    """The command was stopped by a signal (SIGTSTP of a terminal, or SIGSTOP), and is not ended."""
+
+    signum: int
+
+
+@dataclass(frozen=True)
+class StopAsked:
+    """Its owner wants it to end."""
+
+    why: str
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """It was killed and is still there."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Unreachable:
+    """It can't be seen any more, which says nothing about whether it lives."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Reached:
+    """It can be seen again."""
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A new owner took it over."""
+
+    by: str
+
+
+Event = (
+    Created
+    | Probed
+    | Refused
+    | NotReady
+    | MainExited
+    | Ended
+    | Paused
+    | StopAsked
+    | Stuck
+    | Unreachable
+    | Reached
+    | Adopted
+)
+
+
+# -- instructions ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Record:
+    """Write the new state to the ledger, with this event."""
+
+    what: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Wait for readiness."""
+
+
+@dataclass(frozen=True)
+class End:
+    """End the resource: politely within its grace, or by force."""
+
+    why: str
+    force: bool = False
+
+
+Instruction = Record | Probe | End
+
+
+# -- the machine -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Life:
+    """Where a resource is in its life.
+
+    Attributes:
+        stays_up: whether it is a server, so that to end by itself is to fail.
+        state: the state.
+        reason: why it is in this state, in words; empty where that goes without saying.
+        exit_code: of the command, once it is known.
+        doomed: the failure that made it stop; it will be FAILED when it has ended.
+        history: the names of the events so far, each with the state that it led to.
+    """
+
+    stays_up: bool = False
+    state: State = State.PENDING
+    reason: str = ""
+    exit_code: int | None = None
+    doomed: str = ""
+    history: tuple[str, ...] = ()
+
+
+class IllegalTransition(TetherError):
+    """An event that can't come in this state: a fault of tether's. The message has the resource's history."""
+
+    def __init__(self, life: Life, event: Event) -> None:
+        past = ", ".join(life.history) or "none"
+        super().__init__(
+            f"{type(event).__name__} can't come in state {life.state.name} (events so far: {past}); "
+            f"this is a fault in tether, please report it"
+        )
+
+
+def describe_exit(exit_code: int | None) -> str:
+    """Say an exit code in words, as in `subprocess`: negative for a signal, None for unknown."""
+    if exit_code is None:
+        return "its exit status is not known"
+    if exit_code < 0:
+        import signal
+
+        try:
+            return f"killed by {signal.Signals(-exit_code).name}"
+        except ValueError:
+            return f"killed by signal {-exit_code}"
+    return f"exit code {exit_code}"
+
+
+_Outcome = tuple[Life, tuple[Instruction, ...]]
+
+
+def _created(life: Life, _: Created) -> _Outcome:
+    return replace(life, state=State.STARTING), (Record("created"), Probe())
+
+
+def _probed(life: Life, _: Probed) -> _Outcome:
+    return replace(life, state=State.READY, reason=""), (Record("ready"),)
+
+
+def _refused(life: Life, event: Refused) -> _Outcome:
+    return replace(life, state=State.FAILED, reason=event.reason), (Record("failed", event.reason),)
+
+
+def _not_ready(life: Life, event: NotReady) -> _Outcome:
+    doomed = replace(life, state=State.STOPPING, reason=event.reason, doomed=event.reason)
+    return doomed, (Record("not ready", event.reason), End(event.reason))
+
+
+def _main_exited(life: Life, event: MainExited) -> _Outcome:
+    """Decide whether what the command leaves behind may go on.
+
+    A command that ends with 0 before it is ready may have made a daemon of itself, and one that is no server may have
+    left helpers: the tree is the unit, and goes on. A server that was ready, or a failure, takes the rest along.
+    """
+    life = replace(life, exit_code=event.exit_code)
+    said = describe_exit(event.exit_code)
+    goes_on = event.exit_code == 0 and (life.state is State.STARTING or not life.stays_up)
+    if life.state is State.STOPPING or goes_on:
+        return life, (Record("exited", said),)
+    reason = f"ended by itself, {said}"
+    doomed = replace(life, state=State.STOPPING, reason=reason, doomed=reason)
+    return doomed, (Record("exited", said), End("its command ended by itself"))
+
+
+def _ended(life: Life, event: Ended) -> _Outcome:
+    code = life.exit_code if event.exit_code is None else event.exit_code
+    life = replace(life, exit_code=code)
+    if life.doomed:
+        final = replace(life, state=State.FAILED, reason=life.doomed)
+    elif life.state is State.STOPPING or event.asked:
+        final = replace(life, state=State.GONE, reason=event.why)
+    elif code == 0 and life.state is State.READY and not life.stays_up:
+        final = replace(life, state=State.GONE, reason="finished with exit code 0")
+    else:
+        reason = f"{event.why}, {describe_exit(code)}"
+        final = replace(life, state=State.FAILED, reason=reason)
+    detail = f"{final.reason} [{event.proof}]" if event.proof else final.reason
+    return final, (Record("gone" if final.state is State.GONE else "failed", detail),)
+
+
+def _paused(life: Life, event: Paused) -> _Outcome:
+    return life, (Record("paused", f"signal {event.signum}"),)
+
+
+def _stop_asked(life: Life, event: StopAsked) -> _Outcome:
+    if life.state is State.PENDING:
+        final = replace(life, state=State.GONE, reason="stopped before it was created")
+        return final, (Record("gone", final.reason),)
+    if life.state is State.STOPPING:
+        return life, (End(event.why, force=event.force),)
+    stopping = replace(life, state=State.STOPPING, reason=event.why)
+    return stopping, (Record("kill" if event.force else "stop", event.why), End(event.why, force=event.force))
+
+
+def _stuck(life: Life, event: Stuck) -> _Outcome:
+    return replace(life, reason=event.reason), (Record("stuck", event.reason),)
+
+
+def _unreachable(life: Life, event: Unreachable) -> _Outcome:
+    return replace(life, state=State.LOST, reason=event.reason), (Record("lost", event.reason),)
+
+
+def _reached(life: Life, _: Reached) -> _Outcome:
+    return replace(life, state=State.READY, reason=""), (Record("found again"),)
+
+
+def _adopted(life: Life, event: Adopted) -> _Outcome:
+    return life, (Record("adopted", event.by),)
+
+
+_LIVE = (State.STARTING, State.READY, State.STOPPING, State.LOST)
+
+_TABLE: dict[type, tuple[tuple[State, ...], Callable[..., _Outcome]]] = {
+    Created: ((State.PENDING,), _created),
+    Probed: ((State.STARTING,), _probed),
+    Refused: ((State.PENDING, State.STARTING), _refused),
+    NotReady: ((State.STARTING,), _not_ready),
+    MainExited: (_LIVE, _main_exited),
+    Ended: (_LIVE, _ended),
+    Paused: (_LIVE, _paused),
+    StopAsked: ((State.PENDING, *_LIVE), _stop_asked),
+    Stuck: ((State.STOPPING,), _stuck),
+    Unreachable: ((State.STARTING, State.READY, State.STOPPING), _unreachable),
+    Reached: ((State.LOST,), _reached),
+    Adopted: ((State.STARTING, State.READY, State.LOST), _adopted),
+}
+
+
+def advance(life: Life, event: Event) -> tuple[Life, tuple[Instruction, ...]]:
+    """Return the life after ``event``, and what is to be done now.
+
+    A resource that has ended takes a further stop without effect: ends are idempotent.
+
+    Raises:
+        IllegalTransition: the event can't come in this state.
+    """
+    if life.state.is_final and isinstance(event, StopAsked):
+        return life, ()
+    states, step = _TABLE[type(event)]
+    if life.state not in states:
+        raise IllegalTransition(life, event)
+    following, instructions = step(life, event)
+    entry = f"{type(event).__name__} -> {following.state.name}"
+    return replace(following, history=(*life.history[-31:], entry)), instructions

@@ -1,0 +1,112 @@
+"""What /proc says of one process, and of all. Source: proc(5)."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Stat", "all_pids", "environ", "parse_stat", "read", "read_stat", "start_time", "wait_channel"]
+
+
+class Stat:
+    """The fields of /proc/PID/stat that tether uses.
+
+    Attributes:
+        pid, ppid, pgrp, session: as the kernel numbers them.
+        name: the process name, at most 15 bytes, any bytes.
+        state: one letter; ``Z`` is a zombie and ``X`` dead.
+        cpu: user and system time, in clock ticks.
+        start: when it started, in clock ticks since boot.
+        rss: resident pages.
+    """
+
+    __slots__ = ("cpu", "name", "pgrp", "pid", "ppid", "rss", "session", "start", "state")
+
+    def __init__(self, pid: int, name: bytes, fields: list[bytes]) -> None:
+        self.pid = pid
+        self.name = name
+        self.state = fields[0].decode()
+        self.ppid = int(fields[1])
+        self.pgrp = int(fields[2])
+        self.session = int(fields[3])
+        self.cpu = int(fields[11]) + int(fields[12])
+        self.start = int(fields[19])
+        self.rss = int(fields[21])
+
+    @property
+    def running(self) -> bool:
+        """Whether it is more than a zombie."""
+        return self.state not in "ZX"
+
+
+def read(path: str) -> bytes:
+    """Read a whole file of /proc. Raises OSError, for instance when the process has gone."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = chunk = os.read(fd, 65536)
+        while chunk:
+            chunk = os.read(fd, 65536)
+            data += chunk
+        return data
+    finally:
+        os.close(fd)
+
+
+def parse_stat(data: bytes) -> Stat:
+    """Parse a line of /proc/PID/stat.
+
+    The name stands in brackets and may itself have brackets, spaces and newlines: what counts is the
+    first opening and the last closing one.
+    """
+    opening, closing = data.index(b"("), data.rindex(b")")
+    return Stat(int(data[:opening]), data[opening + 1 : closing], data[closing + 1 :].split())
+
+
+def read_stat(pid: int) -> Stat | None:
+    """Return what /proc says of ``pid``, or None if there is no such process."""
+    try:
+        return parse_stat(read(f"/proc/{pid}/stat"))
+    except (OSError, ValueError):
+        # ValueError: an empty read, from a process that went between open and read.
+        return None
+
+
+def start_time(pid: int) -> int | None:
+    """Return when ``pid`` started, in clock ticks since boot; None if there is no such process."""
+    stat = read_stat(pid)
+    return stat.start if stat else None
+
+
+def all_pids() -> list[int]:
+    """Return every pid of this pid namespace."""
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def all_stats() -> Iterator[Stat]:
+    """Yield what /proc says of every process."""
+    for pid in all_pids():
+        stat = read_stat(pid)
+        if stat is not None:
+            yield stat
+
+
+def environ(pid: int) -> bytes:
+    """Return the environment of ``pid``, each variable ended by a NUL; empty if it can't be read.
+
+    A process that sets its title overwrites this memory, so an absent variable proves nothing.
+    """
+    try:
+        return read(f"/proc/{pid}/environ")
+    except OSError:
+        return b""
+
+
+def wait_channel(pid: int) -> str:
+    """Return the kernel function in which ``pid`` sleeps; empty if unknown."""
+    try:
+        return read(f"/proc/{pid}/wchan").decode(errors="replace")
+    except OSError:
+        return ""

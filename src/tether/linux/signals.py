@@ -1,0 +1,92 @@
+"""Signal a process whose identity was verified. A bare pid is never signalled."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+
+from tether.linux import proc, tier
+
+__all__ = ["open_verified", "send", "wait_end"]
+
+
+def open_verified(pid: int, start: int) -> int | None:
+    """Open a pidfd for the process that had ``pid`` and started at ``start`` (clock ticks since boot).
+
+    The pidfd is opened first and the identity compared after: a pid that was recycled in between is then
+    found out, and one recycled later can't be hit through this descriptor.
+
+    Returns:
+        The pidfd, which the caller closes; None if that process has gone.
+
+    Source: pidfd_open(2).
+    """
+    try:
+        fd = os.pidfd_open(pid)
+    except (ProcessLookupError, OverflowError):
+        return None
+    if proc.start_time(pid) == start:
+        return fd
+    os.close(fd)
+    return None
+
+
+def send(pid: int, start: int, signum: int) -> bool:
+    """Signal the process of this identity.
+
+    Without pidfd the identity is compared and the pid signalled at once after it: the kernel would have to hand out
+    every other pid between two system calls for that to go wrong.
+
+    Returns:
+        True if the signal was sent, False if that process has gone.
+
+    Raises:
+        PermissionError: it belongs to another user.
+    """
+    if pid <= 1:
+        return False
+    if not tier.has_pidfd():
+        if proc.start_time(pid) != start:
+            return False
+        try:
+            os.kill(pid, signum)
+        except ProcessLookupError:
+            return False
+        return True
+    fd = open_verified(pid, start)
+    if fd is None:
+        return False
+    try:
+        signal.pidfd_send_signal(fd, signum)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def wait_end(pid: int, start: int, timeout_s: float | None) -> bool:
+    """Wait in the kernel until the process of this identity has ended; False if the time limit passed first."""
+    if not tier.has_pidfd():
+        return _wait_end_portable(pid, start, timeout_s)
+    fd = open_verified(pid, start)
+    if fd is None:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(None if timeout_s is None else max(0, timeout_s) * 1000))
+    finally:
+        os.close(fd)
+
+
+def _wait_end_portable(pid: int, start: int, timeout_s: float | None) -> bool:
+    import time
+
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    while (stat := proc.read_stat(pid)) is not None and stat.start == start and stat.running:
+        if deadline is not None and time.monotonic() >= deadline:
+            return False
+        time.sleep(0.01)
+    return True

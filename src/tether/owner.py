@@ -1,0 +1,504 @@
+"""The owner: one app's resources and plugins, from the first start to the last end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, get_args
+
+from tether import shutdown
+from tether.drivers import Context
+from tether.errors import DeadlineExceeded, Gone, NotFound, PluginError, SpecError, TetherError
+from tether.ledger import place
+from tether.ledger.store import EventRow, Ledger
+from tether.linux import cgroup, identity, members
+from tether.model import Handle, OnDeath, Progress, Spec, State, check_name
+from tether.plugin import Registered
+from tether.reaper import estate
+from tether.reaper.launch import Reaper, ShimChannel
+from tether.resource import Resource
+from tether.supervisor import Managed, Supervisor, new_id
+from tether.telemetry import Notice, Telemetry
+from tether.watcher import Watcher
+
+__all__ = ["Owner"]
+
+_log = logging.getLogger("tether")
+
+_ORDER_PATIENCE_S = 0.5
+_CLEANUP_LIMIT_S = 10.0
+_REAPER_END_S = 5.0
+_ORPHANS_S = 10.0
+
+_owners: weakref.WeakSet[Owner] = weakref.WeakSet()
+
+
+def _silent(_: str) -> None:
+    return None
+
+
+class Owner:
+    """Answers for everything that one app starts: nothing of it outlives this process, unless you said so.
+
+    Args:
+        name: what the app is called. Two processes of an app may have the same.
+        state_dir: where ledger, logs and sockets are; by default ``TETHER_STATE_DIR``, else the platform's user state
+            directory. Made with mode 0700.
+        on_death: what becomes of resources whose spec does not say, when this process dies or ends without `shutdown`:
+            "kill" at once, "stop" politely first, "keep" for the next owner to adopt.
+
+    As a context manager it shuts down at the end of the block. Safe to use from several threads. A fork of this process
+    owns nothing: there every method that starts something raises, and `shutdown` does nothing.
+
+    Raises:
+        SpecError: the name can't be one.
+        StateDirError: the state directory can't be used safely; nothing was started.
+        LedgerError: the ledger can't be opened; nothing was started.
+
+    Crash:
+        Whenever this process dies, by whatever cause, its shims end their trees, and its reaper the rest. If reaper and
+        shims are killed in the same instant, the next Owner of the state directory, or ``tether reap``, ends what is left.
+    """
+
+    def __init__(
+        self, name: str, *, state_dir: str | os.PathLike[str] | None = None, on_death: OnDeath = "kill"
+    ) -> None:
+        self.name = check_name(name, "an owner")
+        if on_death not in get_args(OnDeath):
+            raise SpecError(f"on_death={on_death!r} is not known; use one of 'kill', 'stop', 'keep'")
+        self.on_death: OnDeath = on_death
+        self.id = new_id()
+        self.state_dir: Path = place.prepare(place.state_dir(state_dir))
+        self.telemetry = Telemetry()
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._closed = False
+        self._group = 0
+        self._cgroup = cgroup.owner_folder(self.id)
+        self._plugins: list[Registered] = []
+        self._watcher: Watcher | None = None
+        self._reaper: Reaper | None = None
+        self._orphans = threading.Condition()
+        self._ended_orphans: set[int] = set()
+        me = identity.identify()
+        if me is None:
+            raise TetherError("/proc is not mounted: tether can't tell who this process is, and starts nothing")
+        self._ledger = Ledger(self.state_dir)
+        self._ledger.add_owner(self.id, self.name, me, self._cgroup)
+        self._supervisor = Supervisor(self.id, self._ledger, self.telemetry, self._make_context)
+        _add_to_environment(self.id)
+        _owners.add(self)
+        estate.sweep(self._ledger, self.state_dir)
+
+    def _make_context(self, emit: Any) -> Context:
+        return Context(
+            self.state_dir,
+            shim=self._shim,
+            watch=self._watch,
+            emit=emit,
+            await_orphans=self._await_orphans,
+            group=lambda: self._group,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Owner {self.name} ({len(self._supervisor.live())} resources, id {self.id})>"
+
+    def __enter__(self) -> Owner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+    def _check_usable(self) -> None:
+        if os.getpid() != self._pid:
+            raise Gone(
+                f"owner {self.name} belongs to process {self._pid}, of which this is a fork: a fork owns nothing; "
+                "make an Owner of its own"
+            )
+        if self._closed:
+            raise Gone(f"owner {self.name} was shut down; make a new one")
+
+    # -- the guard -----------------------------------------------------------------------------------------------------
+
+    def _guard(self) -> Reaper:
+        """Return the reaper, started if there is none. Raises ReaperError."""
+        self._check_usable()
+        with self._lock:
+            if self._reaper is None:
+                if self._watcher is None:
+                    self._watcher = Watcher(self.name)
+                environ = {name: value for name, value in os.environ.items() if name not in (members.OWNER, members.RESOURCE)}
+                reaper = Reaper(self.id, self.state_dir, environ, self._cgroup, new_session=not self._group)
+                self._reaper = reaper
+                self._watcher.watch(reaper.control, lambda: self._hear(reaper))
+            return self._reaper
+
+    def _shim(self) -> ShimChannel:
+        return self._guard().shim()
+
+    def _watch(self, sock: socket.socket, readable: Callable[[], bool]) -> None:
+        if self._watcher is None:
+            raise Gone(f"owner {self.name} was shut down")
+        self._watcher.watch(sock, readable)
+
+    def _hear(self, reaper: Reaper) -> bool:
+        """Take in a message of the reaper; False when it has gone. Runs in the watching thread."""
+        message = reaper.receive()
+        if message is None:
+            self._reaper_ended(reaper)
+            return False
+        if "lost" in message:
+            with self._orphans:
+                self._ended_orphans.add(message["lost"])
+                self._orphans.notify_all()
+        elif "stuck" in message:
+            self._note("stuck", ", ".join(f"pid {pid} in {channel}" for pid, channel in message["stuck"]))
+        return True
+
+    def _reaper_ended(self, reaper: Reaper) -> None:
+        """The reaper was killed. Its shims go on by themselves; what is started from now on needs another."""
+        with self._orphans:
+            self._orphans.notify_all()
+        with self._lock:
+            if self._reaper is not reaper:
+                return
+            self._reaper = None
+            closing = self._closed
+        reaper.wait(_REAPER_END_S)
+        reaper.close()
+        if not closing:
+            self._note("reaper lost", f"pid {reaper.pid} ended; its shims go on, another reaper is started")
+            try:
+                self._guard()
+            except TetherError as error:
+                self._note("reaper lost", f"another could not be started, the next start tries again: {error}")
+
+    def _await_orphans(self, shim: int) -> None:
+        reaper = self._reaper
+        if reaper is None or shim not in reaper.forked:
+            return
+        with self._orphans:
+            self._orphans.wait_for(
+                lambda: shim in self._ended_orphans or self._reaper is not reaper, timeout=_ORPHANS_S
+            )
+
+    def _note(self, what: str, detail: str) -> None:
+        with suppress(TetherError):
+            self._ledger.add_event(self.id, None, self.name, what, detail)
+        self.telemetry.publish(Notice(self.id, None, self.name, what, detail))
+
+    # -- resources -----------------------------------------------------------------------------------------------------
+
+    def start(self, spec: Spec, *, on_progress: Progress | None = None) -> Resource:
+        """Start a resource, and return it when it is ready.
+
+        Args:
+            spec: what to start, for instance a `Process`.
+            on_progress: called with a line of text whenever there is something new to say.
+
+        Raises:
+            StartError: it did not come up in time, or ended; with exit status and the last lines of its log. Nothing of
+                it is left running.
+            OSError: with StartError: the kernel refused to execute it (FileNotFoundError, PermissionError, ...), as in subprocess.
+            Busy: the name is in use.
+            LedgerError, ReaperError: it could not be recorded or guarded, so nothing was created.
+
+        Crash:
+            A row with the resource's tag was committed before anything was created, and the shim ends what it started.
+        """
+        self._check_usable()
+        managed = self._supervisor.start(spec, spec.on_death or self.on_death, on_progress or _silent)
+        return Resource(self._supervisor, managed)
+
+    @property
+    def resources(self) -> list[Resource]:
+        """What was started and has not ended, in the order of the start."""
+        if os.getpid() != self._pid:
+            return []
+        return [Resource(self._supervisor, managed) for managed in self._supervisor.live()]
+
+    def resource(self, name: str) -> Resource:
+        """Return the live resource of this name. Raises NotFound."""
+        for resource in self.resources:
+            if resource.name == name:
+                return resource
+        raise NotFound(f"owner {self.name} has no live resource {name}")
+
+    # -- plugins -------------------------------------------------------------------------------------------------------
+
+    def register(self, plugin: Any, *, name: str | None = None) -> None:
+        """Answer for a plugin: any object with the four methods, written by anybody.
+
+        At `shutdown` its `force_cleanup` is called with a time limit, and what it leaves alive is ended and reported.
+        If this process dies, the reaper ends the plugin's processes that were seen, and whatever carries the owner's tag.
+
+        Raises:
+            PluginError: it is not lifecycle-aware, or a method raised; nothing was registered.
+            SpecError: the name is in use.
+        """
+        self._check_usable()
+        chosen = check_name(name or type(plugin).__name__.lstrip("_"), "a plugin")
+        registered = Registered(plugin, chosen, new_id(), self.id)
+        registered.look()
+        with self._lock:
+            if any(each.plugin is plugin for each in self._plugins):
+                return
+            if any(each.name == chosen for each in self._plugins):
+                raise SpecError(f"a plugin {chosen} is registered already; give this one another name=")
+            self._guard()
+            self._ledger.add_resource(
+                registered.tag, self.id, chosen, "plugin", {"type": type(plugin).__qualname__}, "kill", 0
+            )
+            self._plugins.append(registered)
+        self._record_plugin(registered)
+        if hasattr(plugin, "bind"):
+            plugin.bind(self)
+
+    def unregister(self, plugin: Any) -> None:
+        """Answer for a plugin no longer; it is not cleaned up. Raises NotFound."""
+        with self._lock:
+            for registered in self._plugins:
+                if registered.plugin is plugin:
+                    self._plugins.remove(registered)
+                    self._end_plugin_record(registered, "unregistered")
+                    return
+        raise NotFound(f"plugin {type(plugin).__name__} is not registered with owner {self.name}")
+
+    @property
+    def plugins(self) -> dict[str, Any]:
+        """The registered plugins by name."""
+        return {registered.name: registered.plugin for registered in self._plugins}
+
+    def _record_plugin(self, registered: Registered) -> None:
+        handle = Handle(
+            "plugin",
+            registered.tag,
+            {"boot": identity.boot_id(), "pids": sorted(registered.seen), "uid": os.getuid(), "owner": self.id},
+        )
+        with suppress(TetherError):
+            self._ledger.write(registered.tag, 1, State.READY, [], handle=handle)
+
+    def _end_plugin_record(self, registered: Registered, why: str) -> None:
+        with suppress(TetherError):
+            self._ledger.write(registered.tag, 1, State.GONE, [("gone", why)], reason=why)
+
+    def _look(self, registered: Registered) -> list[int]:
+        """Return a plugin's live pids; new ones are put on record as they are seen."""
+        before = len(registered.seen)
+        pids = registered.look()
+        if len(registered.seen) != before:
+            self._record_plugin(registered)
+        return pids
+
+    # -- what there is -------------------------------------------------------------------------------------------------
+
+    def pids(self) -> list[int]:
+        """Return every live pid that this owner answers for, each once: those of resources, then those of plugins.
+
+        Raises:
+            PluginError: a plugin's method raised.
+        """
+        found = [pid for resource in self.resources for pid in resource.pids()]
+        found += [pid for registered in self._plugins for pid in self._look(registered)]
+        return list(dict.fromkeys(found))
+
+    def status(self) -> dict[str, Any]:
+        """Return one snapshot of all that this owner has, ready for JSON and without secrets.
+
+        A plugin that raises is reported in its place under ``error``.
+        """
+        plugins = [self._plugin_status(registered) for registered in self._plugins]
+        resources = [resource.info() for resource in self.resources]
+        pids = [pid for each in [*resources, *plugins] for pid in each["pids"]]
+        return {
+            "owner": self.name,
+            "id": self.id,
+            "pid": self._pid,
+            "state_dir": str(self.state_dir),
+            "on_death": self.on_death,
+            "tier": self._reaper.tier if self._reaper else None,
+            "reaper": self._reaper.pid if self._reaper else None,
+            "resources": resources,
+            "plugins": plugins,
+            "pids": list(dict.fromkeys(pids)),
+        }
+
+    def _plugin_status(self, registered: Registered) -> dict[str, Any]:
+        status: dict[str, Any] = {
+            "name": registered.name,
+            "type": type(registered.plugin).__qualname__,
+            "mode": None,
+            "pids": [],
+            "resources": None,
+            "error": None,
+        }
+        try:
+            status["mode"] = registered.mode
+            status["pids"] = self._look(registered)
+            status["resources"] = _json_ready(registered.call("get_managed_resources"))
+        except PluginError as error:
+            status["error"] = str(error)
+        return status
+
+    def events(self, *, last: int | None = None) -> list[EventRow]:
+        """Return what happened to this owner and its resources, the oldest first; at most the last so many."""
+        return self._ledger.events(owner=self.id, last=last)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def shutdown(self, grace: float | None = None) -> None:
+        """End every plugin and resource, and return when they have ended. A second call does nothing.
+
+        Plugins first, the last registered first. Then resources: what others need waits until those have ended; apart from
+        that in reverse order of the start, in parallel where it may. What is to be kept (``on_death="keep"``) is left
+        to the next owner.
+
+        Args:
+            grace: for each resource, instead of its spec's.
+
+        Raises:
+            ExceptionGroup: of everything that could not be ended (after all was tried); that stays on record, and the
+                shims go on with it.
+        """
+        if os.getpid() != self._pid:
+            return
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        errors = [error for registered in reversed(self._plugins) for error in self._clean_up(registered)]
+        errors += self._stop_all([m for m in self._supervisor.live() if m.on_death != "keep"], grace)
+        self._plugins.clear()
+        _remove_from_environment(self.id)
+        if not errors:
+            with suppress(TetherError):
+                self._ledger.end_owner(self.id, "shut down in order")
+        self._let_go(orderly=not errors)
+        self._ledger.close()
+        if errors:
+            raise ExceptionGroup(f"owner {self.name} could not end everything; the rest stays on record", errors)
+
+    def _let_go(self, *, orderly: bool) -> None:
+        with self._lock:
+            reaper, self._reaper = self._reaper, None
+            watcher, self._watcher = self._watcher, None
+        if reaper is not None and orderly:
+            reaper.say_bye()
+        if watcher is not None:
+            watcher.close()
+        if reaper is not None:
+            reaper.close()
+            if orderly and not self._supervisor.live():
+                reaper.wait(_REAPER_END_S)
+
+    def _clean_up(self, registered: Registered) -> Iterable[Exception]:
+        """Have a plugin clean up, within a time limit; then end what it left. Yields what went wrong."""
+        with suppress(PluginError):
+            self._look(registered)
+        errors: list[Exception] = []
+
+        def clean() -> None:
+            try:
+                registered.call("force_cleanup")
+            except PluginError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=clean, name=f"tether-clean-{registered.name}", daemon=True)
+        thread.start()
+        thread.join(_CLEANUP_LIMIT_S)
+        if thread.is_alive():
+            errors.append(
+                PluginError(
+                    f"plugin {registered.name}: force_cleanup() did not return within {_CLEANUP_LIMIT_S:g} s; "
+                    "what it had started was ended without it",
+                    plugin=type(registered.plugin).__name__,
+                    method="force_cleanup",
+                )
+            )
+        yield from self._end_left_behind(registered)
+        self._end_plugin_record(registered, "cleaned up")
+        yield from errors
+
+    def _end_left_behind(self, registered: Registered) -> Iterable[Exception]:
+        marks = registered.marks()
+        left = members.find(marks)
+        if not left:
+            return
+        self._note("left behind", f"plugin {registered.name} left {', '.join(f'pid {pid}' for pid, _ in left)}; ended here")
+        stuck = members.end(marks, _REAPER_END_S)
+        if stuck:
+            yield DeadlineExceeded(f"plugin {registered.name}: {len(stuck)} processes were killed and are still there")
+
+    def _stop_all(self, resources: list[Managed], grace: float | None) -> list[Exception]:
+        waits = shutdown.order({managed.name: managed.spec.needs for managed in resources})
+        ended = {managed.name: threading.Event() for managed in resources}
+
+        def stop(managed: Managed) -> Exception | None:
+            patience = time.monotonic() + _ORDER_PATIENCE_S
+            for name in waits[managed.name].must:
+                ended[name].wait()
+            for name in waits[managed.name].may:
+                ended[name].wait(max(0.0, patience - time.monotonic()))
+            try:
+                self._supervisor.stop(managed, "its owner shuts down", grace=grace)
+            except Exception as error:
+                return error
+            finally:
+                ended[managed.name].set()
+            return None
+
+        if not resources:
+            return []
+        with ThreadPoolExecutor(len(resources), thread_name_prefix="tether-stop") as pool:
+            return [error for error in pool.map(stop, reversed(resources)) if error is not None]
+
+    def _release_in_fork(self) -> None:
+        """In a fork of the owner: let go of every line to reaper and shims, so that only the owner's own count."""
+        self._closed = True
+        self._ledger.abandon()
+        if self._reaper is not None:
+            self._reaper.close()
+        if self._watcher is not None:
+            self._watcher.release()
+
+
+def _release_all_in_fork() -> None:
+    for owner in list(_owners):
+        owner._release_in_fork()
+
+
+os.register_at_fork(after_in_child=_release_all_in_fork)
+
+
+def _json_ready(value: Any) -> Any:
+    """What a plugin returned, with whatever JSON can't hold as text."""
+    import json
+
+    return json.loads(json.dumps(value, default=str))
+
+
+def _tags_in_environment() -> list[str]:
+    return [tag for tag in os.environ.get(members.OWNER, "").split(":") if tag]
+
+
+def _add_to_environment(owner: str) -> None:
+    os.environ[members.OWNER] = ":".join([*_tags_in_environment(), owner])
+
+
+def _remove_from_environment(owner: str) -> None:
+    left = [tag for tag in _tags_in_environment() if tag != owner]
+    if left:
+        os.environ[members.OWNER] = ":".join(left)
+    else:
+        os.environ.pop(members.OWNER, None)

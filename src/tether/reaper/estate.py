@@ -1,0 +1,234 @@
+"""The estate of a dead owner: what is still on record as live when the process that answered for it has gone.
+
+Settled by its own reaper at once, and by every sweep later: `Owner(...)` at its start, and ``tether reap``. Whoever settles an
+estate claims it in the ledger first, so that each is settled once, and a claim of somebody who died is void.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tether import registry
+from tether.drivers import Context, Driver
+from tether.errors import LedgerError, TetherError
+from tether.ledger.store import Ledger, OwnerRow, ResourceRow
+from tether.linux import cgroup, identity, members
+from tether.model import Handle, Identity, State
+
+__all__ = ["Outcome", "dead_owners", "settle_own", "sweep"]
+
+_log = logging.getLogger("tether")
+
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 30.0
+_RETRY_LIMIT_S = 300.0
+_TAG_LIMIT_S = 10.0
+
+What = Literal["ended", "already gone", "failed", "kept", "ending", "would end"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one resource of an estate.
+
+    Attributes:
+        owner: the owner's name.
+        resource: the resource's id; None for what plugins left without being on record.
+        name, kind: the resource's.
+        what: "ended" now, "already gone", "failed" (it stays on record), "kept" for the next owner, "ending" (its shim is at it),
+            or "would end" in a dry run.
+        detail: how that is known, or why it failed.
+    """
+
+    owner: str
+    resource: str | None
+    name: str
+    kind: str
+    what: What
+    detail: str = ""
+
+
+def _is_dead(owner: OwnerRow) -> bool:
+    return not identity.is_alive(owner.identity)
+
+
+def dead_owners(ledger: Ledger) -> list[OwnerRow]:
+    """Return the owners whose process has gone (also those of an earlier boot) and whose estate is not settled."""
+    mine = os.getuid()
+    return [owner for owner in ledger.owners() if owner.uid == mine and _is_dead(owner)]
+
+
+def _me() -> str:
+    me = identity.identify()
+    return f"{me.boot}:{me.pid}:{me.start}" if me else ""
+
+
+def _is_claimed(owner: OwnerRow) -> bool:
+    """Whether somebody who lives settles this estate now."""
+    if owner.settler is None or owner.settler == _me():
+        return False
+    boot, pid, start = owner.settler.rsplit(":", 2)
+    return identity.is_alive(Identity(boot, int(pid), int(start)))
+
+
+class _Settling:
+    """One estate being settled by this process."""
+
+    def __init__(self, ledger: Ledger, state_dir: Path, owner: OwnerRow, receipts: Mapping[str, Any]) -> None:
+        self._ledger = ledger
+        self._context = Context(state_dir)
+        self._owner = owner
+        self._receipts = receipts
+        self._drivers: dict[str, Driver] = {}
+
+    def _driver(self, kind: str) -> Driver:
+        if kind not in self._drivers:
+            self._drivers[kind] = registry.driver_class(kind)(self._context)
+        return self._drivers[kind]
+
+    def resources(self, *, wait_for_shims: bool) -> Iterator[Outcome]:
+        """Settle every resource; one that fails stays on record and keeps nobody from the next."""
+        for row in self._ledger.resources(self._owner.id):
+            try:
+                outcome = self._settle(row, wait_for_shims)
+            except TetherError as error:
+                outcome = self._outcome(row, "failed", str(error))
+            except OSError as error:
+                outcome = self._outcome(row, "failed", f"{type(error).__name__}: {error}")
+            self._record(row, outcome)
+            yield outcome
+
+    def _outcome(self, row: ResourceRow, what: What, detail: str) -> Outcome:
+        return Outcome(self._owner.name, row.id, row.name, row.kind, what, detail)
+
+    def _settle(self, row: ResourceRow, wait_for_shims: bool) -> Outcome:
+        receipt = self._receipts.get(row.id)
+        if receipt is not None:
+            how = "by force" if receipt["forced"] else "in order"
+            return self._outcome(row, "ended", f"shim {receipt['shim']} ended it {how}: {receipt['proof']}")
+        driver = self._driver(row.kind)
+        handles = [row.handle] if row.handle is not None else driver.find(row.id)
+        alive = [handle for handle in handles if driver.inspect(handle).state is not State.GONE]
+        if not alive:
+            return self._outcome(row, "already gone", "nothing of it was found")
+        if row.on_death == "keep" and time.time() < row.changed + row.keep_for:
+            return self._outcome(row, "kept", f"for {row.keep_for:g} s, to be adopted by an owner named {self._owner.name}")
+        if not wait_for_shims and all(_has_live_shim(handle) for handle in alive):
+            return self._outcome(row, "ending", "its shim is at it")
+        for handle in alive:
+            if row.on_death == "stop":
+                driver.stop(handle, float(row.spec.get("stop_grace", 0.0)))
+            driver.destroy(handle)
+        return self._outcome(row, "ended", "its owner died; seen to be gone after that")
+
+    def _record(self, row: ResourceRow, outcome: Outcome) -> None:
+        if outcome.what in ("kept", "ending"):
+            return
+        state = row.state if outcome.what == "failed" else State.GONE
+        said = "cleanup failed" if outcome.what == "failed" else "gone"
+        detail = f"settled by {_me()}: {outcome.what}, {outcome.detail}"
+        self._ledger.write(row.id, row.fence, state, [(said, detail)], reason=outcome.detail, exit_code=row.exit_code)
+
+    def strays(self) -> Iterator[Outcome]:
+        """End what carries the owner's tag: what plugins, or the app, started by themselves."""
+        marks = members.Marks(tags=[self._owner.id], exclude=_line_of(os.getpid()))
+        found = members.find(marks)
+        if not found:
+            return
+        left = members.end(marks, _TAG_LIMIT_S)
+        pids = ", ".join(str(pid) for pid, _ in found)
+        what: What = "failed" if left else "ended"
+        detail = f"pid {pids}, by the owner's tag"
+        self._ledger.add_event(self._owner.id, None, self._owner.name, "left behind", f"{what}: {detail}")
+        yield Outcome(self._owner.name, None, "left behind", "process", what, detail)
+
+    def close(self, outcomes: list[Outcome]) -> bool:
+        """Mark the owner as ended if nothing is left to settle; else leave the estate to others."""
+        if any(outcome.what in ("failed", "ending") for outcome in outcomes):
+            self._ledger.unclaim(self._owner.id, _me())
+            return False
+        if self._owner.cgroup is not None:
+            cgroup.remove(self._owner.cgroup)
+        self._ledger.end_owner(self._owner.id, f"died; its estate was settled by {_me()}")
+        return True
+
+
+def _has_live_shim(handle: Handle) -> bool:
+    shim = handle.data.get("shim")
+    return shim is not None and identity.is_alive(Identity(handle.data["boot"], *shim))
+
+
+def _line_of(pid: int) -> set[int]:
+    from tether.linux import proc
+
+    found = set()
+    while pid > 0 and pid not in found:
+        found.add(pid)
+        stat = proc.read_stat(pid)
+        pid = stat.ppid if stat else 0
+    return found
+
+
+def _settle(
+    ledger: Ledger, state_dir: Path, owner: OwnerRow, receipts: Mapping[str, Any], *, wait_for_shims: bool
+) -> list[Outcome]:
+    """Settle one estate once, if nobody else is at it."""
+    if _is_claimed(owner) or not ledger.claim(owner.id, _me(), owner.settler):
+        return []
+    settling = _Settling(ledger, state_dir, owner, receipts)
+    outcomes = [*settling.resources(wait_for_shims=wait_for_shims), *settling.strays()]
+    settling.close(outcomes)
+    return outcomes
+
+
+def settle_own(state_dir: str, owner: str, receipts: Mapping[str, Any]) -> None:
+    """What a reaper does when its owner has died and its shims have ended: settle, with growing pauses, up to a limit.
+
+    What is left then stays on record for the next sweep. Without a ledger the trees have ended all the same: the shims saw to it.
+    """
+    pause = _FIRST_PAUSE_S
+    deadline = time.monotonic() + _RETRY_LIMIT_S
+    while True:
+        try:
+            ledger = Ledger(Path(state_dir))
+            row = ledger.owner(owner)
+            if row is None or row.ended is not None:
+                return
+            outcomes = _settle(ledger, Path(state_dir), row, receipts, wait_for_shims=True)
+            if outcomes is not None and not any(outcome.what == "failed" for outcome in outcomes):
+                return
+        except LedgerError as error:
+            _log.error("estate of owner %s: %s", owner, error)
+        if time.monotonic() > deadline:
+            return
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def sweep(ledger: Ledger, state_dir: Path, *, dry_run: bool = False, wait_for_shims: bool = False) -> list[Outcome]:
+    """Settle the estates of all owners of this user that are dead, and return what came of each resource.
+
+    Args:
+        ledger: the ledger of ``state_dir``.
+        state_dir: the state directory.
+        dry_run: only say what would be done.
+        wait_for_shims: also wait for trees that their shims are just ending.
+
+    Safe from several processes at once.
+    """
+    outcomes: list[Outcome] = []
+    for owner in dead_owners(ledger):
+        if dry_run:
+            outcomes += [
+                Outcome(owner.name, row.id, row.name, row.kind, "would end", f"its owner, pid {owner.identity.pid}, is dead")
+                for row in ledger.resources(owner.id)
+            ]
+        else:
+            outcomes += _settle(ledger, state_dir, owner, {}, wait_for_shims=wait_for_shims)
+    return outcomes

@@ -1,0 +1,338 @@
+"""The shim: the parent of one command and of all that is below it. It ends only when that has ended.
+
+Messages to it: ``spawn`` (once), ``stop``, ``kill``, ``continue``.
+Messages from it: ``armed``, ``spawned`` or ``refused``, ``exited`` (the command itself), ``paused``, ``stuck``, ``ended``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+
+from tether.linux import cgroup, members, proc, shm, subreaper, tier
+from tether.reaper import ending, limits, spawn, wire
+from tether.reaper.watch import Ready, Watch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tether.reaper.wire import Message
+
+__all__ = ["Shim", "serve"]
+
+
+class Stopping:
+    """A polite end: the signal, sent again at growing pauses, until the grace is over.
+
+    The first to be asked is the command with its process group. What is left when that group has ended
+    (a helper that made a session of its own) is asked in its turn, within the same grace.
+    """
+
+    def __init__(self, grace_s: float, signum: int, to_main: bool) -> None:
+        now = time.monotonic()
+        self.deadline = now + grace_s
+        self.signums = (signum, signal.SIGCONT)
+        self.to_main = to_main
+        self._next = now
+        self._pause = limits.POLITE_AGAIN_S
+        self._asked_rest = False
+
+    def timeout_s(self) -> float:
+        """Until when nothing is to be done."""
+        return max(0.0, min(self._next, self.deadline) - time.monotonic())
+
+    def is_due(self, main_ended: bool) -> bool:
+        """Whether the signal is to be sent now; what the command leaves behind is asked as soon as it has ended."""
+        now = time.monotonic()
+        if main_ended and not self._asked_rest:
+            self._asked_rest = True
+        elif now < self._next:
+            return False
+        self._next = now + self._pause
+        self._pause *= 2
+        return True
+
+    def is_over(self) -> bool:
+        """Whether the grace is over."""
+        return time.monotonic() >= self.deadline
+
+
+class Shim:
+    """One managed process tree.
+
+    Args:
+        channel: the socket to the owner.
+        watch: watches the owner's lifeline.
+        report: the socket to the reaper, for receipts.
+        reaper_pidfd: the reaper, to be woken should somebody have stopped it; None without pidfds.
+        folder: the cgroup that this process is in, or None.
+        is_subreaper: whether the kernel gives the orphans below to this process.
+    """
+
+    def __init__(
+        self,
+        channel: socket.socket,
+        watch: Watch,
+        report: socket.socket,
+        reaper_pidfd: int | None,
+        folder: str | None,
+        is_subreaper: bool,
+    ) -> None:
+        self._channel: socket.socket | None = channel
+        self._watch = watch
+        self._report = report
+        self._reaper_pidfd = reaper_pidfd
+        self._folder = folder
+        self._is_subreaper = is_subreaper
+        self._tree = ending.Tree()
+        self._request: Message = {}
+        self._main = 0
+        self._main_status: int | None = None
+        self._stopping: Stopping | None = None
+        self._killing: ending.Killing | None = None
+        self._why = "by itself"
+        self._keep_until: float | None = None
+        self._since = 0.0
+        self._shm: set[str] = set()
+        watch.add(channel.fileno())
+
+    # -- saying ----------------------------------------------------------------------------------------------------
+
+    def _say(self, message: Message) -> None:
+        if self._channel is not None:
+            try:
+                wire.send(self._channel, message)
+            except OSError:
+                # The owner died: the lifeline says so too, and what follows is decided there.
+                self._drop_channel()
+
+    def _say_to_reaper(self, message: Message) -> None:
+        try:
+            self._report.setblocking(False)
+            wire.send(self._report, message)
+        except OSError:
+            # The reaper was killed, or stopped with a full buffer; a sweep will see that the tree has gone.
+            return
+
+    def _drop_channel(self) -> None:
+        if self._channel is not None:
+            self._watch.remove(self._channel.fileno())
+            self._channel.close()
+            self._channel = None
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until the tree has ended, or the owner has ended before there was a tree."""
+        self._say({"armed": tier.SHIM if self._is_subreaper else tier.PORTABLE, "pid": os.getpid()})
+        while True:
+            self._heed(self._watch.wait(self._timeout_s()))
+            if self._main:
+                self._tree.look()
+                if self._tree.gone(self._reap()):
+                    return self._finish()
+                self._proceed()
+            elif self._channel is None:
+                return None
+
+    def _timeout_s(self) -> float | None:
+        limit = [each for each in (self._tree.look_s,) if each is not None and self._main]
+        if self._killing is not None:
+            limit.append(self._killing.timeout_s())
+        elif self._stopping is not None:
+            limit.append(self._stopping.timeout_s())
+        elif self._keep_until is not None:
+            limit.append(max(0.0, self._keep_until - time.monotonic()))
+        return min(limit) if limit else None
+
+    def _heed(self, ready: Ready) -> None:
+        if self._channel is not None and self._channel.fileno() in ready.fds:
+            self._receive(self._channel)
+        if ready.owner_died:
+            self._owner_died()
+        if signal.SIGTERM in ready.signals:
+            self._stop("asked by signal", self._request.get("grace", 0.0))
+        if signal.SIGUSR1 in ready.signals:
+            self._kill("asked by signal")
+
+    def _receive(self, channel: socket.socket) -> None:
+        try:
+            received = wire.receive(channel)
+        except OSError:
+            received = None
+        if received is None:
+            # The owner let go of this tree without ending: as good as dead for it.
+            self._owner_died()
+            return
+        message, fds = received
+        if "spawn" in message:
+            self._spawn(message["spawn"], fds)
+        elif "stop" in message:
+            self._stop(message["why"], message["stop"])
+        elif "kill" in message:
+            self._kill(message["why"])
+        elif "continue" in message:
+            self._tree.signal((signal.SIGCONT,))
+
+    # -- starting --------------------------------------------------------------------------------------------------
+
+    def _spawn(self, request: Message, fds: list[int]) -> None:
+        try:
+            pid = spawn.spawn(request, fds)
+        except spawn.SpawnFailed as error:
+            self._say({"refused": error.number, "filename": error.filename})
+            self._drop_channel()
+            return
+        # It is our child and not waited for: the pid can't be anybody else's yet.
+        start = proc.start_time(pid) or 0
+        self._since = time.time()
+        self._main = pid
+        # Kept for the end only; the environment is not needed any more and may be large.
+        self._request = {key: request[key] for key in ("tag", "grace", "stop_signal", "stop_to", "on_death", "keep_for")}
+        if not self._is_subreaper:
+            exclude = (os.getpid(), os.getppid())
+            marks = members.Marks([(pid, start)], [request["tag"]], log=request["log"], exclude=exclude)
+            self._tree = ending.FollowedTree(marks)
+            followed = (pid, start, request["tag"], request["log"])
+            self._say_to_reaper({"followed": followed, "shim": os.getpid()})
+        self._say({"spawned": pid, "start": start})
+
+    # -- ending ----------------------------------------------------------------------------------------------------
+
+    def _owner_died(self) -> None:
+        self._drop_channel()
+        self._continue_reaper()
+        if not self._main or self._stopping is not None or self._killing is not None:
+            return
+        on_death = self._request["on_death"]
+        if on_death == "keep":
+            self._keep_until = time.monotonic() + self._request["keep_for"]
+            self._say_to_reaper({"kept": os.getpid()})
+        elif on_death == "stop":
+            self._stop("its owner died", self._request["grace"])
+        else:
+            self._kill("its owner died")
+
+    def _continue_reaper(self) -> None:
+        """Wake the reaper, should somebody have stopped it: it has an estate to settle."""
+        if self._reaper_pidfd is not None:
+            try:
+                signal.pidfd_send_signal(self._reaper_pidfd, signal.SIGCONT)
+            except ProcessLookupError:
+                self._reaper_pidfd = None
+
+    def _stop(self, why: str, grace_s: float) -> None:
+        if not self._main or self._killing is not None:
+            return
+        if self._stopping is None:
+            self._why = why
+            to_main = self._request["stop_to"] == "main"
+            self._stopping = Stopping(grace_s, self._request["stop_signal"], to_main)
+        else:
+            # Asked again: the shorter grace counts.
+            self._stopping.deadline = min(self._stopping.deadline, time.monotonic() + grace_s)
+
+    def _kill(self, why: str) -> None:
+        if not self._main or self._killing is not None:
+            return
+        if self._stopping is None:
+            self._why = why
+        self._shm |= shm.made_by(self._tree.pids, self._since)
+        self._killing = ending.Killing(self._tree, self._folder, self._say_stuck)
+
+    def _say_stuck(self, pids: list[int]) -> None:
+        self._say({"stuck": [(pid, proc.wait_channel(pid)) for pid in pids]})
+
+    def _proceed(self) -> None:
+        if self._killing is None and self._keep_until is not None and time.monotonic() >= self._keep_until:
+            self._keep_until = None
+            self._stop("nobody adopted it in time", self._request["grace"])
+        if self._killing is None and self._stopping is not None:
+            if self._stopping.is_over():
+                self._kill(self._why)
+            elif self._stopping.is_due(self._main_status is not None):
+                self._ask(self._stopping)
+        if self._killing is not None:
+            self._killing.proceed()
+
+    def _ask(self, stopping: Stopping) -> None:
+        self._shm |= shm.made_by(self._tree.pids, self._since)
+        if self._main_status is not None:
+            self._tree.signal(stopping.signums)
+        elif stopping.to_main:
+            for signum in stopping.signums:
+                os.kill(self._main, signum)
+        else:
+            self._tree.signal_group(self._main, stopping.signums)
+
+    def _reap(self) -> bool:
+        """Wait for what has ended; True if the kernel says that there is nobody left to wait for (ECHILD)."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            except ChildProcessError:
+                return True
+            if not pid:
+                return False
+            if os.WIFSTOPPED(status):
+                if pid == self._main:
+                    self._say({"paused": os.WSTOPSIG(status)})
+            elif pid == self._main:
+                self._main_status = os.waitstatus_to_exitcode(status)
+                self._say({"exited": self._main_status})
+
+    def _finish(self) -> None:
+        removed = shm.remove_unused(self._shm)
+        receipt: Message = {
+            "tag": self._request["tag"],
+            "shim": os.getpid(),
+            "status": self._main_status,
+            "why": self._why,
+            "forced": self._killing is not None,
+            "proof": "ECHILD" if self._is_subreaper else "seen gone twice",
+            "shm": removed,
+        }
+        self._say({"ended": receipt})
+        self._say_to_reaper({"ended": receipt})
+
+
+def _enter(folder: str | None) -> str | None:
+    return folder if folder is not None and cgroup.enter(folder) else None
+
+
+def serve(
+    channel: socket.socket,
+    lifeline: int,
+    owner_pidfd: int | None,
+    report: socket.socket,
+    reaper_pidfd: int | None,
+    folder: str | None,
+) -> None:
+    """Be a shim, in a process just forked from the reaper. Does not return before its tree has ended.
+
+    It has a process group of its own: should the reaper be killed while this process is stopped, the group becomes
+    an orphan and the kernel wakes it (SIGHUP, which is ignored, and SIGCONT; setpgid(2), POSIX "orphaned process group").
+    """
+    os.setpgid(0, 0)
+    is_subreaper = subreaper.become_subreaper()
+    subreaper.name_process(b"tether-shim")
+    shim = Shim(channel, Watch(lifeline, owner_pidfd), report, reaper_pidfd, _enter(folder), is_subreaper)
+    try:
+        shim.run()
+    except BaseException as error:
+        # A fault of ours must not free the tree: whatever it was, the tree ends, and the reaper says why.
+        sys.stderr.write(f"tether-shim {os.getpid()}: {type(error).__name__}: {error}\n")
+        _end_all()
+        raise
+
+
+def _end_all() -> None:
+    members_of = ending.Tree()
+    while True:
+        members_of.signal((signal.SIGKILL,))
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return

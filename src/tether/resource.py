@@ -1,0 +1,169 @@
+"""What a user holds of a resource."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, BinaryIO, cast
+
+from tether.drivers import HasStreams
+from tether.model import State, Usage
+from tether.supervisor import Managed, Supervisor, tail
+
+__all__ = ["Resource"]
+
+
+def _silent(_: str) -> None:
+    return None
+
+
+class Resource:
+    """One external thing that an owner started, or adopted.
+
+    As a context manager it stops at the end of the block. All methods may be called from any thread.
+    """
+
+    def __init__(self, supervisor: Supervisor, managed: Managed) -> None:
+        self._supervisor = supervisor
+        self._managed = managed
+
+    def __repr__(self) -> str:
+        return f"<Resource {self.name} ({self.kind}, {self.state.value}, id {self.id})>"
+
+    def __enter__(self) -> Resource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # -- what it is ----------------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """Its tag, unique for ever."""
+        return self._managed.tag
+
+    @property
+    def name(self) -> str:
+        """Its name, unique among the live resources of its owner."""
+        return self._managed.name
+
+    @property
+    def kind(self) -> str:
+        """The kind of its driver."""
+        return str(self._managed.spec.kind)
+
+    @property
+    def state(self) -> State:
+        """Where it is in its life."""
+        return self._managed.state
+
+    @property
+    def reason(self) -> str:
+        """Why it is in this state, in words; empty where that goes without saying."""
+        return self._managed.life.reason
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code of its command, negative for a signal; None while it runs, and where it is not known."""
+        return self._managed.life.exit_code
+
+    @property
+    def url(self) -> str | None:
+        """Where it answers; None if it has no port."""
+        return self._managed.url
+
+    @property
+    def pid(self) -> int | None:
+        """The pid of its command; None if it has ended, or has none on this machine."""
+        pids = self._managed.pids()
+        return pids[0] if pids else None
+
+    def pids(self) -> list[int]:
+        """Return its live processes on this machine: the command first, then every descendant, each once."""
+        return list(self._managed.pids())
+
+    def usage(self) -> Usage:
+        """Say what it uses now; all of it None once it has ended."""
+        if self._managed.handle is None or self.state.is_final:
+            return Usage()
+        return self._managed.driver.usage(self._managed.handle)
+
+    def logs(self, tail: int | None = None) -> str:
+        """Return its output, or the last ``tail`` lines of it; empty if it goes elsewhere."""
+        path = self._managed.log_path
+        if tail is not None:
+            return _tail(path, tail)
+        return path.read_bytes().decode(errors="replace") if path is not None and path.exists() else ""
+
+    def info(self) -> dict[str, Any]:
+        """Return all of the above, ready for JSON and without secrets."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "kind": self.kind,
+            "state": self.state.value,
+            "reason": self.reason,
+            "exit_code": self.exit_code,
+            "url": self.url,
+            "pid": self.pid,
+            "pids": self.pids(),
+            "on_death": self._managed.on_death,
+            "log": None if self._managed.log_path is None else str(self._managed.log_path),
+            "spec": self._managed.spec.record(),
+        }
+
+    def _stream(self, name: str) -> Any:
+        managed = self._managed
+        if managed.handle is None or not isinstance(managed.driver, HasStreams):
+            return None
+        return managed.driver.streams(managed.handle).get(name)
+
+    @property
+    def stdin(self) -> BinaryIO | None:
+        """The pipe to its standard input, if the spec said "pipe"."""
+        return cast("BinaryIO | None", self._stream("stdin"))
+
+    @property
+    def stdout(self) -> BinaryIO | None:
+        """The pipe from its standard output, if the spec said "pipe"."""
+        return cast("BinaryIO | None", self._stream("stdout"))
+
+    @property
+    def stderr(self) -> BinaryIO | None:
+        """The pipe from its standard error, if the spec said "pipe"."""
+        return cast("BinaryIO | None", self._stream("stderr"))
+
+    # -- what can be done with it --------------------------------------------------------------------------------------
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait until all of it has ended, and return the exit code of its command (None if unknown).
+
+        Raises:
+            DeadlineExceeded: it goes on after ``timeout`` seconds; also a `TimeoutError`.
+        """
+        self._supervisor.wait(self._managed, timeout)
+        return self.exit_code
+
+    def stop(self, grace: float | None = None) -> None:
+        """End it politely, by force after ``grace`` seconds (by default those of its spec). Returns when it has ended.
+
+        What has ended already is success. If this process dies here, the shim goes on and ends the tree.
+
+        Raises:
+            DeadlineExceeded: it was killed and is still there (a process in uninterruptible sleep); it stays on record as
+                STOPPING, and ends when the kernel lets go.
+        """
+        self._supervisor.stop(self._managed, "stopped by its owner", grace=grace)
+
+    def kill(self) -> None:
+        """End it by force at once. Otherwise as `stop`."""
+        self._supervisor.stop(self._managed, "killed by its owner", force=True)
+
+    def restart(self) -> None:
+        """Stop it and start it again, under the same name and id. Returns when it is ready; raises StartError."""
+        self._supervisor.restart(self._managed, None, _silent)
+
+
+_tail = tail

@@ -1,0 +1,411 @@
+"""Carries out what `tether.lifecycle` decides: starts, probes, records and ends resources. It decides nothing itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tether import lifecycle, probes, registry
+from tether.clock import Clock, SystemClock
+from tether.drivers import Context, Driver, HasLog, HasPort
+from tether.errors import Busy, DeadlineExceeded, Gone, LedgerError, SpecError, StartError, TetherError
+from tether.ledger.store import Ledger
+from tether.lifecycle import Created, End, Ended, Event, Life, NotReady, Probed, Record, Refused, StopAsked, Stuck
+from tether.linux import sockets
+from tether.model import Handle, OnDeath, Progress, Spec, State
+from tether.telemetry import Notice, Telemetry
+
+__all__ = ["Managed", "Supervisor", "new_id", "tail"]
+
+_log = logging.getLogger("tether")
+
+_FIRST_PROBE_PAUSE_S = 0.005
+_LONGEST_PROBE_PAUSE_S = 0.25
+_TAIL_LINES = 20
+_TAIL_BYTES = 64 * 1024
+
+
+def new_id() -> str:
+    """Return a new tag: short, and never used before."""
+    return secrets.token_hex(8)
+
+
+def tail(path: Path | None, lines: int) -> str:
+    """Return the last lines of a file, as text; empty if there is no file."""
+    if path is None:
+        return ""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            size = file.tell()
+            span = max(_TAIL_BYTES, 512 * lines)
+            file.seek(max(0, size - span))
+            data = file.read()
+    except OSError:
+        return ""
+    return "\n".join(data.decode(errors="replace").splitlines()[-lines:]) if lines else ""
+
+
+class Managed:
+    """One resource under supervision.
+
+    Attributes:
+        tag, name, spec, driver: fixed.
+        life: where it is in its life; changes under ``condition``, which is notified then.
+        handle: the driver's; None before it was created.
+        fence: the number of its ownership.
+    """
+
+    def __init__(self, tag: str, name: str, spec: Any, driver: Driver, on_death: OnDeath) -> None:
+        self.tag = tag
+        self.name = name
+        self.spec = spec
+        self.driver = driver
+        self.on_death = on_death
+        self.life = Life(stays_up=spec.stays_up)
+        self.handle: Handle | None = None
+        self.fence = 1
+        self.condition = threading.Condition(threading.RLock())
+        self.early: list[Event] = []
+
+    @property
+    def state(self) -> State:
+        """Where it is in its life."""
+        return self.life.state
+
+    @property
+    def port(self) -> int | None:
+        """Its port on this machine, if it has one."""
+        if self.handle is None or not isinstance(self.driver, HasPort):
+            return None
+        return self.driver.port(self.handle)
+
+    @property
+    def url(self) -> str | None:
+        """Where it answers, if it has a port."""
+        return None if self.port is None else f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log_path(self) -> Path | None:
+        """The file with its output, if it has one."""
+        if self.handle is None or not isinstance(self.driver, HasLog):
+            return None
+        return self.driver.log_path(self.handle)
+
+    def pids(self) -> tuple[int, ...]:
+        """Its live processes on this machine."""
+        if self.handle is None or self.state.is_final:
+            return ()
+        return self.driver.inspect(self.handle).pids
+
+
+class Supervisor:
+    """Starts, watches, restarts and ends the resources of one owner.
+
+    Args:
+        owner: the owner's id.
+        ledger: where everything is recorded.
+        telemetry: who is told.
+        context: what drivers may use; its ``emit`` is set here.
+        clock: the clock.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        ledger: Ledger,
+        telemetry: Telemetry,
+        context: Callable[[Callable[[str, Event], None]], Context],
+        clock: Clock | None = None,
+    ) -> None:
+        self._owner = owner
+        self._ledger = ledger
+        self._telemetry = telemetry
+        self._context = context(self.emit)
+        self._clock = clock or SystemClock()
+        self._drivers: dict[str, Driver] = {}
+        self._lock = threading.Lock()
+        self._managed: dict[str, Managed] = {}
+
+    def driver(self, kind: str) -> Driver:
+        """Return this owner's driver of a kind."""
+        with self._lock:
+            if kind not in self._drivers:
+                self._drivers[kind] = registry.driver_class(kind)(self._context)
+            return self._drivers[kind]
+
+    def live(self) -> list[Managed]:
+        """Return what has not ended, in the order of its start."""
+        with self._lock:
+            return [managed for managed in self._managed.values() if not managed.state.is_final]
+
+    def by_name(self, name: str) -> Managed | None:
+        """Return the live resource of this name."""
+        return next((managed for managed in self.live() if managed.name == name), None)
+
+    # -- start ---------------------------------------------------------------------------------------------------------
+
+    def start(self, spec: Any, on_death: OnDeath, progress: Progress) -> Managed:
+        """Start a resource and wait until it is ready.
+
+        Raises:
+            Busy: the name is in use.
+            SpecError: it needs what is not there.
+            LedgerError: it could not be recorded, so nothing was created.
+            StartError: it did not come up; nothing is left running.
+        """
+        driver = self.driver(spec.kind)
+        managed = self._enter(spec, driver, on_death)
+        try:
+            self._ledger.add_resource(
+                managed.tag, self._owner, managed.name, spec.kind, spec.record(), on_death, spec.keep_for
+            )
+        except BaseException:
+            self._leave(managed)
+            raise
+        self.bring_up(managed, progress)
+        return managed
+
+    def bring_up(self, managed: Managed, progress: Progress) -> None:
+        """Create a resource that is on record, and wait until it is ready. Raises StartError."""
+        try:
+            self._attempt(managed, progress)
+        except StartError:
+            if not self._was_port_taken(managed):
+                raise
+            self._begin_again(managed, f"port {managed.port} was taken, once more on another")
+            progress(f"port {managed.port} is taken, trying another")
+            self._attempt(managed, progress)
+
+    def _enter(self, spec: Spec, driver: Driver, on_death: OnDeath) -> Managed:
+        with self._lock:
+            for tag in [tag for tag, managed in self._managed.items() if managed.state.is_final]:
+                del self._managed[tag]
+            used = {managed.name for managed in self._managed.values()}
+            missing = set(spec.needs or ()) - used
+            if missing:
+                raise SpecError(f"{spec.name or spec.kind} needs {', '.join(sorted(missing))}, which was not started")
+            name = spec.name or _free_name(_default_name(spec), used)
+            if name in used:
+                raise Busy(f"resource {name} is running already; stop it first, or give the new one another name")
+            managed = Managed(new_id(), name, spec, driver, on_death)
+            self._managed[managed.tag] = managed
+            return managed
+
+    def _leave(self, managed: Managed) -> None:
+        with self._lock:
+            self._managed.pop(managed.tag, None)
+
+    def _attempt(self, managed: Managed, progress: Progress) -> None:
+        try:
+            handle = managed.driver.start(_named(managed), managed.tag, progress)
+        except BaseException as error:
+            self.apply(managed, Refused(f"could not start: {error}"))
+            raise
+        with managed.condition:
+            managed.handle = handle
+            ready = managed.spec.ready is None
+            self._carry_out(managed, self.apply(managed, Created(), *([Probed()] if ready else [])))
+            for event in managed.early:
+                self._carry_out(managed, self.apply(managed, event))
+            managed.early.clear()
+        if managed.spec.ready is not None:
+            try:
+                self._await_ready(managed, progress)
+            except BaseException:
+                # Interrupted, for instance by Ctrl-C: what was not handed out must not stay.
+                self.stop(managed, "its start was interrupted", force=True)
+                raise
+
+    def _await_ready(self, managed: Managed, progress: Progress) -> None:
+        ready = managed.spec.ready
+        target = probes.Target(port=managed.port, pids=managed.pids, log=managed.log_path, subject=managed)
+        deadline = self._clock.monotonic() + ready.timeout
+        pause = _FIRST_PROBE_PAUSE_S
+        said = ""
+        while managed.state is State.STARTING:
+            missing = probes.passes(ready, target)
+            if missing != said:
+                progress(missing or "ready")
+                said = missing
+            if probes.FOREIGN in missing:
+                self._give_up(managed, missing)
+            elif missing and self._clock.monotonic() >= deadline:
+                self._give_up(managed, f"not ready within {ready.timeout:g} s: {missing}")
+            elif not missing:
+                self._advance_from(managed, State.STARTING, Probed())
+            else:
+                with managed.condition:
+                    if managed.state is State.STARTING:
+                        self._clock.wait(managed.condition, pause)
+                pause = min(pause * 1.5, _LONGEST_PROBE_PAUSE_S)
+        if managed.state is not State.READY:
+            self.wait(managed, None)
+            raise self._start_error(managed)
+
+    def _advance_from(self, managed: Managed, state: State, event: Event) -> None:
+        """Apply an event, unless something else happened meanwhile."""
+        with managed.condition:
+            instructions = self.apply(managed, event) if managed.state is state else []
+        self._carry_out(managed, instructions)
+
+    def _give_up(self, managed: Managed, reason: str) -> None:
+        self._advance_from(managed, State.STARTING, NotReady(reason))
+
+    def _start_error(self, managed: Managed) -> StartError:
+        life = managed.life
+        log_tail = tail(managed.log_path, _TAIL_LINES)
+        reason = life.reason or lifecycle.describe_exit(life.exit_code)
+        return StartError(
+            f"cannot start {managed.name}: {reason}; nothing of it is left running",
+            resource=managed.name,
+            exit_code=life.exit_code,
+            log_tail=log_tail,
+        )
+
+    def _was_port_taken(self, managed: Managed) -> bool:
+        """Whether somebody listens on the port that was chosen, now that our tree has ended."""
+        chosen = getattr(managed.spec, "port", None) is None and managed.port is not None
+        return chosen and managed.state.is_final and bool(sockets.listening_inodes(managed.port or 0))
+
+    def _begin_again(self, managed: Managed, why: str) -> None:
+        with managed.condition:
+            managed.life = Life(stays_up=managed.spec.stays_up)
+            managed.early.clear()
+            self._record(managed, [Record("again", why)])
+        with self._lock:
+            self._managed[managed.tag] = managed
+
+    def restart(self, managed: Managed, grace: float | None, progress: Progress) -> None:
+        """End a resource and bring it up again under the same name and id. Raises StartError."""
+        self.stop(managed, "restarted", grace=grace)
+        self._begin_again(managed, "restarted")
+        self.bring_up(managed, progress)
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def emit(self, tag: str, event: Event) -> None:
+        """Take in what a driver saw. Called in the watching thread, so it never waits."""
+        with self._lock:
+            managed = self._managed.get(tag)
+        if managed is None:
+            return
+        with managed.condition:
+            if managed.state is State.PENDING:
+                # Quicker than its own start: heard when that is on record.
+                managed.early.append(event)
+                return
+            if managed.state.is_final:
+                return
+            instructions = self.apply(managed, event)
+        self._carry_out(managed, instructions)
+
+    def apply(self, managed: Managed, *events: Event) -> list[End]:
+        """Advance a life by events, record it once, and return what is to be ended."""
+        with managed.condition:
+            todo = []
+            for event in events:
+                managed.life, instructions = lifecycle.advance(managed.life, event)
+                todo += instructions
+            self._record(managed, [each for each in todo if isinstance(each, Record)])
+            managed.condition.notify_all()
+        return [each for each in todo if isinstance(each, End)]
+
+    def _record(self, managed: Managed, records: Iterable[Record]) -> None:
+        """Write a transition: the one place that does. A ledger that fails stops nothing, and is said."""
+        said = [(record.what, record.detail) for record in records]
+        life = managed.life
+        try:
+            written = self._ledger.write(
+                managed.tag,
+                managed.fence,
+                life.state,
+                said,
+                reason=life.reason,
+                exit_code=life.exit_code,
+                url=managed.url,
+                handle=managed.handle,
+            )
+        except LedgerError as error:
+            _log.error("%s: %s is not on record: %s", managed.name, life.state.value, error)
+        else:
+            if not written:
+                _log.warning("%s: another owner has it by now; what happened here is not recorded", managed.name)
+        for what, detail in said:
+            self._telemetry.publish(Notice(self._owner, managed.tag, managed.name, what, detail))
+
+    def _carry_out(self, managed: Managed, ends: Iterable[End]) -> None:
+        """End, in a thread of its own: whoever learns that something must end has other things to wait for."""
+        for end in ends:
+            threading.Thread(
+                target=self._end_quietly, args=(managed, end), name=f"tether-end-{managed.name}", daemon=True
+            ).start()
+
+    # -- end -----------------------------------------------------------------------------------------------------------
+
+    def stop(self, managed: Managed, why: str, *, grace: float | None = None, force: bool = False) -> None:
+        """End a resource and return when it has ended. Idempotent.
+
+        Raises:
+            DeadlineExceeded: it was killed and is still there; it stays on record.
+        """
+        for end in self.apply(managed, StopAsked(why, force)):
+            self._end(managed, end, grace)
+
+    def _end(self, managed: Managed, end: End, grace: float | None = None) -> None:
+        if managed.handle is None:
+            raise Gone(f"resource {managed.name} is just being created; try again")
+        try:
+            if end.force:
+                managed.driver.destroy(managed.handle)
+            else:
+                managed.driver.stop(managed.handle, managed.spec.stop_grace if grace is None else grace)
+        except DeadlineExceeded as error:
+            self._advance_from(managed, State.STOPPING, Stuck(str(error)))
+            raise
+        with managed.condition:
+            if not managed.state.is_final:
+                self.apply(managed, Ended(None, end.why))
+
+    def _end_quietly(self, managed: Managed, end: End) -> None:
+        try:
+            self._end(managed, end)
+        except TetherError as error:
+            _log.error("%s: could not be ended: %s", managed.name, error)
+
+    def wait(self, managed: Managed, timeout_s: float | None) -> None:
+        """Wait until a resource has ended. Raises DeadlineExceeded."""
+        deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
+        with managed.condition:
+            while not managed.state.is_final:
+                left = None if deadline is None else deadline - self._clock.monotonic()
+                if left is not None and left <= 0:
+                    raise DeadlineExceeded(f"resource {managed.name} is still {managed.state.value} after {timeout_s:g} s")
+                self._clock.wait(managed.condition, left)
+
+
+def _named(managed: Managed) -> Any:
+    """The spec with the name and the rule that were decided on."""
+    from dataclasses import replace
+
+    return replace(managed.spec, name=managed.name, on_death=managed.on_death)
+
+
+def _default_name(spec: Any) -> str:
+    argv = getattr(spec, "argv", None)
+    base = os.path.basename(argv[0]) if argv else spec.kind
+    cleaned = "".join(character if character.isalnum() or character in "._-" else "-" for character in base)
+    return cleaned.lstrip("._-")[:100] or spec.kind
+
+
+def _free_name(base: str, used: set[str]) -> str:
+    name, number = base, 1
+    while name in used:
+        number += 1
+        name = f"{base}-{number}"
+    return name

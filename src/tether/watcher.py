@@ -1,0 +1,66 @@
+"""The one thread of an owner that waits, in the kernel, for word from its reaper and its shims."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable
+
+__all__ = ["Watcher"]
+
+_log = logging.getLogger("tether")
+
+
+class Watcher:
+    """Calls a function whenever its socket can be read."""
+
+    def __init__(self, name: str) -> None:
+        self._epoll = select.epoll()
+        self._wake_read, self._wake = os.pipe()
+        self._epoll.register(self._wake_read, select.EPOLLIN)
+        self._watched: dict[int, tuple[socket.socket, Callable[[], bool]]] = {}
+        self._thread = threading.Thread(target=self._run, name=f"tether-{name}", daemon=True)
+        self._thread.start()
+
+    def watch(self, sock: socket.socket, readable: Callable[[], bool]) -> None:
+        """Call ``readable`` whenever ``sock`` can be read, until it returns False; then ``sock`` is closed here."""
+        fd = sock.fileno()
+        self._watched[fd] = (sock, readable)
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def _run(self) -> None:
+        while True:
+            for fd, _ in self._epoll.poll():
+                if fd == self._wake_read:
+                    return
+                self._call(fd)
+
+    def _call(self, fd: int) -> None:
+        sock, readable = self._watched[fd]
+        try:
+            more = readable()
+        except Exception:
+            # This thread must go on for the others; a socket that fails would fail again at once.
+            _log.exception("tether could not handle a message")
+            more = False
+        if not more:
+            self._epoll.unregister(fd)
+            del self._watched[fd]
+            sock.close()
+
+    def close(self) -> None:
+        """End the thread, and close what it still watched."""
+        os.close(self._wake)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        self.release()
+
+    def release(self) -> None:
+        """Close this process's descriptors; all that a fork of the owner, which has no such thread, has to do."""
+        for sock, _ in list(self._watched.values()):
+            sock.close()
+        self._epoll.close()
+        os.close(self._wake_read)
