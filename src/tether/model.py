@@ -188,6 +188,7 @@ class Spec(Protocol):
 
 Stream = Literal["log", "inherit", "null", "pipe"]
 
+_SIGNALS = frozenset(map(int, _signal.valid_signals()))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SECRET_FLAG = re.compile(r"(?i)(key|token|secret|passw|credential|auth)")
 _HIDDEN = "***"
@@ -335,7 +336,7 @@ class Process:
             raise SpecError(f"stop_grace={self.stop_grace!r} must be 0 or more seconds")
         if not self.keep_for > 0:
             raise SpecError(f"keep_for={self.keep_for!r} must be more than 0 seconds")
-        if self.stop_signal not in _signal.valid_signals():
+        if self.stop_signal not in _SIGNALS:
             raise SpecError(f"stop_signal={self.stop_signal!r} is no signal")
         if self.umask is not None and not 0 <= self.umask <= 0o777:
             raise SpecError(f"umask={self.umask!r} is no file mode mask")

@@ -8,9 +8,9 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, get_args
@@ -144,8 +144,14 @@ class Owner:
                 self._watcher.watch(reaper.control, lambda: self._hear(reaper))
             return self._reaper
 
-    def _shim(self) -> ShimChannel:
-        return self._guard().shim()
+    @contextmanager
+    def _shim(self) -> Iterator[ShimChannel]:
+        """Lend a shim. The next one is forked when its command runs: before, the two would only share the processor."""
+        reaper = self._guard()
+        try:
+            yield reaper.shim()
+        finally:
+            reaper.prepare()
 
     def _watch(self, sock: socket.socket, readable: Callable[[], bool]) -> None:
         if self._watcher is None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tether import lifecycle, probes, registry
 from tether.clock import Clock, SystemClock
-from tether.drivers import Context, Driver, HasLog, HasPort
+from tether.drivers import Context, Driver
 from tether.errors import Busy, DeadlineExceeded, Gone, LedgerError, SpecError, StartError, TetherError
 from tether.ledger.store import Ledger
 from tether.lifecycle import Created, End, Ended, Event, Life, NotReady, Probed, Record, Refused, StopAsked, Stuck
@@ -72,6 +72,9 @@ class Managed:
         self.fence = 1
         self.condition = threading.Condition(threading.RLock())
         self.early: list[Event] = []
+        # Looked up by name, not isinstance(): that costs a start more than anything else of this object.
+        self._port_of: Callable[[Handle], int | None] | None = getattr(driver, "port", None)
+        self._log_of: Callable[[Handle], Path | None] | None = getattr(driver, "log_path", None)
 
     @property
     def state(self) -> State:
@@ -81,9 +84,7 @@ class Managed:
     @property
     def port(self) -> int | None:
         """Its port on this machine, if it has one."""
-        if self.handle is None or not isinstance(self.driver, HasPort):
-            return None
-        return self.driver.port(self.handle)
+        return None if self.handle is None or self._port_of is None else self._port_of(self.handle)
 
     @property
     def url(self) -> str | None:
@@ -93,9 +94,7 @@ class Managed:
     @property
     def log_path(self) -> Path | None:
         """The file with its output, if it has one."""
-        if self.handle is None or not isinstance(self.driver, HasLog):
-            return None
-        return self.driver.log_path(self.handle)
+        return None if self.handle is None or self._log_of is None else self._log_of(self.handle)
 
     def pids(self) -> tuple[int, ...]:
         """Its live processes on this machine."""
@@ -131,6 +130,7 @@ class Supervisor:
         self._drivers: dict[str, Driver] = {}
         self._lock = threading.Lock()
         self._managed: dict[str, Managed] = {}
+        self._numbers: dict[str, int] = {}
 
     def driver(self, kind: str) -> Driver:
         """Return this owner's driver of a kind."""
@@ -142,7 +142,7 @@ class Supervisor:
     def live(self) -> list[Managed]:
         """Return what has not ended, in the order of its start."""
         with self._lock:
-            return [managed for managed in self._managed.values() if not managed.state.is_final]
+            return list(self._managed.values())
 
     def by_name(self, name: str) -> Managed | None:
         """Return the live resource of this name."""
@@ -184,18 +184,24 @@ class Supervisor:
 
     def _enter(self, spec: Spec, driver: Driver, on_death: OnDeath) -> Managed:
         with self._lock:
-            for tag in [tag for tag, managed in self._managed.items() if managed.state.is_final]:
-                del self._managed[tag]
             used = {managed.name for managed in self._managed.values()}
             missing = set(spec.needs or ()) - used
             if missing:
                 raise SpecError(f"{spec.name or spec.kind} needs {', '.join(sorted(missing))}, which was not started")
-            name = spec.name or _free_name(_default_name(spec), used)
+            name = spec.name or self._free_name(_default_name(spec), used)
             if name in used:
                 raise Busy(f"resource {name} is running already; stop it first, or give the new one another name")
             managed = Managed(new_id(), name, spec, driver, on_death)
             self._managed[managed.tag] = managed
             return managed
+
+    def _free_name(self, base: str, used: set[str]) -> str:
+        """Return ``base``, or with a number that was not used before."""
+        while True:
+            number = self._numbers[base] = self._numbers.get(base, 0) + 1
+            name = base if number == 1 else f"{base}-{number}"
+            if name not in used:
+                return name
 
     def _leave(self, managed: Managed) -> None:
         with self._lock:
@@ -203,7 +209,7 @@ class Supervisor:
 
     def _attempt(self, managed: Managed, progress: Progress) -> None:
         try:
-            handle = managed.driver.start(_named(managed), managed.tag, progress)
+            handle = managed.driver.start(managed.spec, managed.tag, managed.on_death, progress)
         except BaseException as error:
             self.apply(managed, Refused(f"could not start: {error}"))
             raise
@@ -314,6 +320,8 @@ class Supervisor:
                 todo += instructions
             self._record(managed, [each for each in todo if isinstance(each, Record)])
             managed.condition.notify_all()
+            if managed.state.is_final:
+                self._leave(managed)
         return [each for each in todo if isinstance(each, End)]
 
     def _record(self, managed: Managed, records: Iterable[Record]) -> None:
@@ -389,23 +397,8 @@ class Supervisor:
                 self._clock.wait(managed.condition, left)
 
 
-def _named(managed: Managed) -> Any:
-    """The spec with the name and the rule that were decided on."""
-    from dataclasses import replace
-
-    return replace(managed.spec, name=managed.name, on_death=managed.on_death)
-
-
 def _default_name(spec: Any) -> str:
     argv = getattr(spec, "argv", None)
     base = os.path.basename(argv[0]) if argv else spec.kind
     cleaned = "".join(character if character.isalnum() or character in "._-" else "-" for character in base)
     return cleaned.lstrip("._-")[:100] or spec.kind
-
-
-def _free_name(base: str, used: set[str]) -> str:
-    name, number = base, 1
-    while name in used:
-        number += 1
-        name = f"{base}-{number}"
-    return name

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from tether.lifecycle import Event
-from tether.model import Handle, Progress, Status, Usage
+from tether.model import Handle, OnDeath, Progress, Status, Usage
 from tether.protocol import PluginExecutionMode
 from tether.reaper.launch import ShimChannel
 
 __all__ = ["Context", "Driver", "HasLog", "HasPort", "HasStreams"]
 
 
-def _no_shim() -> ShimChannel:
+def _no_shim() -> AbstractContextManager[ShimChannel]:
     raise RuntimeError("only an owner starts processes")
 
 
@@ -30,7 +31,7 @@ class Context:
 
     Attributes:
         state_dir: for logs and the like.
-        shim: returns a shim that is armed; only an owner has one.
+        shim: lends a shim that is armed, as a context manager: at its end the next one is prepared. Only an owner has shims.
         watch: has the owner's thread call a function whenever a socket can be read, until that returns False; then the
             socket is closed.
         emit: tells the owner what happened to the resource with a tag.
@@ -39,7 +40,7 @@ class Context:
     """
 
     state_dir: Path
-    shim: Callable[[], ShimChannel] = _no_shim
+    shim: Callable[[], AbstractContextManager[ShimChannel]] = _no_shim
     watch: Callable[[socket.socket, Callable[[], bool]], None] = _ignore
     emit: Callable[[str, Event], None] = _ignore
     await_orphans: Callable[[int], None] = _ignore
@@ -56,8 +57,10 @@ class Driver(Protocol):
         """Make no connection yet: a service that is down is said when it is used."""
         ...
 
-    def start(self, spec: Any, tag: str, progress: Progress) -> Handle:
+    def start(self, spec: Any, tag: str, on_death: OnDeath, progress: Progress) -> Handle:
         """Create the resource; everything created carries the tag. Returns before it is ready.
+
+        ``on_death`` is the rule that holds, whether it is the spec's or its owner's.
 
         Raises:
             StartError: nothing is left of the attempt.

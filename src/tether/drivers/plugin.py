@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from tether.drivers import Context
 from tether.errors import DeadlineExceeded, SpecError
 from tether.linux import identity, members
-from tether.model import Handle, Progress, State, Status, Usage
+from tether.model import Handle, OnDeath, Progress, State, Status, Usage
 from tether.protocol import PluginExecutionMode
 
 __all__ = ["PluginDriver"]
@@ -25,7 +25,7 @@ class PluginDriver:
     def __init__(self, context: Context) -> None:
         self._state_dir: Path = context.state_dir
 
-    def start(self, spec: Any, tag: str, progress: Progress) -> Handle:
+    def start(self, spec: Any, tag: str, on_death: OnDeath, progress: Progress) -> Handle:
         """Refuse: a plugin starts its processes itself."""
         raise SpecError("a plugin is not started but registered: use Owner.register(plugin)")
 

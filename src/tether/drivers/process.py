@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from tether.errors import DeadlineExceeded, StartError, exec_error
 from tether.ledger import place
 from tether.lifecycle import Ended, MainExited, Paused, Stuck
 from tether.linux import identity, members, proc, signals, tree
-from tether.model import Handle, Identity, Process, Progress, State, Status, Usage, put_port
+from tether.model import Handle, Identity, OnDeath, Process, Progress, State, Status, Usage, put_port
 from tether.protocol import PluginExecutionMode
 from tether.reaper import wire
 from tether.reaper.launch import ShimChannel
@@ -24,6 +25,7 @@ __all__ = ["ProcessDriver"]
 
 _TICK_HZ = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_OWNER, _RESOURCE = members.OWNER.encode(), members.RESOURCE.encode()
 _STUCK_S = 10.0
 _VERSION = 1
 
@@ -49,7 +51,7 @@ class ProcessDriver:
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
-    def start(self, spec: Process, tag: str, progress: Progress) -> Handle:
+    def start(self, spec: Process, tag: str, on_death: OnDeath, progress: Progress) -> Handle:
         """Execute the command under a shim that said that it holds the lifeline.
 
         Raises:
@@ -64,9 +66,9 @@ class ProcessDriver:
         log = self._log(tag) if "log" in (spec.stdout, spec.stderr) else None
         streams = _Streams(spec, log)
         try:
-            channel = self._context.shim()
-            request = _request(spec, tag, port, log, self._context.group())
-            main = self._spawn(channel, request, [*streams.fds, *spec.pass_fds], spec.name or tag)
+            request = _request(spec, tag, on_death, port, log, self._context.group())
+            with self._context.shim() as channel:
+                main = self._spawn(channel, request, [*streams.fds, *spec.pass_fds], spec.name or spec.argv[0])
         except BaseException:
             streams.close()
             raise
@@ -88,17 +90,16 @@ class ProcessDriver:
 
     def _spawn(self, channel: ShimChannel, request: dict[str, Any], fds: list[int], name: str) -> list[int]:
         try:
-            wire.send(channel.socket, {"spawn": request}, fds)
-            answer = wire.receive(channel.socket)
+            answer = channel.spawn(request, fds)
         except OSError as error:
             channel.socket.close()
             raise StartError(f"cannot start {name}: its shim was lost ({error}); try again", resource=name) from error
-        if answer is not None and "spawned" in answer[0]:
-            return [answer[0]["spawned"], answer[0]["start"]]
+        if answer is not None and "spawned" in answer:
+            return [answer["spawned"], answer["start"]]
         channel.socket.close()
         if answer is None:
             raise StartError(f"cannot start {name}: its shim was lost; try again", resource=name)
-        raise exec_error(answer[0]["refused"], os.fsdecode(answer[0]["filename"]), name)
+        raise exec_error(answer["refused"], os.fsdecode(answer["filename"]), name)
 
     def _receive(self, held: _Held, handle: Handle) -> bool:
         """Read one message of a shim; False when there will be no more. Runs in the owner's watching thread."""
@@ -283,34 +284,55 @@ def free_port() -> int:
 
 def _environment(spec: Process, tag: str, port: int | None) -> dict[bytes, bytes]:
     """The app's own, the spec's on top, and the tag; a tree within another tree names both."""
-    env = dict(os.environ)
+    env = dict(os.environb)
     # Held by lineage: the owner's tag is for what plugins start by themselves.
-    env.pop(members.OWNER, None)
-    outer = env.get(members.RESOURCE)
-    env[members.RESOURCE] = f"{outer}:{tag}" if outer else tag
+    env.pop(_OWNER, None)
+    outer = env.get(_RESOURCE)
+    env[_RESOURCE] = b"%s:%s" % (outer, tag.encode()) if outer else tag.encode()
     for name, value in spec.env.items():
         if value is None:
-            env.pop(name, None)
+            env.pop(os.fsencode(name), None)
         else:
-            env[name] = put_port(value, port)
-    return {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
+            env[os.fsencode(name)] = os.fsencode(put_port(value, port))
+    return env
 
 
-def _request(spec: Process, tag: str, port: int | None, log: Path | None, group: int) -> dict[str, Any]:
-    cwd = os.getcwd() if spec.cwd is None else os.path.abspath(spec.cwd)
+def _programs(program: bytes, cwd: bytes, env: dict[bytes, bytes]) -> list[bytes]:
+    """Where the program is, or may be: like execvp(3) with the PATH and working directory of the command itself."""
+    if b"/" in program:
+        return [program]
+    folders = env.get(b"PATH", os.defpath.encode()).split(b":")
+    found = []
+    for folder in folders:
+        path = os.path.join(cwd, folder, program)
+        if os.path.lexists(path):
+            found.append(path)
+            if os.access(path, os.X_OK) and not os.path.isdir(path):
+                break
+    return found
+
+
+def _request(
+    spec: Process, tag: str, on_death: OnDeath, port: int | None, log: Path | None, group: int
+) -> dict[str, Any]:
+    cwd = os.getcwdb() if spec.cwd is None else os.fsencode(os.path.abspath(spec.cwd))
+    argv = [os.fsencode(put_port(str(argument), port)) for argument in spec.argv]
+    env = _environment(spec, tag, port)
     return {
         "tag": tag,
-        "argv": [os.fsencode(put_port(str(argument), port)) for argument in spec.argv],
-        "env": _environment(spec, tag, port),
-        "cwd": os.fsencode(cwd),
+        "argv": argv,
+        "programs": _programs(argv[0], cwd, env),
+        "env": env,
+        "cwd": cwd,
         "umask": spec.umask,
         "targets": [0, 1, 2, *spec.pass_fds],
         "group": group,
         "ignored": [],
+        "since": time.time(),
         "grace": float(spec.stop_grace),
         "stop_signal": int(spec.stop_signal),
         "stop_to": spec.stop_to,
-        "on_death": spec.on_death,
+        "on_death": on_death,
         "keep_for": float(spec.keep_for),
         "log": None if log is None else str(log),
     }
@@ -326,7 +348,8 @@ class _Streams:
         try:
             self.fds.append(self._open("stdin", spec.stdin, 0))
             self.fds.append(self._open("stdout", spec.stdout, 1))
-            self.fds.append(self._open("stderr", spec.stderr, 2))
+            both_logged = spec.stdout == spec.stderr == "log"
+            self.fds.append(os.dup(self.fds[1]) if both_logged else self._open("stderr", spec.stderr, 2))
         except BaseException:
             self.close()
             raise

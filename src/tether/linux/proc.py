@@ -46,9 +46,8 @@ def read(path: str) -> bytes:
     """Read a whole file of /proc. Raises OSError, for instance when the process has gone."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        data = chunk = os.read(fd, 65536)
-        while chunk:
-            chunk = os.read(fd, 65536)
+        data = os.read(fd, 4096)
+        while len(data) % 4096 == 0 and (chunk := os.read(fd, 65536)):
             data += chunk
         return data
     finally:
@@ -76,8 +75,11 @@ def read_stat(pid: int) -> Stat | None:
 
 def start_time(pid: int) -> int | None:
     """Return when ``pid`` started, in clock ticks since boot; None if there is no such process."""
-    stat = read_stat(pid)
-    return stat.start if stat else None
+    try:
+        data = read(f"/proc/{pid}/stat")
+        return int(data[data.rindex(b")") + 2 :].split(b" ", 20)[19])
+    except (OSError, ValueError):
+        return None
 
 
 def all_pids() -> list[int]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import queue
 import signal
 import socket
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ from typing import Any
 from tether.errors import ReaperError
 from tether.linux import proc, signals, tier
 from tether.reaper import limits, wire
-from tether.reaper.main import CONTROL_FD, LIFELINE_FD
+from tether.reaper.main import SHIMS_FD
 
 __all__ = ["Reaper", "ShimChannel"]
+
+_SPARES = 2
+"""Shims that wait for a command, so that starts in a row do not wait for forks; half a megabyte each."""
 
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from tether.reaper.main import main; main()"
 
@@ -30,16 +33,34 @@ class ShimChannel:
     Attributes:
         socket: from this process to the shim.
         pid: the shim.
-        start: when it started, in clock ticks since boot.
         cgroup: the folder that its command will be born in, or None.
         tier: how it will hold the tree; known once it said that it is armed.
+        start: when it started, in clock ticks since boot; known once it has a command.
     """
 
     socket: socket.socket
     pid: int
-    start: int
     cgroup: str | None
     tier: str = ""
+    start: int = 0
+
+    def spawn(self, request: dict[str, Any], fds: list[int]) -> dict[str, Any] | None:
+        """Have the shim execute its command, and return its answer; None if the shim was lost. Raises OSError.
+
+        The shim's start time is read while it works: that it answers afterwards proves that the pid was still its own.
+        The command's start time is read when it has answered: that the shim is its parent proves the pid. A command that
+        has ended by then gets 0, which is nobody's.
+        """
+        wire.send(self.socket, {"spawn": request}, fds)
+        self.start = proc.start_time(self.pid) or 0
+        received = wire.receive(self.socket)
+        if received is None:
+            return None
+        answer = received[0]
+        if "spawned" in answer:
+            stat = proc.read_stat(answer["spawned"])
+            answer["start"] = stat.start if stat is not None and stat.ppid == self.pid else 0
+        return answer
 
     def request(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
         """Send a message; a shim that somebody stopped is woken first. A shim that has gone gets nothing."""
@@ -82,17 +103,19 @@ class Reaper:
         new_session: bool = True,
     ) -> None:
         self.forked: set[int] = set()
-        self._spares: queue.SimpleQueue[ShimChannel | None] = queue.SimpleQueue()
+        self._next = threading.Lock()
         lifeline, self._lifeline = os.pipe()
-        self.control, theirs = socket.socketpair()
+        self.control, control = socket.socketpair()
+        self._shims, shims = socket.socketpair()
         try:
-            self.pid = self._spawn(state_dir, environ, theirs.fileno(), lifeline, new_session)
+            self.pid = self._spawn(state_dir, environ, [lifeline, control.fileno(), shims.fileno()], new_session)
         except OSError as error:
             self.close()
             raise ReaperError(f"cannot start a reaper with {sys.executable!r}: {error}; nothing was started") from error
         finally:
             os.close(lifeline)
-            theirs.close()
+            control.close()
+            shims.close()
         # It is our child and not waited for: the pid is its own.
         self._start = proc.start_time(self.pid) or 0
         self.tier = self._arm(
@@ -106,26 +129,20 @@ class Reaper:
         )
 
     def _spawn(
-        self, state_dir: Path, environ: dict[str, str], control: int, lifeline: int, new_session: bool
+        self, state_dir: Path, environ: dict[str, str], lines: list[int], new_session: bool
     ) -> int:
         if not sys.executable:
             raise FileNotFoundError("sys.executable is empty: this interpreter is embedded in another program")
         log = os.open(state_dir / "reaper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         # Sources are moved above the targets, so that no dup2 in the child overwrites one that is still needed.
-        high = [_above(fd) for fd in (control, lifeline, log, null)]
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, SHIMS_FD + 1) for fd in (null, null, log, *lines)]
         try:
             return os.posix_spawn(
                 sys.executable,
                 [sys.executable, "-I", "-S", "-c", _PROGRAM, str(Path(__file__).parents[2])],
                 environ,
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, high[3], 0),
-                    (os.POSIX_SPAWN_DUP2, high[3], 1),
-                    (os.POSIX_SPAWN_DUP2, high[2], 2),
-                    (os.POSIX_SPAWN_DUP2, high[0], CONTROL_FD),
-                    (os.POSIX_SPAWN_DUP2, high[1], LIFELINE_FD),
-                ],
+                file_actions=[(os.POSIX_SPAWN_DUP2, source, target) for target, source in enumerate(high)],
                 setsigmask=[],
                 setsigdef=set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP},
                 **({"setsid": True} if new_session else {"setpgroup": 0}),
@@ -136,9 +153,11 @@ class Reaper:
 
     def _arm(self, config: dict[str, Any]) -> str:
         self.control.settimeout(limits.HELLO_S)
+        self._shims.settimeout(limits.HELLO_S)
         try:
             wire.send(self.control, config)
-            wire.send(self.control, {"fork": True})
+            for _ in range(_SPARES):
+                self.prepare()
             hello = wire.receive(self.control)
         except OSError as error:
             self.close()
@@ -149,47 +168,48 @@ class Reaper:
         self.control.settimeout(None)
         return str(hello[0]["ready"])
 
-    # -- what the owner's watching thread does -----------------------------------------------------------------------
-
     def receive(self) -> dict[str, Any] | None:
-        """Read one message; a new shim is set aside for `shim`. None when the reaper has gone."""
+        """Read one message of the reaper itself; None when it has gone. For the owner's watching thread."""
         try:
             received = wire.receive(self.control)
         except OSError:
-            received = None
-        if received is None:
-            self._spares.put(None)
             return None
-        message, fds = received
-        if "shim" in message:
-            channel = ShimChannel(socket.socket(fileno=fds[0]), message["shim"], message["start"], message["cgroup"])
-            self.forked.add(channel.pid)
-            self._spares.put(channel)
-        return message
+        return received[0] if received else None
 
-    # -- what the owner's other threads do ---------------------------------------------------------------------------
+    def prepare(self) -> None:
+        """Have the reaper fork a shim for the next start, so that no start waits for a fork."""
+        with contextlib.suppress(OSError):
+            wire.send(self._shims, {"fork": True})
 
     def shim(self) -> ShimChannel:
-        """Return a shim that said that it holds the lifeline, and have the reaper fork the next one meanwhile.
+        """Return a shim that said that it holds the lifeline. Ask for the next one with `prepare`.
 
         Raises:
             ReaperError: the reaper has gone, or no shim said so in time.
         """
         for _ in range(3):
-            try:
-                channel = self._spares.get(timeout=limits.HELLO_S)
-            except queue.Empty:
-                break
+            channel = self._receive_shim()
             if channel is None:
-                # For the next thread that waits here.
-                self._spares.put(None)
                 break
-            with contextlib.suppress(OSError):
-                wire.send(self.control, {"fork": True})
             if self._is_armed(channel):
                 return channel
+            # It was killed while it waited.
             channel.socket.close()
+            self.prepare()
         raise ReaperError(f"the reaper (pid {self.pid}) has no shim that is armed; nothing was started, try again")
+
+    def _receive_shim(self) -> ShimChannel | None:
+        with self._next:
+            try:
+                received = wire.receive(self._shims)
+            except OSError:
+                return None
+        if received is None:
+            return None
+        message, fds = received
+        self.forked.add(message["shim"])
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fds[0])
+        return ShimChannel(sock, message["shim"], message["cgroup"])
 
     def _is_armed(self, channel: ShimChannel) -> bool:
         channel.socket.settimeout(limits.HELLO_S)
@@ -213,19 +233,11 @@ class Reaper:
         with contextlib.suppress(OSError):
             os.close(self._lifeline)
         self.control.close()
-        while not self._spares.empty():
-            spare = self._spares.get()
-            if spare is not None:
-                spare.socket.close()
+        # The spare shim's end may be in flight in this socket; closing it closes that too.
+        self._shims.close()
 
     def wait(self, timeout_s: float) -> None:
         """Wait for the reaper process, which ends when its last shim has, and collect its exit status."""
         if signals.wait_end(self.pid, self._start, timeout_s):
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self.pid, 0)
-
-
-def _above(fd: int) -> int:
-
-
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LIFELINE_FD + 1)

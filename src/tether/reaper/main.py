@@ -1,9 +1,9 @@
 """The reaper: the process beside each owner that forks its shims, and settles what a dead owner left.
 
-Started as ``python -I -S -c "..." ROOT`` with the control socket at descriptor 3 and the lifeline at 4.
-Messages to it: ``config`` (first), ``fork``, ``bye``.
-Messages from it: ``ready``, ``shim`` (with the owner's end of the shim's channel), ``lost`` (a shim was killed; its tree
-was ended here).
+Started as ``python -I -S -c "..." ROOT`` with the lifeline at descriptor 3, the control socket at 4, the socket for shims at 5.
+On the control socket it is told its configuration, and ``bye``; it says ``ready``, ``lost`` (a shim was killed; its tree was
+ended here) and ``stuck``. On the socket for shims it is told ``fork``, and answers ``shim`` with the owner's end of the
+shim's channel.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 
 from tether.linux import cgroup, members, proc, subreaper, tier
 from tether.reaper import ending, limits, shim, wire
-from tether.reaper.watch import Watch
+from tether.reaper.watch import Watch, heed_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
     from tether.reaper.wire import Message
 
-__all__ = ["CONTROL_FD", "LIFELINE_FD", "Reaper", "main"]
+__all__ = ["CONTROL_FD", "LIFELINE_FD", "SHIMS_FD", "Reaper", "main"]
 
-CONTROL_FD = 3
-LIFELINE_FD = 4
+LIFELINE_FD = 3
+CONTROL_FD = 4
+SHIMS_FD = 5
 
 _MOST_RECEIPTS = 10_000
 
@@ -37,19 +38,27 @@ class Reaper:
 
     Args:
         control: the socket to the owner.
+        shims: the socket on which shims are asked for.
+        reports: a pair, to read what shims report, and for shims to write it.
         config: what the owner said first.
         owner_pidfd: the owner, or None without pidfds.
     """
 
-    def __init__(self, control: socket.socket, config: Message, owner_pidfd: int | None) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        shims: socket.socket,
+        reports: tuple[socket.socket, socket.socket],
+        config: Message,
+        owner_pidfd: int | None,
+    ) -> None:
         self._control: socket.socket | None = control
+        self._wanted: socket.socket | None = shims
         self._config = config
-        self._owner_pidfd = owner_pidfd
-        self._is_subreaper = subreaper.become_subreaper()
+        self._reports, self._report = reports
+        self._is_subreaper = not tier.is_portable() and subreaper.become_subreaper()
         self._folder: str | None = config["cgroup"] if config["cgroup"] and cgroup.make(config["cgroup"]) else None
         self._watch = Watch(LIFELINE_FD, owner_pidfd)
-        # The shim's end stays open here for the next shims.
-        self._reports, self._report = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._pidfd = os.pidfd_open(os.getpid()) if tier.has_pidfd() else None
         self._shims: dict[int, str | None] = {}
         self._lost: list[int] = []
@@ -61,7 +70,12 @@ class Reaper:
         self._is_settled = False
         self._orphans = ending.Tree(self._shims)
         self._killing: ending.Killing | None = None
+        # Before anything of this process's own is watched: each fork takes its copy.
+        can_subreap = self._is_subreaper
+        self._pattern = shim.Shim(Watch(LIFELINE_FD, owner_pidfd), self._report, self._pidfd, can_subreap)
+        self._watch.begin()
         self._watch.add(control.fileno())
+        self._watch.add(shims.fileno())
         self._watch.add(self._reports.fileno())
 
     def run(self) -> None:
@@ -72,6 +86,8 @@ class Reaper:
             ready = self._watch.wait(self._timeout_s())
             if self._control is not None and self._control.fileno() in ready.fds:
                 self._receive(self._control)
+            if self._wanted is not None and self._wanted.fileno() in ready.fds:
+                self._fork_wanted(self._wanted)
             if self._reports.fileno() in ready.fds:
                 self._read_report()
             if ready.owner_died:
@@ -95,10 +111,10 @@ class Reaper:
 
     # -- the owner -------------------------------------------------------------------------------------------------
 
-    def _say(self, message: Message, fds: tuple[int, ...] = ()) -> None:
+    def _say(self, message: Message) -> None:
         if self._control is not None:
             try:
-                wire.send(self._control, message, fds)
+                wire.send(self._control, message)
             except OSError:
                 self._drop_control()
 
@@ -107,6 +123,13 @@ class Reaper:
             self._watch.remove(self._control.fileno())
             self._control.close()
             self._control = None
+        self._drop_wanted()
+
+    def _drop_wanted(self) -> None:
+        if self._wanted is not None:
+            self._watch.remove(self._wanted.fileno())
+            self._wanted.close()
+            self._wanted = None
 
     def _receive(self, control: socket.socket) -> None:
         try:
@@ -116,8 +139,6 @@ class Reaper:
         if received is None:
             # The lifeline tells whether the owner died; without the socket there is nothing more to be asked.
             self._drop_control()
-        elif "fork" in received[0]:
-            self._fork()
         elif "bye" in received[0]:
             self._is_settled = True
             self._drop_control()
@@ -129,7 +150,16 @@ class Reaper:
 
     # -- shims -----------------------------------------------------------------------------------------------------
 
-    def _fork(self) -> None:
+    def _fork_wanted(self, wanted: socket.socket) -> None:
+        try:
+            if wire.receive(wanted) is None:
+                self._drop_wanted()
+            else:
+                self._fork(wanted)
+        except OSError:
+            self._drop_wanted()
+
+    def _fork(self, wanted: socket.socket) -> None:
         self._forked += 1
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         folder = f"{self._folder}/{os.getpid()}-{self._forked}" if self._folder else None
@@ -137,18 +167,27 @@ class Reaper:
             folder = None
         pid = os.fork()
         if pid == 0:
-            _become_shim(self, ours, theirs, folder)
+            self._become_shim(ours, theirs, folder)
         ours.close()
         self._shims[pid] = folder
-        self._say({"shim": pid, "start": proc.start_time(pid), "cgroup": folder}, (theirs.fileno(),))
-        theirs.close()
+        try:
+            wire.send(wanted, {"shim": pid, "cgroup": folder}, (theirs.fileno(),))
+        finally:
+            theirs.close()
 
-    def serve_shim(self, channel: socket.socket, folder: str | None) -> None:
-        """Let go of what is the reaper's, in the forked child, and be a shim."""
-        self._reports.close()
-        if self._control is not None:
-            self._control.close()
-        shim.serve(channel, LIFELINE_FD, self._owner_pidfd, self._report, self._pidfd, folder)
+    def _become_shim(self, ours: socket.socket, theirs: socket.socket, folder: str | None) -> NoReturn:
+        """Let go of what is the reaper's, in the forked child, and be a shim.
+
+        Everything here is paid for by each spawn: after a fork, each page that is touched costs a fault.
+        """
+        status = 1
+        try:
+            os.closerange(CONTROL_FD, self._reports.fileno() + 1)
+            theirs.close()
+            self._pattern.serve(ours, folder)
+            status = 0
+        finally:
+            os._exit(status)
 
     def _read_report(self) -> None:
         received = wire.receive(self._reports)
@@ -236,28 +275,20 @@ class Reaper:
         estate.settle_own(self._config["state_dir"], self._config["owner"], self._receipts)
 
 
-def _become_shim(reaper: Reaper, ours: socket.socket, theirs: socket.socket, folder: str | None) -> NoReturn:
-    status = 1
-    try:
-        theirs.close()
-        reaper.serve_shim(ours, folder)
-        status = 0
-    finally:
-        os._exit(status)
-
-
 def main() -> None:
     """Be a reaper: read the configuration, then serve."""
     os.chdir("/")
-    os.closerange(LIFELINE_FD + 1, os.sysconf("SC_OPEN_MAX"))
-    for fd in (CONTROL_FD, LIFELINE_FD):
+    os.closerange(SHIMS_FD + 1, os.sysconf("SC_OPEN_MAX"))
+    for fd in (LIFELINE_FD, CONTROL_FD, SHIMS_FD):
         os.set_inheritable(fd, False)
+    # At the next free descriptor: a fork closes what is the reaper's alone in one step, see `_become_shim`.
+    reports = socket.socketpair()
     control = socket.socket(fileno=CONTROL_FD)
     received = wire.receive(control)
     if received is None:
         return
     config = received[0]
-    subreaper.name_process(b"tether-reaper")
+    heed_signals()
     owner_pidfd = None
     if tier.has_pidfd():
         # Our parent can't be recycled while we are its child; if it died, we have another parent by now.
@@ -269,4 +300,6 @@ def main() -> None:
     gc.collect()
     gc.disable()
     gc.freeze()
-    Reaper(control, config, owner_pidfd).run()
+    # Shims are named alike: a fork keeps the name, and to change it would cost each one a system call.
+    subreaper.name_process(b"tether")
+    Reaper(control, socket.socket(fileno=SHIMS_FD), reports, config, owner_pidfd).run()

@@ -20,7 +20,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tether.reaper.wire import Message
 
-__all__ = ["Shim", "serve"]
+__all__ = ["Shim"]
+
+_ARMED = wire.pack({"armed": tier.SHIM})
+_ARMED_PORTABLE = wire.pack({"armed": tier.PORTABLE})
+
 
 
 class Stopping:
@@ -62,31 +66,23 @@ class Stopping:
 class Shim:
     """One managed process tree.
 
+    The reaper makes one as a pattern; each fork of the reaper has its copy, and serves.
+
     Args:
-        channel: the socket to the owner.
         watch: watches the owner's lifeline.
         report: the socket to the reaper, for receipts.
         reaper_pidfd: the reaper, to be woken should somebody have stopped it; None without pidfds.
-        folder: the cgroup that this process is in, or None.
-        is_subreaper: whether the kernel gives the orphans below to this process.
+        can_subreap: whether the kernel gives the orphans below a process to it.
     """
 
-    def __init__(
-        self,
-        channel: socket.socket,
-        watch: Watch,
-        report: socket.socket,
-        reaper_pidfd: int | None,
-        folder: str | None,
-        is_subreaper: bool,
-    ) -> None:
-        self._channel: socket.socket | None = channel
+    def __init__(self, watch: Watch, report: socket.socket, reaper_pidfd: int | None, can_subreap: bool) -> None:
+        self._channel: socket.socket | None = None
         self._watch = watch
         self._report = report
         self._reaper_pidfd = reaper_pidfd
-        self._folder = folder
-        self._is_subreaper = is_subreaper
-        self._tree = ending.Tree()
+        self._folder: str | None = None
+        self._is_subreaper = can_subreap
+        self._tree: ending.Tree | None = None
         self._request: Message = {}
         self._main = 0
         self._main_status: int | None = None
@@ -94,9 +90,7 @@ class Shim:
         self._killing: ending.Killing | None = None
         self._why = "by itself"
         self._keep_until: float | None = None
-        self._since = 0.0
         self._shm: set[str] = set()
-        watch.add(channel.fileno())
 
     # -- saying ----------------------------------------------------------------------------------------------------
 
@@ -124,21 +118,49 @@ class Shim:
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Serve until the tree has ended, or the owner has ended before there was a tree."""
-        self._say({"armed": tier.SHIM if self._is_subreaper else tier.PORTABLE, "pid": os.getpid()})
+    def serve(self, channel: socket.socket, folder: str | None) -> None:
+        """Be a shim, in a process just forked from the reaper. Returns when its tree has ended, or if there never was one.
+
+        It has a process group of its own: should the reaper be killed while this process is stopped, the group becomes
+        an orphan and the kernel wakes it (SIGHUP, which is ignored, and SIGCONT; setpgid(2), POSIX "orphaned process group").
+
+        Args:
+            channel: the socket to the owner.
+            folder: the cgroup that the command is to be born in, or None.
+        """
+        try:
+            os.setpgid(0, 0)
+            if self._is_subreaper:
+                subreaper.become_subreaper()
+            if folder is not None and cgroup.enter(folder):
+                self._folder = folder
+            self._channel = channel
+            self._watch.begin()
+            self._watch.add(channel.fileno())
+            channel.sendall(_ARMED if self._is_subreaper else _ARMED_PORTABLE)
+            self._run()
+        except BaseException as error:
+            # A fault of ours must not free the tree: whatever it was, the tree ends, and the reaper learns of it.
+            sys.stderr.write(f"tether-shim {os.getpid()}: {type(error).__name__}: {error}\n")
+            _end_all()
+            raise
+
+    def _run(self) -> None:
+        spawn.rehearse()
         while True:
             self._heed(self._watch.wait(self._timeout_s()))
-            if self._main:
+            if self._tree is not None:
                 self._tree.look()
                 if self._tree.gone(self._reap()):
                     return self._finish()
-                self._proceed()
+                self._proceed(self._tree)
             elif self._channel is None:
                 return None
 
     def _timeout_s(self) -> float | None:
-        limit = [each for each in (self._tree.look_s,) if each is not None and self._main]
+        if self._tree is None:
+            return None
+        limit = [] if self._tree.look_s is None else [self._tree.look_s]
         if self._killing is not None:
             limit.append(self._killing.timeout_s())
         elif self._stopping is not None:
@@ -174,7 +196,7 @@ class Shim:
         elif "kill" in message:
             self._kill(message["why"])
         elif "continue" in message:
-            self._tree.signal((signal.SIGCONT,))
+            self._continue_tree()
 
     # -- starting --------------------------------------------------------------------------------------------------
 
@@ -185,26 +207,31 @@ class Shim:
             self._say({"refused": error.number, "filename": error.filename})
             self._drop_channel()
             return
-        # It is our child and not waited for: the pid can't be anybody else's yet.
-        start = proc.start_time(pid) or 0
-        self._since = time.time()
         self._main = pid
-        # Kept for the end only; the environment is not needed any more and may be large.
-        self._request = {key: request[key] for key in ("tag", "grace", "stop_signal", "stop_to", "on_death", "keep_for")}
-        if not self._is_subreaper:
-            exclude = (os.getpid(), os.getppid())
-            marks = members.Marks([(pid, start)], [request["tag"]], log=request["log"], exclude=exclude)
-            self._tree = ending.FollowedTree(marks)
-            followed = (pid, start, request["tag"], request["log"])
-            self._say_to_reaper({"followed": followed, "shim": os.getpid()})
-        self._say({"spawned": pid, "start": start})
+        # The environment is not needed any more, and may be large.
+        del request["env"], request["argv"]
+        self._request = request
+        self._tree = ending.Tree() if self._is_subreaper else self._followed_tree(pid)
+        self._say({"spawned": pid})
+
+    def _followed_tree(self, pid: int) -> ending.FollowedTree:
+        """On a kernel without subreapers: tell the reaper too by what the tree is recognised, should this process be killed."""
+        # It is our child and not waited for: the pid can't be anybody else's yet.
+        followed = (pid, proc.start_time(pid) or 0, self._request["tag"], self._request["log"])
+        self._say_to_reaper({"followed": followed, "shim": os.getpid()})
+        marks = members.Marks([followed[:2]], [followed[2]], log=followed[3], exclude=(os.getpid(), os.getppid()))
+        return ending.FollowedTree(marks)
+
+    def _continue_tree(self) -> None:
+        if self._tree is not None:
+            self._tree.signal((signal.SIGCONT,))
 
     # -- ending ----------------------------------------------------------------------------------------------------
 
     def _owner_died(self) -> None:
         self._drop_channel()
         self._continue_reaper()
-        if not self._main or self._stopping is not None or self._killing is not None:
+        if self._tree is None or self._stopping is not None or self._killing is not None:
             return
         on_death = self._request["on_death"]
         if on_death == "keep":
@@ -224,7 +251,7 @@ class Shim:
                 self._reaper_pidfd = None
 
     def _stop(self, why: str, grace_s: float) -> None:
-        if not self._main or self._killing is not None:
+        if self._tree is None or self._killing is not None:
             return
         if self._stopping is None:
             self._why = why
@@ -235,17 +262,17 @@ class Shim:
             self._stopping.deadline = min(self._stopping.deadline, time.monotonic() + grace_s)
 
     def _kill(self, why: str) -> None:
-        if not self._main or self._killing is not None:
+        if self._tree is None or self._killing is not None:
             return
         if self._stopping is None:
             self._why = why
-        self._shm |= shm.made_by(self._tree.pids, self._since)
+        self._shm |= shm.made_by(self._tree.pids, self._request["since"])
         self._killing = ending.Killing(self._tree, self._folder, self._say_stuck)
 
     def _say_stuck(self, pids: list[int]) -> None:
         self._say({"stuck": [(pid, proc.wait_channel(pid)) for pid in pids]})
 
-    def _proceed(self) -> None:
+    def _proceed(self, tree: ending.Tree) -> None:
         if self._killing is None and self._keep_until is not None and time.monotonic() >= self._keep_until:
             self._keep_until = None
             self._stop("nobody adopted it in time", self._request["grace"])
@@ -253,19 +280,19 @@ class Shim:
             if self._stopping.is_over():
                 self._kill(self._why)
             elif self._stopping.is_due(self._main_status is not None):
-                self._ask(self._stopping)
+                self._ask(tree, self._stopping)
         if self._killing is not None:
             self._killing.proceed()
 
-    def _ask(self, stopping: Stopping) -> None:
-        self._shm |= shm.made_by(self._tree.pids, self._since)
+    def _ask(self, tree: ending.Tree, stopping: Stopping) -> None:
+        self._shm |= shm.made_by(tree.pids, self._request["since"])
         if self._main_status is not None:
-            self._tree.signal(stopping.signums)
+            tree.signal(stopping.signums)
         elif stopping.to_main:
             for signum in stopping.signums:
                 os.kill(self._main, signum)
         else:
-            self._tree.signal_group(self._main, stopping.signums)
+            tree.signal_group(self._main, stopping.signums)
 
     def _reap(self) -> bool:
         """Wait for what has ended; True if the kernel says that there is nobody left to wait for (ECHILD)."""
@@ -296,36 +323,6 @@ class Shim:
         }
         self._say({"ended": receipt})
         self._say_to_reaper({"ended": receipt})
-
-
-def _enter(folder: str | None) -> str | None:
-    return folder if folder is not None and cgroup.enter(folder) else None
-
-
-def serve(
-    channel: socket.socket,
-    lifeline: int,
-    owner_pidfd: int | None,
-    report: socket.socket,
-    reaper_pidfd: int | None,
-    folder: str | None,
-) -> None:
-    """Be a shim, in a process just forked from the reaper. Does not return before its tree has ended.
-
-    It has a process group of its own: should the reaper be killed while this process is stopped, the group becomes
-    an orphan and the kernel wakes it (SIGHUP, which is ignored, and SIGCONT; setpgid(2), POSIX "orphaned process group").
-    """
-    os.setpgid(0, 0)
-    is_subreaper = subreaper.become_subreaper()
-    subreaper.name_process(b"tether-shim")
-    shim = Shim(channel, Watch(lifeline, owner_pidfd), report, reaper_pidfd, _enter(folder), is_subreaper)
-    try:
-        shim.run()
-    except BaseException as error:
-        # A fault of ours must not free the tree: whatever it was, the tree ends, and the reaper says why.
-        sys.stderr.write(f"tether-shim {os.getpid()}: {type(error).__name__}: {error}\n")
-        _end_all()
-        raise
 
 
 def _end_all() -> None:

@@ -1,4 +1,4 @@
-"""What a reaper and a shim wait for, all in one epoll: nothing here looks twice at anything by a timer."""
+"""What a reaper and a shim wait for, all in one poll(2): nothing here looks twice at anything by a timer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import select
 import signal
 
-__all__ = ["Ready", "Watch"]
+__all__ = ["Ready", "Watch", "heed_signals"]
 
 _IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 _HEEDED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1)
@@ -14,6 +14,14 @@ _HEEDED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1)
 
 def _noted(_signum: int, _frame: object) -> None:
     """Do nothing: the number is read from the wakeup pipe."""
+
+
+def heed_signals() -> None:
+    """Note the signals that mean something here, and ignore those of terminals; a fork inherits this."""
+    for signum in _HEEDED:
+        signal.signal(signum, _noted)
+    for signum in _IGNORED:
+        signal.signal(signum, signal.SIG_IGN)
 
 
 class Ready:
@@ -39,50 +47,49 @@ class Watch:
     The lifeline is a pipe whose write end the owner alone holds, closed by the kernel when it ends by whatever cause,
     and also when it executes another program. A fork of the owner holds a copy of that end, though, so the owner's
     pidfd is watched too: whichever comes first.
+
+    A list for poll(2), not an epoll: a fork inherits it as it is, and shares nothing with its parent.
     """
 
     def __init__(self, lifeline: int, owner_pidfd: int | None) -> None:
-        self._epoll = select.epoll()
-        self._wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        for signum in _HEEDED:
-            signal.signal(signum, _noted)
-        for signum in _IGNORED:
-            signal.signal(signum, signal.SIG_IGN)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        self._owner: set[int] = set()
-        self._epoll.register(self._wake, select.EPOLLIN)
+        self._poll = select.poll()
+        self._owner: tuple[int, ...] = ()
+        self._wake = -1
         self.follow(lifeline, owner_pidfd)
+
+    def begin(self) -> None:
+        """Note signals in this process from now on; a fork must call this for itself."""
+        if self._wake >= 0:
+            self._poll.unregister(self._wake)
+        self._wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        self._poll.register(self._wake, select.POLLIN)
 
     def follow(self, lifeline: int, owner_pidfd: int | None) -> None:
         """Watch for the death of this owner."""
-        self._owner = {fd for fd in (lifeline, owner_pidfd) if fd is not None}
+        self._owner = (lifeline,) if owner_pidfd is None else (lifeline, owner_pidfd)
         for fd in self._owner:
-            self._epoll.register(fd, select.EPOLLIN)
-
-    def _forget_owner(self) -> None:
-        for fd in self._owner:
-            self._epoll.unregister(fd)
-        self._owner = set()
+            self._poll.register(fd, select.POLLIN)
 
     def add(self, fd: int) -> None:
         """Watch ``fd`` too."""
-        self._epoll.register(fd, select.EPOLLIN)
+        self._poll.register(fd, select.POLLIN)
 
     def remove(self, fd: int) -> None:
         """Watch ``fd`` no longer."""
-        self._epoll.unregister(fd)
+        self._poll.unregister(fd)
 
     def wait(self, timeout_s: float | None) -> Ready:
         """Wait until there is something to do, or the time limit passed."""
-        fds = {fd for fd, _ in self._epoll.poll(timeout_s)}
+        fds = {fd for fd, _ in self._poll.poll(None if timeout_s is None else timeout_s * 1000)}
         signals = b""
         if self._wake in fds:
-            try:
-                signals = os.read(self._wake, 65536)
-            except BlockingIOError:
-                signals = b""
-        owner_died = bool(fds & self._owner)
+            fds.remove(self._wake)
+            signals = os.read(self._wake, 65536)
+        owner_died = not fds.isdisjoint(self._owner)
         if owner_died:
-            fds -= self._owner
-            self._forget_owner()
-        return Ready(owner_died, signals, fds - {self._wake})
+            for fd in self._owner:
+                self._poll.unregister(fd)
+                fds.discard(fd)
+            self._owner = ()
+        return Ready(owner_died, signals, fds)

@@ -6,7 +6,6 @@ anonymous pairs between processes of one user that run the same interpreter, and
 
 from __future__ import annotations
 
-import array
 import marshal
 import os
 import socket
@@ -19,26 +18,35 @@ if TYPE_CHECKING:
 
     Message = dict[str, Any]
 
-__all__ = ["receive", "send"]
+__all__ = ["pack", "receive", "send"]
 
 _LENGTH = struct.Struct("<I")
 # Readable by every Python since 3.4, should the two ends ever differ.
 _MARSHAL_VERSION = 4
-_MOST_FDS = 64
+_ANCILLARY = socket.CMSG_SPACE(64 * struct.calcsize("i"))
+
+
+def pack(message: Message) -> bytes:
+    """Return the bytes of one message without descriptors."""
+    data = marshal.dumps(message, _MARSHAL_VERSION)
+    return _LENGTH.pack(len(data)) + data
 
 
 def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
     """Send one message, with copies of ``fds``. Raises OSError, for instance BrokenPipeError when nobody reads."""
-    data = marshal.dumps(message, _MARSHAL_VERSION)
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    packet = _LENGTH.pack(len(data)) + data
+    packet = pack(message)
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
     sent = sock.sendmsg([packet], ancillary, socket.MSG_NOSIGNAL)
     if sent < len(packet):
         sock.sendall(memoryview(packet)[sent:])
 
 
 def _exactly(sock: socket.socket, size: int) -> bytes:
-    parts = []
+    data = sock.recv(size)
+    if len(data) == size:
+        return data
+    parts = [data]
+    size -= len(data)
     while size:
         part = sock.recv(min(size, 1 << 20))
         if not part:
@@ -54,19 +62,14 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
     Raises:
         OSError: the other end closed in the middle of a message, or the socket's time limit passed.
     """
-    fds = array.array("i")
-    head, ancillary, _, _ = sock.recvmsg(
-        _LENGTH.size, socket.CMSG_SPACE(_MOST_FDS * fds.itemsize), socket.MSG_CMSG_CLOEXEC
-    )
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    head, ancillary, _, _ = sock.recvmsg(_LENGTH.size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    fds = [fd for _, _, data in ancillary for fd in memoryview(data).cast("i")]
     if not head:
         return None
     try:
         if len(head) < _LENGTH.size:
             head += _exactly(sock, _LENGTH.size - len(head))
-        return marshal.loads(_exactly(sock, _LENGTH.unpack(head)[0])), list(fds)
+        return marshal.loads(_exactly(sock, _LENGTH.unpack(head)[0])), fds
     except BaseException:
         for fd in fds:
             os.close(fd)
