@@ -182,7 +182,7 @@ class Owner:
             self._reaper = None
             closing = self._closed
         reaper.wait(_REAPER_END_S)
-        reaper.close()
+        reaper.release()
         if not closing:
             self._note("reaper lost", f"pid {reaper.pid} ended; its shims go on, another reaper is started")
             try:

@@ -17,13 +17,13 @@ import os
 import signal
 import time
 
-from tether.linux import cgroup, proc, signals, tree
+from tether.linux import cgroup, proc, signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["OWNER", "RESOURCE", "Marks", "carries", "end", "find"]
+__all__ = ["OWNER", "RESOURCE", "Marks", "carries", "chase", "end", "find"]
 
 RESOURCE = "TETHER_RESOURCE"
 """The variable with the tag of a resource; within another tree, the tags of both, by colons."""
@@ -32,6 +32,7 @@ OWNER = "TETHER_OWNER"
 """The variable with the id of an owner, for what its plugins start by themselves; of several owners, by colons."""
 
 _LOOK_AGAIN_S = 0.02
+_CHASE_LOOKS = 100
 
 
 
@@ -110,6 +111,17 @@ def _by_mark(stat: proc.Stat, marks: Marks, table: dict[int, proc.Stat]) -> bool
     return bool(marks.tags) and carries(proc.environ(stat.pid), marks.tags)
 
 
+def _below(pids: set[int], table: dict[int, proc.Stat]) -> set[int]:
+    """Every descendant of ``pids`` in this table, which was read once: no parent is looked up again by number."""
+    children: dict[int, list[int]] = {}
+    for stat in table.values():
+        children.setdefault(stat.ppid, []).append(stat.pid)
+    queue = list(pids)
+    for pid in queue:
+        queue += children.pop(pid, [])
+    return set(queue)
+
+
 def find(marks: Marks) -> list[tuple[int, int]]:
     """Return pid and start time of every live process that bears one of ``marks``, and of all its descendants.
 
@@ -119,18 +131,33 @@ def find(marks: Marks) -> list[tuple[int, int]]:
     table = {stat.pid: stat for stat in proc.all_stats()}
     found = {pid for pid in cgroup.pids(marks.folder) if pid in table} if marks.folder else set()
     found |= {stat.pid for stat in table.values() if stat.running and _by_mark(stat, marks, table)}
-    for pid in list(found):
-        found.update(tree.descendants(pid))
-    members = [
-        (stat.pid, stat.start)
-        for pid in sorted(found - marks.exclude)
-        if (stat := table.get(pid) or proc.read_stat(pid)) is not None and stat.running
-    ]
-    marks.roots.update(members)
-    marks.sessions.update(
-        (pid, start) for pid, start in members if pid in table and table[pid].session == pid
-    )
-    return members
+    found |= _below(found, table)
+    members = [table[pid] for pid in sorted(found - marks.exclude) if table[pid].running]
+    marks.roots.update((stat.pid, stat.start) for stat in members)
+    marks.sessions.update((stat.pid, stat.start) for stat in members if stat.session == stat.pid)
+    return [(stat.pid, stat.start) for stat in members]
+
+
+def _kill(pid: int, start: int) -> bool:
+    try:
+        return signals.send(pid, start, signal.SIGKILL)
+    except PermissionError:
+        # Another user's; it is reported when it stays.
+        return False
+
+
+def chase(marks: Marks) -> bool:
+    """Kill what forks and exits faster than all processes can be looked at; True if there was such.
+
+    Between the listing of all pids and the look at each, it has another pid, and is never found. But most of the time it
+    has the newest pid of all, so that one is looked at, many times.
+    """
+    hit = False
+    for _ in range(_CHASE_LOOKS):
+        stat = proc.read_stat(proc.newest_pid())
+        if stat is not None and stat.running and stat.pid not in marks.exclude and _by_mark(stat, marks, {}):
+            hit = _kill(stat.pid, stat.start) or hit
+    return hit
 
 
 def end(marks: Marks, limit_s: float) -> list[tuple[int, int]]:
@@ -148,11 +175,8 @@ def end(marks: Marks, limit_s: float) -> list[tuple[int, int]]:
             cgroup.kill(marks.folder)
         left = find(marks)
         for pid, start in left:
-            try:
-                signals.send(pid, start, signal.SIGKILL)
-            except PermissionError:
-                continue
-        empty_looks = 0 if left else empty_looks + 1
+            _kill(pid, start)
+        empty_looks = 0 if chase(marks) or left else empty_looks + 1
         if left and time.monotonic() > deadline:
             return left
         if left:

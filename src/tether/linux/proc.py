@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Stat", "all_pids", "environ", "parse_stat", "read", "read_stat", "start_time", "wait_channel"]
+__all__ = ["Stat", "all_pids", "environ", "newest_pid", "parse_stat", "read", "read_stat", "start_time", "wait_channel"]
 
 
 class Stat:
@@ -93,6 +93,11 @@ def all_stats() -> Iterator[Stat]:
         stat = read_stat(pid)
         if stat is not None:
             yield stat
+
+
+def newest_pid() -> int:
+    """Return the pid that was given out last in this pid namespace. Source: proc_loadavg(5)."""
+    return int(read("/proc/loadavg").split()[4])
 
 
 def environ(pid: int) -> bytes:

@@ -17,7 +17,7 @@ from tether.reaper import limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable
+    from collections.abc import Callable, Container
 
 __all__ = ["FollowedTree", "Killing", "Tree"]
 
@@ -51,7 +51,7 @@ class Tree:
     def look(self) -> None:
         """Keep track of the tree."""
 
-    def signal(self, signums: Iterable[int]) -> None:
+    def signal(self, signums: tuple[int, ...]) -> None:
         """Signal every member that is a child of this process, with its whole process group where that is the tree's own.
 
         A group signal is one step for the kernel (a fork is either before it, and hit, or restarted after it). The group
@@ -74,7 +74,7 @@ class Tree:
                 # Gone in between; or a program that runs as another user, which is reported when it stays.
                 continue
 
-    def signal_group(self, main: int, signums: Iterable[int]) -> None:
+    def signal_group(self, main: int, signums: tuple[int, ...]) -> None:
         """Signal the process group of ``main``, a child not waited for yet; ``main`` alone where the group is not the tree's own."""
         try:
             own = os.getsid(main) != self._session
@@ -107,6 +107,7 @@ class FollowedTree(Tree):
         self._lineage = members.Marks(marks.roots, uid=marks.uid, exclude=marks.exclude)
         self._old_at = time.monotonic() + limits.PORTABLE_YOUNG_S
         self._empty_looks = 0
+        self._chased = False
 
     def _find(self) -> list[tuple[int, int]]:
         self._marks.roots |= self._lineage.roots
@@ -121,19 +122,21 @@ class FollowedTree(Tree):
         if time.monotonic() > self._old_at:
             self.look_s = limits.PORTABLE_IDLE_LOOK_S
 
-    def signal(self, signums: Iterable[int]) -> None:
+    def signal(self, signums: tuple[int, ...]) -> None:
         for pid, start in self._find():
             for signum in signums:
                 try:
                     signals.send(pid, start, signum)
                 except PermissionError:
                     continue
+        if signal.SIGKILL in signums:
+            self._chased = members.chase(self._marks)
 
     def gone(self, echild: bool) -> bool:
         """Whether no member was seen twice in a row: one that forked and left during the first look is in the second."""
         if not echild:
             return False
-        self._empty_looks = 0 if self._find() else self._empty_looks + 1
+        self._empty_looks = 0 if self._find() or self._chased else self._empty_looks + 1
         return self._empty_looks >= 2
 
 

@@ -228,13 +228,18 @@ class Reaper:
         with contextlib.suppress(OSError):
             wire.send(self.control, {"bye": True})
 
-    def close(self) -> None:
-        """Close this process's ends, the lifeline among them. In a fork of the owner this harms nothing."""
+    def release(self) -> None:
+        """Close the lifeline and the socket for shims; whoever watches ``control`` closes that."""
         with contextlib.suppress(OSError):
             os.close(self._lifeline)
-        self.control.close()
-        # The spare shim's end may be in flight in this socket; closing it closes that too.
+        self._lifeline = -1
+        # The spare shims' ends may be in flight in this socket; closing it closes them too.
         self._shims.close()
+
+    def close(self) -> None:
+        """Close all of this process's ends. In a fork of the owner this harms nothing."""
+        self.release()
+        self.control.close()
 
     def wait(self, timeout_s: float) -> None:
         """Wait for the reaper process, which ends when its last shim has, and collect its exit status."""

@@ -275,6 +275,21 @@ class Reaper:
         estate.settle_own(self._config["state_dir"], self._config["owner"], self._receipts)
 
 
+def _open_parent(pid: int) -> int | None:
+    """Open a pidfd for the owner; None if it has died, which the lifeline says too.
+
+    Our parent can't be recycled while we are its child; if it died, we have another parent by now.
+    """
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    if os.getppid() == pid:
+        return fd
+    os.close(fd)
+    return None
+
+
 def main() -> None:
     """Be a reaper: read the configuration, then serve."""
     os.chdir("/")
@@ -291,11 +306,7 @@ def main() -> None:
     heed_signals()
     owner_pidfd = None
     if tier.has_pidfd():
-        # Our parent can't be recycled while we are its child; if it died, we have another parent by now.
-        owner_pidfd = os.pidfd_open(config["owner_pid"])
-        if os.getppid() != config["owner_pid"]:
-            os.close(owner_pidfd)
-            owner_pidfd = None
+        owner_pidfd = _open_parent(config["owner_pid"])
     # Pages that are never written stay shared with the shims.
     gc.collect()
     gc.disable()

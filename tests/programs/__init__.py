@@ -1,0 +1,1 @@
+"""Programs that the tests start. Each ends by itself within two minutes, whatever happens."""
