@@ -41,9 +41,7 @@ class StartError(TetherError):
         log_tail: the last lines that it wrote, possibly empty.
     """
 
-    def __init__(
-        self, message: str, *, resource: str = "", exit_code: int | None = None, log_tail: str = ""
-    ) -> None:
+    def __init__(self, message: str, *, resource: str = "", exit_code: int | None = None, log_tail: str = "") -> None:
         super().__init__(message)
         self.resource = resource
         self.exit_code = exit_code

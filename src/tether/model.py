@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
+import hmac
 import re
 import signal as _signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import Any, Literal, Protocol
 
@@ -19,6 +20,7 @@ __all__ = [
     "Process",
     "Progress",
     "Ready",
+    "Recorded",
     "Spec",
     "State",
     "Status",
@@ -183,6 +185,10 @@ class Spec(Protocol):
 
     def record(self) -> dict[str, Any]:
         """Return what of it goes into the ledger: ready for JSON, no secrets."""
+        ...
+
+    def fingerprint(self, key: bytes) -> str:
+        """Return what is equal for equal specs, and tells nothing of their values to who has not the key."""
         ...
 
 
@@ -370,10 +376,49 @@ class Process:
             "stop_signal": int(self.stop_signal),
             "stop_to": self.stop_to,
             "stop_grace": self.stop_grace,
+            "stays_up": self.stays_up,
         }
+
+    def fingerprint(self, key: bytes) -> str:
+        """Return what is equal for equal specs, and tells nothing of their values to who has not the key."""
+        shown = [(each.name, _plain(getattr(self, each.name))) for each in fields(self) if each.name != "name"]
+        return hmac.new(key, repr(shown).encode("utf-8", "surrogateescape"), "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the ledger remembers of a spec: enough to stop a resource that was adopted, not to start it again."""
+
+    kind: str
+    name: str
+    recorded: Mapping[str, Any]
+    on_death: OnDeath
+    keep_for: float
+    stop_grace: float
+    stays_up: bool
+    ready: None = None
+    needs: Sequence[str] | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return it as it was recorded."""
+        return dict(self.recorded)
+
+    def fingerprint(self, key: bytes) -> str:
+        """Return the fingerprint that was recorded."""
+        return str(self.recorded.get("fingerprint", ""))
 
 
 _PORT = re.compile(r"\{\{port\}\}|\{port\}")
+
+
+def _plain(value: Any) -> Any:
+    """A value whose repr is the same in another process."""
+    if isinstance(value, Mapping):
+        return sorted(value.items())
+    if isinstance(value, Ready):
+        target = getattr(value.target, "pattern", getattr(value.target, "__qualname__", value.target))
+        return (value.kind, target, value.timeout)
+    return value
 
 
 def has_port(text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -16,12 +17,12 @@ from types import TracebackType
 from typing import Any, get_args
 
 from tether import shutdown
-from tether.drivers import Context
+from tether.drivers import Context, Terminal
 from tether.errors import DeadlineExceeded, Gone, NotFound, PluginError, SpecError, TetherError
 from tether.ledger import place
-from tether.ledger.store import EventRow, Ledger
+from tether.ledger.store import EventRow, Ledger, ResourceRow
 from tether.linux import cgroup, identity, members
-from tether.model import Handle, OnDeath, Progress, Spec, State, check_name
+from tether.model import Handle, OnDeath, Progress, Recorded, Spec, State, check_name
 from tether.plugin import Registered
 from tether.reaper import estate
 from tether.reaper.launch import Reaper, ShimChannel
@@ -82,7 +83,7 @@ class Owner:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._closed = False
-        self._group = 0
+        self._terminal: Terminal | None = None
         self._cgroup = cgroup.owner_folder(self.id)
         self._plugins: list[Registered] = []
         self._watcher: Watcher | None = None
@@ -106,7 +107,8 @@ class Owner:
             watch=self._watch,
             emit=emit,
             await_orphans=self._await_orphans,
-            group=lambda: self._group,
+            lifeline=lambda: self._guard().lifeline,
+            terminal=lambda: self._terminal,
         )
 
     def __repr__(self) -> str:
@@ -129,6 +131,18 @@ class Owner:
         if self._closed:
             raise Gone(f"owner {self.name} was shut down; make a new one")
 
+    def share_terminal(self) -> None:
+        """Have commands share the terminal, session and process group of this process, as a shell's do; before the first start.
+
+        Without this each command leads a session of its own, which no terminal's Ctrl-C or hang-up reaches.
+        """
+        ignored = tuple(
+            int(signum)
+            for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+            if signal.getsignal(signum) == signal.SIG_IGN
+        )
+        self._terminal = Terminal(os.getpgrp(), ignored)
+
     # -- the guard -----------------------------------------------------------------------------------------------------
 
     def _guard(self) -> Reaper:
@@ -138,8 +152,10 @@ class Owner:
             if self._reaper is None:
                 if self._watcher is None:
                     self._watcher = Watcher(self.name)
-                environ = {name: value for name, value in os.environ.items() if name not in (members.OWNER, members.RESOURCE)}
-                reaper = Reaper(self.id, self.state_dir, environ, self._cgroup, new_session=not self._group)
+                environ = {
+                    name: value for name, value in os.environ.items() if name not in (members.OWNER, members.RESOURCE)
+                }
+                reaper = Reaper(self.id, self.state_dir, environ, self._cgroup, new_session=self._terminal is None)
                 self._reaper = reaper
                 self._watcher.watch(reaper.control, lambda: self._hear(reaper))
             return self._reaper
@@ -224,8 +240,56 @@ class Owner:
             A row with the resource's tag was committed before anything was created, and the shim ends what it started.
         """
         self._check_usable()
-        managed = self._supervisor.start(spec, spec.on_death or self.on_death, on_progress or _silent)
-        return Resource(self._supervisor, managed)
+        on_death = spec.on_death or self.on_death
+        if on_death == "keep" and spec.name is not None:
+            return self._adopt_or_start(spec, spec.name, on_progress or _silent)
+        return Resource(self._supervisor, self._supervisor.start(spec, on_death, on_progress or _silent))
+
+    def _adopt_or_start(self, spec: Spec, name: str, progress: Progress) -> Resource:
+        """Adopt what an earlier owner of this name kept from an equal spec; stop it if the spec has changed."""
+        fingerprint = spec.fingerprint(place.key(self.state_dir))
+        for row in self._kept(name):
+            if row.state is State.READY and row.spec.get("fingerprint") == fingerprint:
+                managed = self._supervisor.adopt(row, spec)
+                if not managed.state.is_final:
+                    progress(f"adopted {name}")
+                    return Resource(self._supervisor, managed)
+            else:
+                progress(f"{name} was kept from another spec, stopping it")
+                managed = self._supervisor.adopt(row, _recorded(row))
+                self._supervisor.stop(managed, "its spec has changed")
+        return Resource(self._supervisor, self._supervisor.start(spec, "keep", progress, fingerprint))
+
+    def _kept(self, name: str, *, ended: bool = False) -> list[ResourceRow]:
+        """Return what earlier owners of this name kept under ``name``, whose process has gone or let go in order."""
+        estate.sweep(self._ledger, self.state_dir)
+        owners = {owner.id: owner for owner in self._ledger.owners(ended=True)}
+        return [
+            row
+            for row in self._ledger.kept(self.name, name)
+            if row.owner != self.id
+            and (ended or not row.state.is_final)
+            and (owners[row.owner].ended is not None or not identity.is_alive(owners[row.owner].identity))
+        ]
+
+    def adopt(self, name: str) -> Resource:
+        """Take over a resource that an earlier owner of this name left on purpose (``on_death="keep"``).
+
+        If it ended while nobody owned it, it is handed over all the same, with its exit code; once.
+
+        Raises:
+            NotFound: there is none.
+            Busy: another owner adopted it just now, or its owner lives.
+
+        Crash:
+            It stays kept, for the next owner of this name.
+        """
+        self._check_usable()
+        for row in self._kept(name, ended=True):
+            return Resource(self._supervisor, self._supervisor.adopt(row, _recorded(row)))
+        raise NotFound(
+            f"no earlier owner {self.name} kept a resource {name} in {self.state_dir}; start it, with on_death='keep'"
+        )
 
     @property
     def resources(self) -> list[Resource]:
@@ -441,7 +505,9 @@ class Owner:
         left = members.find(marks)
         if not left:
             return
-        self._note("left behind", f"plugin {registered.name} left {', '.join(f'pid {pid}' for pid, _ in left)}; ended here")
+        self._note(
+            "left behind", f"plugin {registered.name} left {', '.join(f'pid {pid}' for pid, _ in left)}; ended here"
+        )
         stuck = members.end(marks, _REAPER_END_S)
         if stuck:
             yield DeadlineExceeded(f"plugin {registered.name}: {len(stuck)} processes were killed and are still there")
@@ -469,7 +535,7 @@ class Owner:
         with ThreadPoolExecutor(len(resources), thread_name_prefix="tether-stop") as pool:
             return [error for error in pool.map(stop, reversed(resources)) if error is not None]
 
-    def _release_in_fork(self) -> None:
+    def release_in_fork(self) -> None:
         """In a fork of the owner: let go of every line to reaper and shims, so that only the owner's own count."""
         self._closed = True
         self._ledger.abandon()
@@ -479,9 +545,21 @@ class Owner:
             self._watcher.release()
 
 
+def _recorded(row: ResourceRow) -> Recorded:
+    return Recorded(
+        kind=row.kind,
+        name=row.name,
+        recorded=row.spec,
+        on_death="keep",
+        keep_for=row.keep_for,
+        stop_grace=float(row.spec.get("stop_grace", 10.0)),
+        stays_up=bool(row.spec.get("stays_up", False)),
+    )
+
+
 def _release_all_in_fork() -> None:
     for owner in list(_owners):
-        owner._release_in_fork()
+        owner.release_in_fork()
 
 
 os.register_at_fork(after_in_child=_release_all_in_fork)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, BinaryIO, cast
 
-from tether.drivers import HasStreams
-from tether.model import State, Usage
+from tether.drivers import CanPause, HasStreams
+from tether.model import Identity, State, Usage
 from tether.supervisor import Managed, Supervisor, tail
 
 __all__ = ["Resource"]
@@ -160,6 +160,19 @@ class Resource:
     def kill(self) -> None:
         """End it by force at once. Otherwise as `stop`."""
         self._supervisor.stop(self._managed, "killed by its owner", force=True)
+
+    @property
+    def main(self) -> Identity | None:
+        """The identity of its command, by which it can be signalled safely; None if it has none on this machine."""
+        handle = self._managed.handle
+        pair = handle.data.get("main") if handle is not None else None
+        return None if handle is None or pair is None else Identity(handle.data["boot"], *pair)
+
+    def resume(self) -> None:
+        """Continue it, should a signal have stopped it (SIGCONT). What has ended, or can't be stopped, is left alone."""
+        driver, handle = self._managed.driver, self._managed.handle
+        if handle is not None and not self.state.is_final and isinstance(driver, CanPause):
+            driver.resume(handle)
 
     def restart(self) -> None:
         """Stop it and start it again, under the same name and id. Returns when it is ready; raises StartError."""

@@ -12,10 +12,25 @@ from typing import Any
 
 from tether import lifecycle, probes, registry
 from tether.clock import Clock, SystemClock
-from tether.drivers import Context, Driver
+from tether.drivers import CanAdopt, Context, Driver
 from tether.errors import Busy, DeadlineExceeded, Gone, LedgerError, SpecError, StartError, TetherError
-from tether.ledger.store import Ledger
-from tether.lifecycle import Created, End, Ended, Event, Life, NotReady, Probed, Record, Refused, StopAsked, Stuck
+from tether.ledger.store import Ledger, ResourceRow
+from tether.lifecycle import (
+    Adopted,
+    Created,
+    End,
+    Ended,
+    Event,
+    Instruction,
+    Life,
+    MainExited,
+    NotReady,
+    Probed,
+    Record,
+    Refused,
+    StopAsked,
+    Stuck,
+)
 from tether.linux import sockets
 from tether.model import Handle, OnDeath, Progress, Spec, State
 from tether.telemetry import Notice, Telemetry
@@ -150,7 +165,7 @@ class Supervisor:
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
-    def start(self, spec: Any, on_death: OnDeath, progress: Progress) -> Managed:
+    def start(self, spec: Any, on_death: OnDeath, progress: Progress, fingerprint: str = "") -> Managed:
         """Start a resource and wait until it is ready.
 
         Raises:
@@ -163,13 +178,56 @@ class Supervisor:
         managed = self._enter(spec, driver, on_death)
         try:
             self._ledger.add_resource(
-                managed.tag, self._owner, managed.name, spec.kind, spec.record(), on_death, spec.keep_for
+                managed.tag,
+                self._owner,
+                managed.name,
+                spec.kind,
+                {**spec.record(), "fingerprint": fingerprint},
+                on_death,
+                spec.keep_for,
             )
         except BaseException:
             self._leave(managed)
             raise
         self.bring_up(managed, progress)
         return managed
+
+    def adopt(self, row: ResourceRow, spec: Any) -> Managed:
+        """Take over a live resource that an earlier owner left on purpose.
+
+        Raises:
+            Busy: somebody else has adopted it, or it has a living owner.
+            Gone: it has ended meanwhile.
+        """
+        driver = self.driver(row.kind)
+        if row.handle is None or not isinstance(driver, CanAdopt):
+            raise Gone(
+                f"resource {row.name} can't be adopted: it is of a kind that can't be kept, or was never created"
+            )
+        if not self._ledger.take_over(row.id, row.fence, self._owner):
+            raise Busy(f"resource {row.name} was adopted by another owner just now")
+        managed = Managed(row.id, row.name, spec, driver, "keep")
+        managed.handle = row.handle
+        managed.fence = row.fence + 1
+        managed.life = Life(stays_up=spec.stays_up, state=row.state, reason=row.reason, exit_code=row.exit_code)
+        if row.state.is_final:
+            return managed
+        with self._lock:
+            self._managed[managed.tag] = managed
+        try:
+            exit_code = driver.adopt(row.handle, managed.fence)
+        except Gone:
+            self._settle_gone(managed, driver)
+            return managed
+        self.apply(managed, Adopted(self._owner), *([] if exit_code is None else [MainExited(exit_code)]))
+        return managed
+
+    def _settle_gone(self, managed: Managed, driver: CanAdopt) -> None:
+        """It ended while nobody owned it: say how, if its shim left word."""
+        ended = driver.receipt(managed.tag) or Ended(None, "ended while nobody owned it")
+        if managed.handle is not None:
+            managed.driver.destroy(managed.handle)
+        self.apply(managed, ended)
 
     def bring_up(self, managed: Managed, progress: Progress) -> None:
         """Create a resource that is on record, and wait until it is ready. Raises StartError."""
@@ -314,7 +372,7 @@ class Supervisor:
     def apply(self, managed: Managed, *events: Event) -> list[End]:
         """Advance a life by events, record it once, and return what is to be ended."""
         with managed.condition:
-            todo = []
+            todo: list[Instruction] = []
             for event in events:
                 managed.life, instructions = lifecycle.advance(managed.life, event)
                 todo += instructions
@@ -393,7 +451,9 @@ class Supervisor:
             while not managed.state.is_final:
                 left = None if deadline is None else deadline - self._clock.monotonic()
                 if left is not None and left <= 0:
-                    raise DeadlineExceeded(f"resource {managed.name} is still {managed.state.value} after {timeout_s:g} s")
+                    raise DeadlineExceeded(
+                        f"resource {managed.name} is still {managed.state.value} after {timeout_s:g} s"
+                    )
                 self._clock.wait(managed.condition, left)
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 __all__ = ["Notice", "Telemetry"]
 
 _log = logging.getLogger("tether")
+# A library does not write to an app's standard error; the app decides.
+_log.addHandler(logging.NullHandler())
 _LEVELS = {"failed": logging.WARNING, "lost": logging.WARNING, "stuck": logging.WARNING, "left behind": logging.WARNING}
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from tether.lifecycle import Event
+from tether.lifecycle import Ended, Event
 from tether.model import Handle, OnDeath, Progress, Status, Usage
 from tether.protocol import PluginExecutionMode
 from tether.reaper.launch import ShimChannel
 
-__all__ = ["Context", "Driver", "HasLog", "HasPort", "HasStreams"]
+__all__ = ["CanAdopt", "CanPause", "Context", "Driver", "HasLog", "HasPort", "HasStreams", "Terminal"]
 
 
 def _no_shim() -> AbstractContextManager[ShimChannel]:
@@ -23,6 +23,19 @@ def _no_shim() -> AbstractContextManager[ShimChannel]:
 
 def _ignore(*_: Any) -> None:
     return None
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """How a command shares the terminal of its owner.
+
+    Attributes:
+        group: the process group that it joins.
+        ignored: signals that it goes on to ignore, as under nohup(1) or in a shell's background.
+    """
+
+    group: int
+    ignored: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,8 @@ class Context:
             socket is closed.
         emit: tells the owner what happened to the resource with a tag.
         await_orphans: waits until the reaper said that it ended the tree of a shim (by pid) that was killed, or is gone itself.
-        group: returns the process group that commands join, to share a terminal with this process; 0 for a session of their own.
+        lifeline: returns the descriptor that says when this process dies.
+        terminal: how commands share the terminal of this process; None for a session of their own.
     """
 
     state_dir: Path
@@ -44,7 +58,8 @@ class Context:
     watch: Callable[[socket.socket, Callable[[], bool]], None] = _ignore
     emit: Callable[[str, Event], None] = _ignore
     await_orphans: Callable[[int], None] = _ignore
-    group: Callable[[], int] = int
+    lifeline: Callable[[], int] = int
+    terminal: Callable[[], Terminal | None] = _ignore
 
 
 class Driver(Protocol):
@@ -85,6 +100,36 @@ class Driver(Protocol):
 
     def usage(self, handle: Handle) -> Usage:
         """Say what the resource uses now."""
+        ...
+
+
+@runtime_checkable
+class CanAdopt(Protocol):
+    """A driver whose resources may outlive their owner and be taken over by the next one."""
+
+    def adopt(self, handle: Handle, fence: int) -> int | None:
+        """Become the owner of a live resource, with a fence that is newer than any before.
+
+        Returns:
+            The exit code of its command if that has ended, else None.
+
+        Raises:
+            Gone: it has ended.
+            Busy: it has an owner, or is ending.
+        """
+        ...
+
+    def receipt(self, tag: str) -> Ended | None:
+        """Return how a resource ended while nobody owned it; None if that is not known."""
+        ...
+
+
+@runtime_checkable
+class CanPause(Protocol):
+    """A driver whose resources can be continued after a stop signal."""
+
+    def resume(self, handle: Handle) -> None:
+        """Continue the resource."""
         ...
 
 

@@ -53,7 +53,9 @@ class PluginDriver:
     def destroy(self, handle: Handle) -> None:
         """End them by force."""
         if self._members(handle) and members.end(self._marks(handle), _LIMIT_S):
-            raise DeadlineExceeded(f"processes of plugin {handle.tag} were killed and are still there; they stay on record")
+            raise DeadlineExceeded(
+                f"processes of plugin {handle.tag} were killed and are still there; they stay on record"
+            )
 
     def usage(self, handle: Handle) -> Usage:
         """Say how many there are."""

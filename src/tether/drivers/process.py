@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tether.drivers import Context
-from tether.errors import DeadlineExceeded, StartError, exec_error
+from tether.drivers import Context, Terminal
+from tether.errors import Busy, DeadlineExceeded, Gone, StartError, exec_error
 from tether.ledger import place
 from tether.lifecycle import Ended, MainExited, Paused, Stuck
-from tether.linux import identity, members, proc, signals, tree
+from tether.linux import identity, members, proc, signals, tier, tree
 from tether.model import Handle, Identity, OnDeath, Process, Progress, State, Status, Usage, put_port
 from tether.protocol import PluginExecutionMode
 from tether.reaper import wire
@@ -27,6 +27,7 @@ _TICK_HZ = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _OWNER, _RESOURCE = members.OWNER.encode(), members.RESOURCE.encode()
 _STUCK_S = 10.0
+_MEETING_S = 5.0
 _VERSION = 1
 
 
@@ -66,9 +67,9 @@ class ProcessDriver:
         log = self._log(tag) if "log" in (spec.stdout, spec.stderr) else None
         streams = _Streams(spec, log)
         try:
-            request = _request(spec, tag, on_death, port, log, self._context.group())
+            request = _request(spec, tag, on_death, port, log, self._context.terminal(), self._run_dir)
             with self._context.shim() as channel:
-                main = self._spawn(channel, request, [*streams.fds, *spec.pass_fds], spec.name or spec.argv[0])
+                main = self._spawn(channel, request, [*streams.fds, *spec.pass_fds], spec.name or str(spec.argv[0]))
         except BaseException:
             streams.close()
             raise
@@ -84,9 +85,12 @@ class ProcessDriver:
             "uid": os.getuid(),
         }
         handle = Handle(self.kind, tag, data, _VERSION)
-        held = self._held[tag] = _Held(channel, streams.ours)
-        self._context.watch(channel.socket, lambda: self._receive(held, handle))
+        self._hold(channel, handle, streams.ours)
         return handle
+
+    def _hold(self, channel: ShimChannel, handle: Handle, streams: dict[str, Any]) -> None:
+        held = self._held[handle.tag] = _Held(channel, streams)
+        self._context.watch(channel.socket, lambda: self._receive(held, handle))
 
     def _spawn(self, channel: ShimChannel, request: dict[str, Any], fds: list[int], name: str) -> list[int]:
         try:
@@ -160,9 +164,7 @@ class ProcessDriver:
     def usage(self, handle: Handle) -> Usage:
         """Add up the live members."""
         stats = [stat for pid in self.inspect(handle).pids if (stat := proc.read_stat(pid)) is not None]
-        return Usage(
-            len(stats), sum(stat.cpu for stat in stats) / _TICK_HZ, sum(stat.rss for stat in stats) * _PAGE
-        )
+        return Usage(len(stats), sum(stat.cpu for stat in stats) / _TICK_HZ, sum(stat.rss for stat in stats) * _PAGE)
 
     def port(self, handle: Handle) -> int | None:
         """Return the port that ``{port}`` stood for."""
@@ -176,6 +178,46 @@ class ProcessDriver:
         """Return the pipes."""
         held = self._held.get(handle.tag)
         return held.streams if held else {}
+
+    # -- adoption ------------------------------------------------------------------------------------------------------
+
+    def adopt(self, handle: Handle, fence: int) -> int | None:
+        """Give the shim of a kept tree this process's lifeline. See `tether.drivers.CanAdopt`."""
+        line = socket.socket(socket.AF_UNIX)
+        folder = os.open(self._run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        owner = [self._context.lifeline(), *([os.pidfd_open(os.getpid())] if tier.has_pidfd() else [])]
+        try:
+            line.settimeout(_MEETING_S)
+            line.connect(f"/proc/self/fd/{folder}/{handle.tag}.sock")
+            wire.send(line, {"adopt": fence}, owner)
+            received = wire.receive(line)
+        except OSError as error:
+            line.close()
+            raise Gone(f"resource {handle.tag} can't be adopted: its shim does not answer: {error}") from error
+        finally:
+            os.close(folder)
+            for fd in owner[1:]:
+                os.close(fd)
+        if received is None or "adopted" not in received[0]:
+            line.close()
+            raise Busy(f"resource {handle.tag} can't be adopted: it has an owner, or is ending")
+        line.settimeout(None)
+        pid, start = handle.data["shim"]
+        channel = ShimChannel(line, pid, handle.data["cgroup"], handle.data["tier"], start)
+        self._hold(channel, handle, {})
+        exited: int | None = received[0]["exited"]
+        return exited
+
+    def receipt(self, tag: str) -> Ended | None:
+        """Read what the shim of a kept tree left at its end. See `tether.drivers.CanAdopt`."""
+        try:
+            return outcome(wire.unpack((self._run_dir / f"{tag}.ended").read_bytes()))
+        except (OSError, ValueError, EOFError, KeyError):
+            return None
+
+    @property
+    def _run_dir(self) -> Path:
+        return self._context.state_dir / "run"
 
     # -- end -----------------------------------------------------------------------------------------------------------
 
@@ -313,7 +355,13 @@ def _programs(program: bytes, cwd: bytes, env: dict[bytes, bytes]) -> list[bytes
 
 
 def _request(
-    spec: Process, tag: str, on_death: OnDeath, port: int | None, log: Path | None, group: int
+    spec: Process,
+    tag: str,
+    on_death: OnDeath,
+    port: int | None,
+    log: Path | None,
+    terminal: Terminal | None,
+    run_dir: Path,
 ) -> dict[str, Any]:
     cwd = os.getcwdb() if spec.cwd is None else os.fsencode(os.path.abspath(spec.cwd))
     argv = [os.fsencode(put_port(str(argument), port)) for argument in spec.argv]
@@ -326,8 +374,8 @@ def _request(
         "cwd": cwd,
         "umask": spec.umask,
         "targets": [0, 1, 2, *spec.pass_fds],
-        "group": group,
-        "ignored": [],
+        "group": terminal.group if terminal else 0,
+        "ignored": terminal.ignored if terminal else (),
         "since": time.time(),
         "grace": float(spec.stop_grace),
         "stop_signal": int(spec.stop_signal),
@@ -335,6 +383,7 @@ def _request(
         "on_death": on_death,
         "keep_for": float(spec.keep_for),
         "log": None if log is None else str(log),
+        "run_dir": os.fsencode(run_dir),
     }
 
 

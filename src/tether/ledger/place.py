@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from pathlib import Path
 
 from tether.errors import StateDirError
 
-__all__ = ["VARIABLE", "open_private", "prepare", "state_dir"]
+__all__ = ["VARIABLE", "key", "open_private", "prepare", "state_dir"]
 
 VARIABLE = "TETHER_STATE_DIR"
 
@@ -26,11 +27,15 @@ def state_dir(given: str | os.PathLike[str] | None = None) -> Path:
 def _check_private(folder: Path) -> None:
     status = os.lstat(folder)
     if stat.S_ISLNK(status.st_mode) or not stat.S_ISDIR(status.st_mode):
-        raise StateDirError(f"state directory {folder} is not a directory of its own (a link or a file is in its place); "
-                            f"remove it, or set {VARIABLE} to another")
+        raise StateDirError(
+            f"state directory {folder} is not a directory of its own (a link or a file is in its place); "
+            f"remove it, or set {VARIABLE} to another"
+        )
     if status.st_uid != os.geteuid():
-        raise StateDirError(f"state directory {folder} belongs to user {status.st_uid}, not to {os.geteuid()}; "
-                            f"set {VARIABLE} to one of your own")
+        raise StateDirError(
+            f"state directory {folder} belongs to user {status.st_uid}, not to {os.geteuid()}; "
+            f"set {VARIABLE} to one of your own"
+        )
     if stat.S_IMODE(status.st_mode) & 0o077:
         os.chmod(folder, 0o700)
 
@@ -49,7 +54,9 @@ def prepare(folder: Path) -> Path:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(f"{folder} is not writable")
     except FileExistsError as error:
-        raise StateDirError(f"state directory {folder}: {error}; remove what is in its place, or set {VARIABLE}") from error
+        raise StateDirError(
+            f"state directory {folder}: {error}; remove what is in its place, or set {VARIABLE}"
+        ) from error
     except OSError as error:
         raise StateDirError(
             f"state directory {folder} can't be used: {error}; nothing was started. Set {VARIABLE} to a directory that "
@@ -64,3 +71,21 @@ def open_private(path: Path, flags: int) -> int:
     if stat.S_IMODE(os.fstat(fd).st_mode) & 0o077:
         os.fchmod(fd, 0o600)
     return fd
+
+
+def key(folder: Path) -> bytes:
+    """Return the secret of this state directory, made when it is first asked for: 32 bytes.
+
+    Fingerprints of specs are made with it, so that values of environments can't be guessed from the ledger.
+    """
+    path = folder / "key"
+    fd = open_private(path, os.O_RDWR)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        secret = os.read(fd, 32)
+        if len(secret) < 32:
+            secret = os.urandom(32)
+            os.pwrite(fd, secret, 0)
+        return secret
+    finally:
+        os.close(fd)

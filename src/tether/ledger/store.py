@@ -215,9 +215,10 @@ class Ledger:
                 self._add_event(db, owner, None, name, "owner ended", how)
 
     def owners(self, *, ended: bool = False) -> list[OwnerRow]:
-        """Return the owners that have not ended, or all of them, the oldest first."""
-        where = "" if ended else "WHERE ended IS NULL"
-        return [_owner_row(row) for row in self._select(f"SELECT * FROM owners {where} ORDER BY began")]
+        """Return the owners that have not ended or have live resources (kept ones), or all of them; the oldest first."""
+        live = f"EXISTS (SELECT 1 FROM resources WHERE owner = owners.id AND state IN {_IN_LIVE})"
+        where, values = ("", ()) if ended else (f"WHERE ended IS NULL OR {live}", _LIVE)
+        return [_owner_row(row) for row in self._select(f"SELECT * FROM owners {where} ORDER BY began", *values)]
 
     def owner(self, owner: str) -> OwnerRow | None:
         """Return one owner."""
@@ -228,7 +229,7 @@ class Ledger:
         with self._transaction() as db:
             return bool(
                 db.execute(
-                    "UPDATE owners SET settler = ? WHERE id = ? AND ended IS NULL AND settler IS ?",
+                    "UPDATE owners SET settler = ? WHERE id = ? AND settler IS ?",
                     (settler, owner, expected),
                 ).rowcount
             )
@@ -286,11 +287,22 @@ class Ledger:
         with self._transaction() as db:
             return bool(
                 db.execute(
-                    "UPDATE resources SET owner = ?, fence = fence + 1, changed = ? WHERE id = ? AND fence = ? "
-                    f"AND state IN {_IN_LIVE}",
-                    (owner, time.time(), tag, fence, *_LIVE),
+                    "UPDATE resources SET owner = ?, fence = fence + 1, changed = ? WHERE id = ? AND fence = ?",
+                    (owner, time.time(), tag, fence),
                 ).rowcount
             )
+
+    def kept(self, owner_name: str, name: str) -> list[ResourceRow]:
+        """Return what owners of this name kept under this name and nobody adopted yet, the newest first; ended ones too."""
+        rows = self._select(
+            "SELECT resources.* FROM resources JOIN owners ON owners.id = resources.owner "
+            "WHERE owners.name = ? AND owners.uid = ? AND resources.name = ? AND on_death = 'keep' "
+            "ORDER BY resources.began DESC",
+            owner_name,
+            os.getuid(),
+            name,
+        )
+        return [_resource_row(row) for row in rows]
 
     def resources(self, owner: str | None = None, *, ended: bool = False) -> list[ResourceRow]:
         """Return the resources (of one owner) that have not ended, or all on record, the oldest first."""
@@ -327,14 +339,14 @@ class Ledger:
         """Return events, the oldest first: those after a sequence number, of one owner, at most the last so many."""
         clause, values = ("AND owner = ?", [owner]) if owner is not None else ("", [])
         limit = -1 if last is None else last
-        rows = self._select(f"SELECT * FROM events WHERE seq > ? {clause} ORDER BY seq DESC LIMIT ?", after, *values, limit)
+        rows = self._select(
+            f"SELECT * FROM events WHERE seq > ? {clause} ORDER BY seq DESC LIMIT ?", after, *values, limit
+        )
         return [EventRow(**dict(row)) for row in reversed(rows)]
 
     def forget_old(self, before: float) -> None:
         """Remove owners and resources that ended before a time (seconds since the epoch), and the oldest events."""
         with self._transaction() as db:
             db.execute(f"DELETE FROM resources WHERE state NOT IN {_IN_LIVE} AND changed < ?", (*_LIVE, before))
-            db.execute(
-                "DELETE FROM owners WHERE ended < ? AND id NOT IN (SELECT owner FROM resources)", (before,)
-            )
+            db.execute("DELETE FROM owners WHERE ended < ? AND id NOT IN (SELECT owner FROM resources)", (before,))
             db.execute("DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?", (_KEEP_EVENTS,))

@@ -35,7 +35,6 @@ _LOOK_AGAIN_S = 0.02
 _CHASE_LOOKS = 100
 
 
-
 _VARIABLES = (RESOURCE.encode(), OWNER.encode())
 
 

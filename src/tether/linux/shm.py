@@ -22,7 +22,7 @@ FOLDER = "/dev/shm"
 def _candidates(since: float) -> set[str]:
     """Paths of this user's segments that were made at or after ``since`` (seconds since the epoch)."""
     uid = os.getuid()
-    found = set()
+    found: set[str] = set()
     try:
         entries = list(os.scandir(FOLDER))
     except OSError:

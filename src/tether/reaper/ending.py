@@ -44,9 +44,7 @@ class Tree:
 
     def pids(self) -> list[int]:
         """Return every live member."""
-        return [
-            pid for root in self.roots() for pid in (root, *tree.descendants(root)) if tree.is_running(pid)
-        ]
+        return [pid for root in self.roots() for pid in (root, *tree.descendants(root)) if tree.is_running(pid)]
 
     def look(self) -> None:
         """Keep track of the tree."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tether import registry
-from tether.drivers import Context, Driver
+from tether.drivers import CanAdopt, Context, Driver
 from tether.errors import LedgerError, TetherError
 from tether.ledger.store import Ledger, OwnerRow, ResourceRow
 from tether.linux import cgroup, identity, members
@@ -59,9 +59,9 @@ def _is_dead(owner: OwnerRow) -> bool:
 
 
 def dead_owners(ledger: Ledger) -> list[OwnerRow]:
-    """Return the owners whose process has gone (also those of an earlier boot) and whose estate is not settled."""
+    """Return the owners with an estate: whose process has gone (also those of an earlier boot), or who kept something."""
     mine = os.getuid()
-    return [owner for owner in ledger.owners() if owner.uid == mine and _is_dead(owner)]
+    return [owner for owner in ledger.owners() if owner.uid == mine and (owner.ended is not None or _is_dead(owner))]
 
 
 def _me() -> str:
@@ -86,17 +86,18 @@ class _Settling:
         self._owner = owner
         self._receipts = receipts
         self._drivers: dict[str, Driver] = {}
+        self._exit_codes: dict[str, int | None] = {row: each["status"] for row, each in receipts.items()}
 
     def _driver(self, kind: str) -> Driver:
         if kind not in self._drivers:
             self._drivers[kind] = registry.driver_class(kind)(self._context)
         return self._drivers[kind]
 
-    def resources(self, *, wait_for_shims: bool) -> Iterator[Outcome]:
+    def resources(self, *, wait_for_shims: bool, kept_too: bool) -> Iterator[Outcome]:
         """Settle every resource; one that fails stays on record and keeps nobody from the next."""
         for row in self._ledger.resources(self._owner.id):
             try:
-                outcome = self._settle(row, wait_for_shims)
+                outcome = self._settle(row, wait_for_shims, kept_too)
             except TetherError as error:
                 outcome = self._outcome(row, "failed", str(error))
             except OSError as error:
@@ -107,7 +108,7 @@ class _Settling:
     def _outcome(self, row: ResourceRow, what: What, detail: str) -> Outcome:
         return Outcome(self._owner.name, row.id, row.name, row.kind, what, detail)
 
-    def _settle(self, row: ResourceRow, wait_for_shims: bool) -> Outcome:
+    def _settle(self, row: ResourceRow, wait_for_shims: bool, kept_too: bool) -> Outcome:
         receipt = self._receipts.get(row.id)
         if receipt is not None:
             how = "by force" if receipt["forced"] else "in order"
@@ -116,9 +117,16 @@ class _Settling:
         handles = [row.handle] if row.handle is not None else driver.find(row.id)
         alive = [handle for handle in handles if driver.inspect(handle).state is not State.GONE]
         if not alive:
+            left = driver.receipt(row.id) if isinstance(driver, CanAdopt) else None
+            if left is not None:
+                self._exit_codes[row.id] = left.exit_code
+                return self._outcome(row, "already gone", f"{left.why} [{left.proof}]")
             return self._outcome(row, "already gone", "nothing of it was found")
-        if row.on_death == "keep" and time.time() < row.changed + row.keep_for:
-            return self._outcome(row, "kept", f"for {row.keep_for:g} s, to be adopted by an owner named {self._owner.name}")
+        if row.on_death == "keep" and not kept_too and all(_has_live_shim(handle) for handle in alive):
+            # Its shim sees to it that it ends after that time.
+            return self._outcome(
+                row, "kept", f"for {row.keep_for:g} s, to be adopted by an owner named {self._owner.name}"
+            )
         if not wait_for_shims and all(_has_live_shim(handle) for handle in alive):
             return self._outcome(row, "ending", "its shim is at it")
         for handle in alive:
@@ -133,7 +141,14 @@ class _Settling:
         state = row.state if outcome.what == "failed" else State.GONE
         said = "cleanup failed" if outcome.what == "failed" else "gone"
         detail = f"settled by {_me()}: {outcome.what}, {outcome.detail}"
-        self._ledger.write(row.id, row.fence, state, [(said, detail)], reason=outcome.detail, exit_code=row.exit_code)
+        self._ledger.write(
+            row.id,
+            row.fence,
+            state,
+            [(said, detail)],
+            reason=outcome.detail,
+            exit_code=self._exit_codes.get(row.id, row.exit_code),
+        )
 
     def strays(self) -> Iterator[Outcome]:
         """End what carries the owner's tag: what plugins, or the app, started by themselves."""
@@ -153,7 +168,9 @@ class _Settling:
         if any(outcome.what in ("failed", "ending") for outcome in outcomes):
             self._ledger.unclaim(self._owner.id, _me())
             return False
-        if self._owner.cgroup is not None:
+        if any(outcome.what == "kept" for outcome in outcomes):
+            self._ledger.unclaim(self._owner.id, _me())
+        elif self._owner.cgroup is not None:
             cgroup.remove(self._owner.cgroup)
         self._ledger.end_owner(self._owner.id, f"died; its estate was settled by {_me()}")
         return True
@@ -176,13 +193,19 @@ def _line_of(pid: int) -> set[int]:
 
 
 def _settle(
-    ledger: Ledger, state_dir: Path, owner: OwnerRow, receipts: Mapping[str, Any], *, wait_for_shims: bool
+    ledger: Ledger,
+    state_dir: Path,
+    owner: OwnerRow,
+    receipts: Mapping[str, Any],
+    *,
+    wait_for_shims: bool,
+    kept_too: bool = False,
 ) -> list[Outcome]:
     """Settle one estate once, if nobody else is at it."""
     if _is_claimed(owner) or not ledger.claim(owner.id, _me(), owner.settler):
         return []
     settling = _Settling(ledger, state_dir, owner, receipts)
-    outcomes = [*settling.resources(wait_for_shims=wait_for_shims), *settling.strays()]
+    outcomes = [*settling.resources(wait_for_shims=wait_for_shims, kept_too=kept_too), *settling.strays()]
     settling.close(outcomes)
     return outcomes
 
@@ -211,7 +234,9 @@ def settle_own(state_dir: str, owner: str, receipts: Mapping[str, Any]) -> None:
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
-def sweep(ledger: Ledger, state_dir: Path, *, dry_run: bool = False, wait_for_shims: bool = False) -> list[Outcome]:
+def sweep(
+    ledger: Ledger, state_dir: Path, *, dry_run: bool = False, wait_for_shims: bool = False, kept_too: bool = False
+) -> list[Outcome]:
     """Settle the estates of all owners of this user that are dead, and return what came of each resource.
 
     Args:
@@ -219,6 +244,7 @@ def sweep(ledger: Ledger, state_dir: Path, *, dry_run: bool = False, wait_for_sh
         state_dir: the state directory.
         dry_run: only say what would be done.
         wait_for_shims: also wait for trees that their shims are just ending.
+        kept_too: end what was kept for the next owner, too.
 
     Safe from several processes at once.
     """
@@ -226,9 +252,11 @@ def sweep(ledger: Ledger, state_dir: Path, *, dry_run: bool = False, wait_for_sh
     for owner in dead_owners(ledger):
         if dry_run:
             outcomes += [
-                Outcome(owner.name, row.id, row.name, row.kind, "would end", f"its owner, pid {owner.identity.pid}, is dead")
+                Outcome(
+                    owner.name, row.id, row.name, row.kind, "would end", f"its owner, pid {owner.identity.pid}, is dead"
+                )
                 for row in ledger.resources(owner.id)
             ]
         else:
-            outcomes += _settle(ledger, state_dir, owner, {}, wait_for_shims=wait_for_shims)
+            outcomes += _settle(ledger, state_dir, owner, {}, wait_for_shims=wait_for_shims, kept_too=kept_too)
     return outcomes

@@ -78,6 +78,7 @@ class Reaper:
         tier: how its shims hold their trees.
         forked: the pids of its shims.
         control: the socket to it.
+        lifeline: the end that says when this process dies, to be handed to shims that are adopted.
 
     Args:
         owner: the owner's id.
@@ -104,16 +105,15 @@ class Reaper:
     ) -> None:
         self.forked: set[int] = set()
         self._next = threading.Lock()
-        lifeline, self._lifeline = os.pipe()
+        self.lifeline, self._lifeline = os.pipe()
         self.control, control = socket.socketpair()
         self._shims, shims = socket.socketpair()
         try:
-            self.pid = self._spawn(state_dir, environ, [lifeline, control.fileno(), shims.fileno()], new_session)
+            self.pid = self._spawn(state_dir, environ, [self.lifeline, control.fileno(), shims.fileno()], new_session)
         except OSError as error:
             self.close()
             raise ReaperError(f"cannot start a reaper with {sys.executable!r}: {error}; nothing was started") from error
         finally:
-            os.close(lifeline)
             control.close()
             shims.close()
         # It is our child and not waited for: the pid is its own.
@@ -128,9 +128,7 @@ class Reaper:
             }
         )
 
-    def _spawn(
-        self, state_dir: Path, environ: dict[str, str], lines: list[int], new_session: bool
-    ) -> int:
+    def _spawn(self, state_dir: Path, environ: dict[str, str], lines: list[int], new_session: bool) -> int:
         if not sys.executable:
             raise FileNotFoundError("sys.executable is empty: this interpreter is embedded in another program")
         log = os.open(state_dir / "reaper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -161,7 +159,9 @@ class Reaper:
             hello = wire.receive(self.control)
         except OSError as error:
             self.close()
-            raise ReaperError(f"the reaper (pid {self.pid}) did not say that it is armed: {error}; see reaper.log") from error
+            raise ReaperError(
+                f"the reaper (pid {self.pid}) did not say that it is armed: {error}; see reaper.log"
+            ) from error
         if hello is None or "ready" not in hello[0]:
             self.close()
             raise ReaperError(f"the reaper (pid {self.pid}) ended before it was armed; see reaper.log")
@@ -230,9 +230,10 @@ class Reaper:
 
     def release(self) -> None:
         """Close the lifeline and the socket for shims; whoever watches ``control`` closes that."""
-        with contextlib.suppress(OSError):
-            os.close(self._lifeline)
-        self._lifeline = -1
+        for fd in (self._lifeline, self.lifeline):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._lifeline = self.lifeline = -1
         # The spare shims' ends may be in flight in this socket; closing it closes them too.
         self._shims.close()
 

@@ -29,3 +29,6 @@ CONTINUE_AGAIN_S = 1.0
 
 HELLO_S = 20.0
 """How long an owner waits for the reaper or a shim to say that it is armed."""
+
+MEETING_S = 1.0
+"""How long a shim listens to somebody who wants to adopt its tree."""

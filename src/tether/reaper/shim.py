@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import sys
 import time
 
@@ -20,11 +21,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tether.reaper.wire import Message
 
-__all__ = ["Shim"]
+__all__ = ["Shim", "leave_receipt", "listen"]
 
 _ARMED = wire.pack({"armed": tier.SHIM})
 _ARMED_PORTABLE = wire.pack({"armed": tier.PORTABLE})
-
 
 
 class Stopping:
@@ -66,7 +66,7 @@ class Stopping:
 class Shim:
     """One managed process tree.
 
-    The reaper makes one as a pattern; each fork of the reaper has its copy, and serves.
+    Made in the reaper, as a pattern; each fork of the reaper has its copy, and serves.
 
     Args:
         watch: watches the owner's lifeline.
@@ -80,6 +80,7 @@ class Shim:
         self._watch = watch
         self._report = report
         self._reaper_pidfd = reaper_pidfd
+        self._reaper_pid = os.getpid()
         self._folder: str | None = None
         self._is_subreaper = can_subreap
         self._tree: ending.Tree | None = None
@@ -90,6 +91,8 @@ class Shim:
         self._killing: ending.Killing | None = None
         self._why = "by itself"
         self._keep_until: float | None = None
+        self._fence = 1
+        self._listener: socket.socket | None = None
         self._shm: set[str] = set()
 
     # -- saying ----------------------------------------------------------------------------------------------------
@@ -174,6 +177,8 @@ class Shim:
             self._receive(self._channel)
         if ready.owner_died:
             self._owner_died()
+        if self._listener is not None and self._listener.fileno() in ready.fds:
+            self._meet(self._listener)
         if signal.SIGTERM in ready.signals:
             self._stop("asked by signal", self._request.get("grace", 0.0))
         if signal.SIGUSR1 in ready.signals:
@@ -213,6 +218,9 @@ class Shim:
         self._request = request
         self._tree = ending.Tree() if self._is_subreaper else self._followed_tree(pid)
         self._say({"spawned": pid})
+        if request["on_death"] == "keep":
+            self._listener = listen(request["run_dir"], request["tag"])
+            self._watch.add(self._listener.fileno())
 
     def _followed_tree(self, pid: int) -> ending.FollowedTree:
         """On a kernel without subreapers: tell the reaper too by what the tree is recognised, should this process be killed."""
@@ -226,12 +234,43 @@ class Shim:
         if self._tree is not None:
             self._tree.signal((signal.SIGCONT,))
 
+    # -- adoption ------------------------------------------------------------------------------------------------------
+
+    def _meet(self, listener: socket.socket) -> None:
+        """Hear somebody who wants to adopt this tree; only this user, only without a living owner, only with a newer fence."""
+        line, _ = listener.accept()
+        line.settimeout(limits.MEETING_S)
+        try:
+            received = wire.receive(line) if _is_same_user(line) else None
+            if received is None or len(received[1]) == 0:
+                line.close()
+                return
+            message, fds = received
+            if self._channel is not None or message["adopt"] <= self._fence or self._is_ending():
+                wire.send(line, {"refused": "it has an owner, or is ending"})
+                line.close()
+                return
+            self._fence = message["adopt"]
+            wire.send(line, {"adopted": self._main, "exited": self._main_status})
+        except (OSError, ValueError, KeyError, TypeError, EOFError):
+            # Whoever that was, it went away or does not speak our language.
+            line.close()
+            return
+        line.settimeout(None)
+        self._keep_until = None
+        self._channel = line
+        self._watch.follow(fds[0], fds[1] if len(fds) > 1 else None)
+        self._watch.add(line.fileno())
+
+    def _is_ending(self) -> bool:
+        return self._stopping is not None or self._killing is not None
+
     # -- ending ----------------------------------------------------------------------------------------------------
 
     def _owner_died(self) -> None:
         self._drop_channel()
         self._continue_reaper()
-        if self._tree is None or self._stopping is not None or self._killing is not None:
+        if self._tree is None or self._is_ending():
             return
         on_death = self._request["on_death"]
         if on_death == "keep":
@@ -244,11 +283,15 @@ class Shim:
 
     def _continue_reaper(self) -> None:
         """Wake the reaper, should somebody have stopped it: it has an estate to settle."""
-        if self._reaper_pidfd is not None:
-            try:
+        try:
+            if self._reaper_pidfd is not None:
                 signal.pidfd_send_signal(self._reaper_pidfd, signal.SIGCONT)
-            except ProcessLookupError:
-                self._reaper_pidfd = None
+            elif os.getppid() == self._reaper_pid:
+                # Our parent, so that the pid is its own; were it gone, we would have another.
+                os.kill(self._reaper_pid, signal.SIGCONT)
+        except ProcessLookupError:
+            # Killed: its other children are ours to do without.
+            return
 
     def _stop(self, why: str, grace_s: float) -> None:
         if self._tree is None or self._killing is not None:
@@ -323,6 +366,41 @@ class Shim:
         }
         self._say({"ended": receipt})
         self._say_to_reaper({"ended": receipt})
+        if self._listener is not None:
+            leave_receipt(self._request["run_dir"], receipt)
+
+
+def _is_same_user(line: socket.socket) -> bool:
+    _, uid, _ = struct.unpack("3i", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return bool(uid == os.getuid())
+
+
+def listen(run_dir: bytes, tag: str) -> socket.socket:
+    """Listen on the socket by which a kept tree is adopted, which only its user can open."""
+    folder = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    mask = os.umask(0o177)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        # By way of the folder's descriptor, since the name of a socket has room for 107 bytes only; unix(7).
+        listener.bind(f"/proc/self/fd/{folder}/{tag}.sock")
+        listener.listen()
+    finally:
+        os.umask(mask)
+        os.close(folder)
+    return listener
+
+
+def leave_receipt(run_dir: bytes, receipt: Message) -> None:
+    """Write how a kept tree ended, for whoever asks later; its socket goes."""
+    path = os.path.join(run_dir, os.fsencode(receipt["tag"]))
+    try:
+        fd = os.open(path + b".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        os.write(fd, wire.pack(receipt))
+        os.close(fd)
+        os.rename(path + b".new", path + b".ended")
+        os.unlink(path + b".sock")
+    except OSError as error:
+        sys.stderr.write(f"tether-shim {os.getpid()}: the receipt of {receipt['tag']} could not be written: {error}\n")
 
 
 def _end_all() -> None:

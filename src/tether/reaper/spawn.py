@@ -26,9 +26,7 @@ class SpawnFailed(Exception):
         self.filename = filename
 
 
-_SIGNALS = tuple(
-    int(signum) for signum in signal.valid_signals() if signum not in (signal.SIGKILL, signal.SIGSTOP)
-)
+_SIGNALS = tuple(int(signum) for signum in signal.valid_signals() if signum not in (signal.SIGKILL, signal.SIGSTOP))
 
 
 def _placed(fds: list[int], targets: list[int]) -> list[tuple[int, int, int]]:
@@ -53,9 +51,7 @@ def _execute(request: Message, actions: list[tuple[int, int, int]]) -> int:
                 return os.posix_spawn(
                     path, argv, env, file_actions=actions, setpgroup=group, setsigmask=[], setsigdef=defaults
                 )
-            return os.posix_spawn(
-                path, argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=defaults
-            )
+            return os.posix_spawn(path, argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=defaults)
         except OSError as error:
             # A file that may not be executed tells more than the absence of others on the path.
             if error.errno not in (errno.ENOENT, errno.ENOTDIR) or refused == errno.ENOENT:

@@ -8,7 +8,15 @@ import signal
 
 __all__ = ["Ready", "Watch", "heed_signals"]
 
-_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+_IGNORED = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGPIPE,
+    signal.SIGTSTP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+)
 _HEEDED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1)
 
 

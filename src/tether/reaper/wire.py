@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Message = dict[str, Any]
 
-__all__ = ["pack", "receive", "send"]
+__all__ = ["pack", "receive", "send", "unpack"]
 
 _LENGTH = struct.Struct("<I")
 # Readable by every Python since 3.4, should the two ends ever differ.
@@ -30,6 +30,12 @@ def pack(message: Message) -> bytes:
     """Return the bytes of one message without descriptors."""
     data = marshal.dumps(message, _MARSHAL_VERSION)
     return _LENGTH.pack(len(data)) + data
+
+
+def unpack(packet: bytes) -> Message:
+    """Return the message that `pack` packed. Raises ValueError or EOFError if it is not whole."""
+    message: Message = marshal.loads(packet[_LENGTH.size :])
+    return message
 
 
 def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:

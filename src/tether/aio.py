@@ -1,0 +1,191 @@
+"""tether for asyncio: the same names, each call awaited.
+
+The work is done in threads, since most of it is waiting in the kernel that another thread does already; the event loop is never
+blocked. A call that is cancelled goes on in its thread: what it started belongs to the owner all the same, and ends
+with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tether import owner as sync
+from tether import resource as sync_resource
+from tether.ledger.store import EventRow
+from tether.model import OnDeath, Spec, State, Usage
+
+__all__ = ["Owner", "Resource"]
+
+T = TypeVar("T")
+
+
+class Resource:
+    """See `tether.Resource`. What only tells is a plain attribute; what takes time is awaited."""
+
+    def __init__(self, resource: sync_resource.Resource) -> None:
+        self._resource = resource
+
+    def __repr__(self) -> str:
+        return repr(self._resource)
+
+    async def __aenter__(self) -> Resource:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def id(self) -> str:
+        """See `tether.Resource.id`."""
+        return self._resource.id
+
+    @property
+    def name(self) -> str:
+        """See `tether.Resource.name`."""
+        return self._resource.name
+
+    @property
+    def kind(self) -> str:
+        """See `tether.Resource.kind`."""
+        return self._resource.kind
+
+    @property
+    def state(self) -> State:
+        """See `tether.Resource.state`."""
+        return self._resource.state
+
+    @property
+    def reason(self) -> str:
+        """See `tether.Resource.reason`."""
+        return self._resource.reason
+
+    @property
+    def exit_code(self) -> int | None:
+        """See `tether.Resource.exit_code`."""
+        return self._resource.exit_code
+
+    @property
+    def url(self) -> str | None:
+        """See `tether.Resource.url`."""
+        return self._resource.url
+
+    @property
+    def pid(self) -> int | None:
+        """See `tether.Resource.pid`."""
+        return self._resource.pid
+
+    async def pids(self) -> list[int]:
+        """See `tether.Resource.pids`."""
+        return await asyncio.to_thread(self._resource.pids)
+
+    async def usage(self) -> Usage:
+        """See `tether.Resource.usage`."""
+        return await asyncio.to_thread(self._resource.usage)
+
+    async def logs(self, tail: int | None = None) -> str:
+        """See `tether.Resource.logs`."""
+        return await asyncio.to_thread(self._resource.logs, tail)
+
+    async def info(self) -> dict[str, Any]:
+        """See `tether.Resource.info`."""
+        return await asyncio.to_thread(self._resource.info)
+
+    async def wait(self, timeout: float | None = None) -> int | None:  # noqa: ASYNC109 - the same names as tether.Resource
+        """See `tether.Resource.wait`."""
+        return await asyncio.to_thread(self._resource.wait, timeout)
+
+    async def stop(self, grace: float | None = None) -> None:
+        """See `tether.Resource.stop`."""
+        await asyncio.to_thread(self._resource.stop, grace)
+
+    async def kill(self) -> None:
+        """See `tether.Resource.kill`."""
+        await asyncio.to_thread(self._resource.kill)
+
+    async def restart(self) -> None:
+        """See `tether.Resource.restart`."""
+        await asyncio.to_thread(self._resource.restart)
+
+
+class Owner:
+    """See `tether.Owner`. Made like it; used with ``async with``."""
+
+    def __init__(
+        self, name: str, *, state_dir: str | os.PathLike[str] | None = None, on_death: OnDeath = "kill"
+    ) -> None:
+        self._owner = sync.Owner(name, state_dir=state_dir, on_death=on_death)
+
+    def __repr__(self) -> str:
+        return repr(self._owner)
+
+    async def __aenter__(self) -> Owner:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.shutdown()
+
+    @property
+    def name(self) -> str:
+        """See `tether.Owner`."""
+        return self._owner.name
+
+    @property
+    def id(self) -> str:
+        """See `tether.Owner`."""
+        return self._owner.id
+
+    @property
+    def resources(self) -> list[Resource]:
+        """See `tether.Owner.resources`."""
+        return [Resource(resource) for resource in self._owner.resources]
+
+    @property
+    def plugins(self) -> dict[str, Any]:
+        """See `tether.Owner.plugins`."""
+        return self._owner.plugins
+
+    async def start(self, spec: Spec, *, on_progress: Callable[[str], None] | None = None) -> Resource:
+        """See `tether.Owner.start`. ``on_progress`` is called in the event loop."""
+        loop = asyncio.get_running_loop()
+
+        def progress(text: str) -> None:
+            if on_progress is not None:
+                loop.call_soon_threadsafe(on_progress, text)
+
+        return Resource(await asyncio.to_thread(self._owner.start, spec, on_progress=progress))
+
+    async def adopt(self, name: str) -> Resource:
+        """See `tether.Owner.adopt`."""
+        return Resource(await asyncio.to_thread(self._owner.adopt, name))
+
+    async def register(self, plugin: Any, *, name: str | None = None) -> None:
+        """See `tether.Owner.register`."""
+        await asyncio.to_thread(self._owner.register, plugin, name=name)
+
+    async def unregister(self, plugin: Any) -> None:
+        """See `tether.Owner.unregister`."""
+        await asyncio.to_thread(self._owner.unregister, plugin)
+
+    async def pids(self) -> list[int]:
+        """See `tether.Owner.pids`."""
+        return await asyncio.to_thread(self._owner.pids)
+
+    async def status(self) -> dict[str, Any]:
+        """See `tether.Owner.status`."""
+        return await asyncio.to_thread(self._owner.status)
+
+    async def events(self, *, last: int | None = None) -> list[EventRow]:
+        """See `tether.Owner.events`."""
+        return await asyncio.to_thread(self._owner.events, last=last)
+
+    async def shutdown(self, grace: float | None = None) -> None:
+        """See `tether.Owner.shutdown`."""
+        await asyncio.to_thread(self._owner.shutdown, grace)

@@ -1,0 +1,126 @@
+"""``tether doctor``: what this machine offers, and what follows."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tether.cli.records import print_json, print_table
+from tether.errors import TetherError
+from tether.ledger import place
+from tether.ledger.store import Ledger
+from tether.linux import cgroup, tier
+from tether.reaper.launch import Reaper
+
+__all__ = ["add_to"]
+
+_ENGINE_SOCKETS = (
+    "/var/run/docker.sock",
+    "/run/podman/podman.sock",
+    f"{os.environ.get('XDG_RUNTIME_DIR', '/nonexistent')}/docker.sock",
+    f"{os.environ.get('XDG_RUNTIME_DIR', '/nonexistent')}/podman/podman.sock",
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: whether it is as good as can be, what was found, and what follows."""
+
+    what: str
+    good: bool
+    found: str
+    follows: str
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("doctor")(doctor)
+
+
+def _kernel() -> Finding:
+    release = f"{platform.system()} {platform.release()}"
+    return Finding("kernel", sys.platform == "linux", release, "tether is made for Linux first")
+
+
+def _pidfd() -> Finding:
+    if tier.has_pidfd():
+        return Finding("pidfd", True, "available", "a recycled pid is never signalled")
+    return Finding("pidfd", False, "missing", "identity is compared just before a signal, with a gap of microseconds")
+
+
+def _children_file() -> Finding:
+    pid = os.getpid()
+    if Path(f"/proc/{pid}/task/{pid}/children").exists():
+        return Finding("children files", True, "available", "trees are read directly")
+    return Finding("children files", False, "missing", "every process is looked at to list a tree, which is slower")
+
+
+def _guard() -> Finding:
+    """Start a real reaper and have a real shim say that it is armed: nothing less proves it."""
+    with tempfile.TemporaryDirectory() as folder:
+        state_dir = place.prepare(Path(folder) / "state")
+        owner_folder = cgroup.owner_folder("doctor")
+        try:
+            reaper = Reaper("doctor", state_dir, dict(os.environ), owner_folder)
+        except TetherError as error:
+            return Finding("guard", False, str(error), "nothing can be started")
+        try:
+            active = reaper.shim().tier
+        except TetherError as error:
+            return Finding("guard", False, str(error), "nothing can be started")
+        finally:
+            reaper.say_bye()
+            reaper.close()
+            reaper.wait(5.0)
+    follows = {
+        tier.CGROUP: "every descendant is held by a subreaper, and by a cgroup if that is killed",
+        tier.SHIM: "every descendant is held by a subreaper; no writable cgroup v2, so that what outlives shim, reaper "
+        "and owner killed at once is found by identity, session, log and tag only",
+        tier.PORTABLE: "no subreaper: descendants are followed by looking at the process table, and one that leaves its "
+        "session between two looks with its environment emptied is lost",
+    }[active]
+    return Finding("guard", active == tier.CGROUP, f"armed, tier {active}", follows)
+
+
+def _state_dir() -> Finding:
+    folder = place.state_dir()
+    try:
+        ledger = Ledger(place.prepare(folder))
+    except TetherError as error:
+        return Finding("state directory", False, str(error), "no owner can be made")
+    ledger.close()
+    return Finding("state directory", True, str(folder), "private, and the ledger can be written")
+
+
+def _engine() -> Finding:
+    given = os.environ.get("DOCKER_HOST", "")
+    found = (
+        [given] if given else [path for path in dict.fromkeys(_ENGINE_SOCKETS) if os.access(path, os.R_OK | os.W_OK)]
+    )
+    if found:
+        return Finding("container engine", True, ", ".join(found), "containers can be started")
+    return Finding("container engine", False, "no socket found", "containers can't be started until one runs here")
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Say what this machine offers for holding what apps start, and what follows from what it lacks.
+
+    Exits with 1 if nothing can be started here.
+    """
+    findings = [_kernel(), _pidfd(), _children_file(), _guard(), _state_dir(), _engine()]
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        rows = [[each.what, "ok" if each.good else "--", each.found, each.follows] for each in findings]
+        print_table(["WHAT", "", "FOUND", "WHAT FOLLOWS"], rows)
+    if any(
+        not each.good and each.what in ("guard", "state directory") and "armed" not in each.found for each in findings
+    ):
+        raise typer.Exit(1)

@@ -1,0 +1,114 @@
+"""``tether stop``, ``kill`` and ``reap``: end things from outside their owner."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from tether.cli.records import Records, print_json, print_table
+from tether.errors import NotFound, TetherError
+from tether.reaper import estate
+
+__all__ = ["add_to"]
+
+_Name = Annotated[str, typer.Argument(help="A resource: its name, OWNER/NAME, or the beginning of its id.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("stop")(stop)
+    app.command("kill")(kill)
+    app.command("reap")(reap)
+
+
+def _end(name: str, grace: float | None) -> None:
+    records = Records()
+    seen = records.one(name)
+    row = seen.row
+    if row.handle is None:
+        raise NotFound(f"resource {row.name} is on record but was never created; 'tether reap' settles it")
+    driver = records.driver(row.kind)
+    who = "tether kill" if grace is None else "tether stop"
+    records.ledger.add_event(row.owner, row.id, row.name, "asked to end", f"by {who}, from outside its owner")
+    try:
+        if grace is None:
+            driver.destroy(row.handle)
+        else:
+            driver.stop(row.handle, grace)
+    except PermissionError as error:
+        raise TetherError(f"resource {row.name} belongs to another user, who alone can end it: {error}") from error
+    if not seen.owner_alive:
+        # Nobody else would write it down.
+        estate.sweep(records.ledger, records.state_dir)
+    sys.stdout.write(f"{row.name}: gone\n")
+
+
+def stop(
+    name: _Name,
+    grace: Annotated[float, typer.Option(min=0.0, help="Seconds from the polite signal to the end by force.")] = 10.0,
+) -> None:
+    """End a resource politely, by force after the grace; returns when it has ended."""
+    _end(name, grace)
+
+
+def kill(name: _Name) -> None:
+    """End a resource by force; returns when it has ended."""
+    _end(name, None)
+
+
+def reap(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also what was kept for the next owner.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    install: Annotated[
+        bool, typer.Option("--install", help="Print a systemd unit and timer, and a cron line.")
+    ] = False,
+) -> None:
+    """End what owners left that are dead, whatever killed them. Exits with 1 if something could not be ended."""
+    if install:
+        sys.stdout.write(_INSTALL.format(command=f"{shlex.quote(sys.executable)} -m tether reap"))
+        return
+    records = Records()
+    outcomes = estate.sweep(
+        records.ledger, records.state_dir, dry_run=dry_run, wait_for_shims=True, kept_too=everything
+    )
+    if as_json:
+        print_json([asdict(outcome) for outcome in outcomes])
+    elif outcomes:
+        rows = [[each.owner, each.name, each.kind, each.what, each.detail] for each in outcomes]
+        print_table(["OWNER", "NAME", "KIND", "WHAT", "DETAIL"], rows)
+    else:
+        sys.stdout.write("nothing to settle: no owner has died and left something\n")
+    if any(outcome.what == "failed" for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+_INSTALL = """\
+# ~/.config/systemd/user/tether-reap.service
+[Unit]
+Description=End what dead tether owners left
+
+[Service]
+Type=oneshot
+ExecStart={command}
+
+# ~/.config/systemd/user/tether-reap.timer
+[Unit]
+Description=End what dead tether owners left, at boot and every five minutes
+
+[Timer]
+OnStartupSec=30
+OnUnitActiveSec=5min
+
+[Install]
+WantedBy=timers.target
+
+# Then: systemctl --user daemon-reload && systemctl --user enable --now tether-reap.timer
+#
+# Or, for cron, a line for 'crontab -e':
+# */5 * * * * {command} >/dev/null
+"""

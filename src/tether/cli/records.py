@@ -1,0 +1,127 @@
+"""What the commands read of the ledger, and how names are looked up."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tether import registry
+from tether.drivers import Context, Driver
+from tether.errors import DriverUnavailable, NotFound, SpecError
+from tether.ledger import place
+from tether.ledger.store import Ledger, OwnerRow, ResourceRow
+from tether.linux import identity
+from tether.model import State, Status
+
+__all__ = ["Records", "Seen", "print_json", "print_table"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A resource as recorded, and as it is now."""
+
+    row: ResourceRow
+    owner: OwnerRow
+    status: Status
+    owner_alive: bool
+
+    def info(self) -> dict[str, Any]:
+        """Return it ready for JSON."""
+        row = self.row
+        return {
+            "id": row.id,
+            "owner": self.owner.name,
+            "owner_id": self.owner.id,
+            "owner_pid": self.owner.identity.pid,
+            "owner_alive": self.owner_alive,
+            "name": row.name,
+            "kind": row.kind,
+            "state": row.state.value,
+            "reason": row.reason,
+            "exit_code": row.exit_code,
+            "url": row.url,
+            "pid": self.status.pids[0] if self.status.pids else None,
+            "pids": list(self.status.pids),
+            "on_death": row.on_death,
+            "began": row.began,
+            "spec": row.spec,
+        }
+
+
+class Records:
+    """The ledger of the state directory in use, read from outside any owner."""
+
+    def __init__(self) -> None:
+        self.state_dir: Path = place.prepare(place.state_dir())
+        self.ledger = Ledger(self.state_dir)
+        self._context = Context(self.state_dir)
+
+    def driver(self, kind: str) -> Driver:
+        """Return a driver that owns nothing, but can look and end."""
+        driver: Driver = registry.driver_class(kind)(self._context)
+        return driver
+
+    def _look(self, row: ResourceRow) -> Status:
+        if row.handle is None or row.state.is_final:
+            return Status(row.state, row.exit_code, row.reason)
+        try:
+            return self.driver(row.kind).inspect(row.handle)
+        except DriverUnavailable as error:
+            return Status(State.LOST, reason=str(error))
+
+    def resources(self, *, ended: bool = False) -> list[Seen]:
+        """Return what is on record, looked at now."""
+        owners = {owner.id: owner for owner in self.ledger.owners(ended=True)}
+        return [
+            Seen(row, owners[row.owner], self._look(row), identity.is_alive(owners[row.owner].identity))
+            for row in self.ledger.resources(ended=ended)
+        ]
+
+    def matching(self, name: str, *, ended: bool = False) -> list[Seen]:
+        """Return the resources that ``name`` may mean: a name, OWNER/NAME, or the beginning of an id. Raises NotFound."""
+        owner, slash, rest = name.rpartition("/")
+        found = [
+            seen
+            for seen in self.resources(ended=ended)
+            if (seen.row.name == rest and (not slash or seen.owner.name == owner))
+            or (not slash and len(name) >= 4 and seen.row.id.startswith(name))
+        ]
+        if not found:
+            known = ", ".join(sorted({seen.row.name for seen in self.resources()})) or "nothing"
+            raise NotFound(
+                f"there is no resource {name!r} in {self.state_dir}; running: {known}. See 'tether ps --all'"
+            )
+        return found
+
+    def one(self, name: str) -> Seen:
+        """Return the one live resource that ``name`` means. Raises NotFound, or SpecError if it may mean several."""
+        found = self.matching(name)
+        if len(found) > 1:
+            several = ", ".join(f"{seen.owner.name}/{seen.row.name} (id {seen.row.id})" for seen in found)
+            raise SpecError(f"{name!r} may mean {several}; use OWNER/NAME or the id")
+        return found[0]
+
+
+def print_json(value: Any) -> None:
+    """Print for programs."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def print_table(columns: list[str], rows: list[list[str]]) -> None:
+    """Print for people: a table on a terminal, plain columns elsewhere."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+        for row in rows:
+            table.add_row(*row)
+        Console().print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for line in [columns, *rows]:
+        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        sys.stdout.write(text.rstrip() + "\n")
