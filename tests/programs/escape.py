@@ -166,9 +166,10 @@ KINDS = {
 
 
 def other_user(kind):
+    begun(kind)
     os.setgid(65534)
     os.setuid(65534)
-    stay(kind)
+    linger()
 
 
 def leave_cgroup(kind):

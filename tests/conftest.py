@@ -1,0 +1,94 @@
+"""Fixtures of all tests. Whatever a test leaves running fails it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import support
+
+from tether import Owner
+from tether.linux import proc, signals, tree
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a process behind, and end that."""
+    before = set(tree.descendants(os.getpid()))
+    yield
+    if "real_services" in request.fixturenames:
+        return
+
+    def left() -> list[int]:
+        return [pid for pid in tree.descendants(os.getpid()) if pid not in before]
+
+    try:
+        support.eventually(lambda: not left(), 8.0)
+    except AssertionError:
+        names = []
+        for pid in left():
+            stat = proc.read_stat(pid)
+            if stat is not None:
+                names.append(f"{pid} {stat.name!r}")
+                signals.send(pid, stat.start, signal.SIGKILL)
+        pytest.fail(f"left running: {', '.join(names)}")
+
+
+@pytest.fixture(autouse=True)
+def private_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test a state directory of its own."""
+    folder = tmp_path / "state"
+    monkeypatch.setenv("TETHER_STATE_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def owner(private_state: Path) -> Iterator[Owner]:
+    """An owner, shut down at the end."""
+    with Owner("test") as made:
+        yield made
+
+
+@pytest.fixture
+def make_owner(private_state: Path) -> Iterator[Callable[..., Owner]]:
+    """Make owners that are shut down at the end."""
+    made: list[Owner] = []
+
+    def make(name: str = "test", **more: object) -> Owner:
+        made.append(Owner(name, **more))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.shutdown(grace=0.5)
+
+
+@pytest.fixture(scope="session")
+def user_runner() -> Iterator[support.Runner]:
+    """Run Python as an ordinary user."""
+    if os.getuid() != 0:
+        pytest.skip("only root can run a test as another user")
+    if not Path("/usr/bin/python3").exists():
+        pytest.skip("no /usr/bin/python3 that every user can run")
+    with tempfile.TemporaryDirectory(prefix="tether-user-") as folder:
+        Path(folder).chmod(0o755)
+        yield support.ordinary_user(Path(folder))
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> support.Runner:
+    """Run Python as the user of the tests."""
+    return support.this_user(tmp_path)
+
+
+@pytest.fixture(params=["root", "user"])
+def each_runner(request: pytest.FixtureRequest, tmp_path: Path) -> support.Runner:
+    """Run Python as the user of the tests, and as an ordinary one."""
+    if request.param == "root":
+        return support.this_user(tmp_path)
+    runner: support.Runner = request.getfixturevalue("user_runner")
+    return runner
