@@ -46,8 +46,9 @@ def read(path: str) -> bytes:
     """Read a whole file of /proc. Raises OSError, for instance when the process has gone."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        data = os.read(fd, 4096)
-        while len(data) % 4096 == 0 and (chunk := os.read(fd, 65536)):
+        data = b""
+        # A read may end at any line, however large the buffer; only an empty one is the end.
+        while chunk := os.read(fd, 65536):
             data += chunk
         return data
     finally:
