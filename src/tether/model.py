@@ -198,6 +198,8 @@ _SIGNALS = frozenset(map(int, _signal.valid_signals()))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SECRET_FLAG = re.compile(r"(?i)(key|token|secret|passw|credential|auth)")
 _HIDDEN = "***"
+_MOST_ARGUMENTS = 100
+"""So many are recorded; the kernel takes two megabytes of them."""
 
 
 def check_name(name: str, what: str) -> str:
@@ -369,7 +371,7 @@ class Process:
     def record(self) -> dict[str, Any]:
         """Return what goes into the ledger: no values of the environment, and no arguments that look like secrets."""
         return {
-            "argv": redact([str(argument) for argument in self.argv]),
+            "argv": redact([str(argument) for argument in self.argv[:_MOST_ARGUMENTS]]),
             "cwd": None if self.cwd is None else str(self.cwd),
             "env": sorted(self.env),
             "ready": None if self.ready is None else self.ready.kind,
@@ -423,9 +425,11 @@ def _plain(value: Any) -> Any:
 
 def has_port(text: str) -> bool:
     """Whether ``text`` has a ``{port}`` to be replaced."""
-    return any(match.group() == "{port}" for match in _PORT.finditer(text))
+    return "{port}" in text and any(match.group() == "{port}" for match in _PORT.finditer(text))
 
 
 def put_port(text: str, port: int | None) -> str:
     """Replace ``{port}`` by the port, and ``{{port}}`` by a literal ``{port}``."""
+    if "{port}" not in text:
+        return text
     return _PORT.sub(lambda match: "{port}" if match.group() == "{{port}}" or port is None else str(port), text)
