@@ -80,7 +80,9 @@ def test_a_life_ends_where_it_should(events: tuple[Event, ...], stays_up: bool, 
         (True, (*READY, StopAsked("x")), 0, False),
     ],
 )
-def test_what_a_command_leaves_behind_goes_on_or_ends(stays_up: bool, events: tuple[Event, ...], code: int, ends: bool) -> None:
+def test_what_a_command_leaves_behind_goes_on_or_ends(
+    stays_up: bool, events: tuple[Event, ...], code: int, ends: bool
+) -> None:
     """A daemon in the making, and helpers of a command, go on; what a dead server left does not."""
     _, instructions = lifecycle.advance(live(*events, stays_up=stays_up), MainExited(code))
     assert any(isinstance(each, End) for each in instructions) == ends
@@ -94,7 +96,9 @@ def test_an_end_is_idempotent() -> None:
 
 def test_an_illegal_transition_tells_the_history() -> None:
     """A fault of ours is told with all that led to it."""
-    with pytest.raises(IllegalTransition, match=r"Created can't come in state READY.*Created -> STARTING, Probed -> READY"):
+    with pytest.raises(
+        IllegalTransition, match=r"Created can't come in state READY.*Created -> STARTING, Probed -> READY"
+    ):
         lifecycle.advance(live(*READY), Created())
 
 

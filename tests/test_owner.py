@@ -19,7 +19,17 @@ import support
 from support import Runner, eventually
 
 import tether
-from tether import DeadlineExceeded, ManagedPlugin, NotFound, Owner, PluginError, PluginExecutionMode, Process, SpecError, State
+from tether import (
+    DeadlineExceeded,
+    ManagedPlugin,
+    NotFound,
+    Owner,
+    PluginError,
+    PluginExecutionMode,
+    Process,
+    SpecError,
+    State,
+)
 from tether.errors import Gone, StateDirError, TetherError
 from tether.linux import members, proc, signals, tree
 
@@ -45,7 +55,9 @@ def test_a_bad_rule_is_refused() -> None:
         Owner("x", on_death="forget")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("make", [lambda path: path.write_text(""), lambda path: path.symlink_to("/tmp")], ids=["file", "link"])
+@pytest.mark.parametrize(
+    "make", [lambda path: path.write_text(""), lambda path: path.symlink_to("/tmp")], ids=["file", "link"]
+)
 def test_a_state_directory_in_whose_place_something_else_is(tmp_path: Path, make: Callable[[Path], object]) -> None:
     """A file or a planted link is refused."""
     make(tmp_path / "here")
@@ -215,7 +227,10 @@ print(resource.pid, flush=True)
 CATCHING = "trap 'echo asked; exit 0' TERM; while :; do sleep 0.05; done"
 
 
-@pytest.mark.parametrize("way", ["os._exit(3)", "os.kill(os.getpid(), 9)", "sys.exit()", "os.abort()", "os.execv('/bin/true', ['true'])", "1 / 0"])
+@pytest.mark.parametrize(
+    "way",
+    ["os._exit(3)", "os.kill(os.getpid(), 9)", "sys.exit()", "os.abort()", "os.execv('/bin/true', ['true'])", "1 / 0"],
+)
 def test_every_way_to_die_ends_the_tree(runner: Runner, way: str) -> None:
     """A crash, an exit without shutdown, another program in its place."""
     folder = runner.new_folder()
@@ -323,9 +338,17 @@ def test_one_that_hangs_does_not_hold_up_the_others(make_owner: Callable[..., Ow
     owner = make_owner()
     owner.start(_telling("polite", 0, cwd=tmp_path))
     for number in range(3):
-        owner.start(Process(["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.1; done"], name=f"deaf-{number}", ready=tether.log("up")))
+        owner.start(
+            Process(
+                ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.1; done"],
+                name=f"deaf-{number}",
+                ready=tether.log("up"),
+            )
+        )
     ended: dict[str, float] = {}
-    owner.telemetry.subscribe(lambda notice: ended.setdefault(notice.name, time.monotonic()) if notice.what == "gone" else None)  # type: ignore[func-returns-value]
+    owner.telemetry.subscribe(
+        lambda notice: ended.setdefault(notice.name, time.monotonic()) if notice.what == "gone" else None
+    )  # type: ignore[func-returns-value]
     began = time.monotonic()
     owner.shutdown(grace=2.5)
     assert ended["polite"] < min(ended[f"deaf-{number}"] for number in range(3))
@@ -376,7 +399,9 @@ def test_a_plugin_of_anybody_is_cleaned_up(make_owner: Callable[..., Owner]) -> 
     owner.register(plugin)
     assert owner.plugins == {"Popen": plugin}
     status = owner.status()["plugins"]
-    assert [(each["name"], each["mode"], each["pids"]) for each in status] == [("Popen", "subprocess", [plugin.process.pid])]
+    assert [(each["name"], each["mode"], each["pids"]) for each in status] == [
+        ("Popen", "subprocess", [plugin.process.pid])
+    ]
     json.dumps(status)
     assert owner.pids() == [plugin.process.pid]
     owner.shutdown()
@@ -397,9 +422,11 @@ def test_what_a_plugin_leaves_alive_is_ended_and_reported(make_owner: Callable[.
 
 
 @pytest.mark.slow
-def test_a_plugin_that_hangs_or_raises_is_reported_and_ended(make_owner: Callable[..., Owner], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_that_hangs_or_raises_is_reported_and_ended(
+    make_owner: Callable[..., Owner], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Everything is tried, then one ExceptionGroup. Slow: it waits for the time limit."""
-    from tether import owner as module
+    from tether import roster as module
 
     monkeypatch.setattr(module, "_CLEANUP_LIMIT_S", 0.5)
     owner = make_owner()
@@ -432,7 +459,12 @@ def test_what_is_no_plugin_is_refused_with_the_reason(owner: Owner) -> None:
 
 def test_a_pid_from_a_stale_file_is_not_ended(make_owner: Callable[..., Owner]) -> None:
     """A plugin that names a process of somebody else: never a wrong victim."""
-    stranger = subprocess.Popen(["setsid", "-f", "sh", "-c", "echo $$; exec sleep 60"], stdout=subprocess.PIPE, text=True, env={"PATH": os.environ["PATH"]})
+    stranger = subprocess.Popen(
+        ["setsid", "-f", "sh", "-c", "echo $$; exec sleep 60"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PATH": os.environ["PATH"]},
+    )
     assert stranger.stdout is not None
     pid = int(stranger.stdout.readline())
     stranger.wait()
@@ -572,7 +604,10 @@ def test_the_tag_is_in_the_environment_while_the_owner_is(make_owner: Callable[.
 def test_two_processes_may_have_the_same_owner_name(runner: Runner) -> None:
     """As under gunicorn: each ends its own."""
     folder = runner.new_folder()
-    with runner.popen(DYING + "time.sleep(60)", folder, "kill", "sleep 60") as one, runner.popen(DYING + "time.sleep(60)", folder, "kill", "sleep 60") as two:
+    with (
+        runner.popen(DYING + "time.sleep(60)", folder, "kill", "sleep 60") as one,
+        runner.popen(DYING + "time.sleep(60)", folder, "kill", "sleep 60") as two,
+    ):
         assert one.stdout is not None
         assert two.stdout is not None
         pids = [int(one.stdout.readline()), int(two.stdout.readline())]
@@ -602,7 +637,15 @@ def test_asyncio_has_the_same_names(private_state: Path) -> None:
                 await owner.adopt("nothing")
 
     asyncio.run(go())
-    public = [name for name in dir(tether.Owner) if not name.startswith("_") and name not in ("resource", "share_terminal", "release_in_fork")]
+    public = [
+        name
+        for name in dir(tether.Owner)
+        if not name.startswith("_") and name not in ("resource", "share_terminal", "release_in_fork")
+    ]
     assert [name for name in public if not hasattr(aio.Owner, name)] == []
     skipped = ("main", "resume", "stdin", "stdout", "stderr")
-    assert [name for name in dir(tether.Resource) if not name.startswith("_") and name not in skipped and not hasattr(aio.Resource, name)] == []
+    assert [
+        name
+        for name in dir(tether.Resource)
+        if not name.startswith("_") and name not in skipped and not hasattr(aio.Resource, name)
+    ] == []

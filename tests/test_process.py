@@ -107,7 +107,9 @@ def test_bad_probes_are_refused(make: Callable[[], Any], match: str) -> None:
         (["true", *["x" * 10] * 1_000_000], {}, OSError, errno.E2BIG),
     ],
 )
-def test_exec_errors_are_those_of_subprocess(owner: Owner, argv: list[str], more: dict[str, Any], kind: type[OSError], number: int) -> None:
+def test_exec_errors_are_those_of_subprocess(
+    owner: Owner, argv: list[str], more: dict[str, Any], kind: type[OSError], number: int
+) -> None:
     """Also a StartError; nothing is left, and the next start works."""
     with pytest.raises(kind) as caught:
         owner.start(Process(argv, name="bad", **more))
@@ -157,7 +159,9 @@ def test_default_names_tell_two_of_a_kind_apart(owner: Owner) -> None:
 # -- what it gets ------------------------------------------------------------------------------------------------------
 
 
-def test_arguments_environment_directory_and_mask_arrive(owner: Owner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_environment_directory_and_mask_arrive(
+    owner: Owner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Byte for byte; a None unsets; the app's own environment is underneath."""
     monkeypatch.setenv("FROM_APP", "yes")
     monkeypatch.setenv("UNWANTED", "yes")
@@ -238,7 +242,9 @@ def test_pipes_are_readable_binary_streams(owner: Owner) -> None:
 
 def test_no_value_of_the_environment_is_stored(owner: Owner, private_state: Path) -> None:
     """Neither the ledger nor a status nor a log has it; secrets among the arguments are hidden too."""
-    spec = python("import time; time.sleep(60)", "--api-key", "s3cr3t-arg", "--token=s3cr3t-tok", env={"KEY": "s3cr3t-env"})
+    spec = python(
+        "import time; time.sleep(60)", "--api-key", "s3cr3t-arg", "--token=s3cr3t-tok", env={"KEY": "s3cr3t-env"}
+    )
     resource = owner.start(spec)
     shown = repr(owner.status()) + repr(resource.info()) + repr(owner.events()) + repr(spec.env.keys())
     stored = b"".join(path.read_bytes() for path in private_state.rglob("*") if path.is_file())
@@ -267,7 +273,13 @@ def test_arguments_that_look_like_secrets_are_hidden(argv: list[str], shown: lis
 
 @pytest.mark.parametrize(
     ("text", "result"),
-    [("{port}", "81"), ("a{port}b{port}", "a81b81"), ("{{port}}", "{port}"), ("{x}", "{x}"), ('{"p": {port}}', '{"p": 81}')],
+    [
+        ("{port}", "81"),
+        ("a{port}b{port}", "a81b81"),
+        ("{{port}}", "{port}"),
+        ("{x}", "{x}"),
+        ('{"p": {port}}', '{"p": 81}'),
+    ],
 )
 def test_port_is_replaced(text: str, result: str) -> None:
     """Only {port}; doubled braces make a literal one."""
@@ -295,7 +307,9 @@ def test_a_server_gets_a_free_port_and_a_url(owner: Owner) -> None:
         sock.bind(("127.0.0.1", port))
 
 
-@pytest.mark.parametrize("ready", [tether.tcp(), tether.log("^serv.ng$"), tether.call(lambda it: it.port)], ids=["tcp", "log", "call"])
+@pytest.mark.parametrize(
+    "ready", [tether.tcp(), tether.log("^serv.ng$"), tether.call(lambda it: it.port)], ids=["tcp", "log", "call"]
+)
 def test_each_probe_passes_in_the_end(owner: Owner, ready: tether.Ready) -> None:
     """A connection, a line of the log, or a function of the app's."""
     assert owner.start(python(SERVE, "{port}", ready=ready)).state is State.READY
@@ -303,7 +317,12 @@ def test_each_probe_passes_in_the_end(owner: Owner, ready: tether.Ready) -> None
 
 @pytest.mark.parametrize(
     "ready",
-    [tether.http("/wrong", timeout=0.3), tether.tcp(timeout=0.3), tether.log("never", timeout=0.3), tether.call(lambda _: 1 / 0, timeout=0.3)],
+    [
+        tether.http("/wrong", timeout=0.3),
+        tether.tcp(timeout=0.3),
+        tether.log("never", timeout=0.3),
+        tether.call(lambda _: 1 / 0, timeout=0.3),
+    ],
     ids=["http", "tcp", "log", "call"],
 )
 def test_a_probe_that_does_not_pass_in_time_ends_the_start(owner: Owner, ready: tether.Ready) -> None:
@@ -368,7 +387,9 @@ def test_a_port_that_was_taken_is_changed_once(owner: Owner, monkeypatch: pytest
         ports = iter([sock.getsockname()[1], free])
         monkeypatch.setattr(process, "free_port", lambda: next(ports))
         heard: list[str] = []
-        server = owner.start(python(SERVE, "{port}", name="server", ready=tether.http("/health")), on_progress=heard.append)
+        server = owner.start(
+            python(SERVE, "{port}", name="server", ready=tether.http("/health")), on_progress=heard.append
+        )
         assert server.url == f"http://127.0.0.1:{free}"
         assert any("taken, trying another" in line for line in heard)
 
@@ -378,10 +399,20 @@ def test_a_port_that_was_taken_is_changed_once(owner: Owner, monkeypatch: pytest
 
 def test_stop_is_polite_and_then_not(owner: Owner) -> None:
     """SIGTERM first; what ignores it is killed when the grace is over."""
-    polite = owner.start(python("import signal, sys, time\nsignal.signal(15, lambda *_: sys.exit(4))\nprint('up')\ntime.sleep(60)", ready=tether.log("up")))
+    polite = owner.start(
+        python(
+            "import signal, sys, time\nsignal.signal(15, lambda *_: sys.exit(4))\nprint('up')\ntime.sleep(60)",
+            ready=tether.log("up"),
+        )
+    )
     polite.stop()
     assert (polite.state, polite.exit_code) == (State.GONE, 4)
-    stubborn = owner.start(python("import signal, time\nsignal.signal(15, signal.SIG_IGN)\nprint('up')\ntime.sleep(60)", ready=tether.log("up")))
+    stubborn = owner.start(
+        python(
+            "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nprint('up')\ntime.sleep(60)",
+            ready=tether.log("up"),
+        )
+    )
     stubborn.stop(grace=0.2)
     assert (stubborn.state, stubborn.exit_code) == (State.GONE, -9)
     assert "by force" in next(event.detail for event in reversed(owner.events()) if event.what == "gone")

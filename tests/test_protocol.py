@@ -137,7 +137,11 @@ class Cloud:
     """A cloud plugin, as the document of the other package shows one."""
 
     def __init__(self, status: str | None = "running", price: float | None = 4.4) -> None:
-        self.info = RemoteResourceInfo(CloudProviderType.RUNPOD, status=status, estimated_cost_per_hour=price) if status else None
+        self.info = (
+            RemoteResourceInfo(CloudProviderType.RUNPOD, status=status, estimated_cost_per_hour=price)
+            if status
+            else None
+        )
 
     def get_remote_resource_info(self) -> RemoteResourceInfo | None:
         return self.info
@@ -158,7 +162,14 @@ class Cloud:
 def test_costs_count_what_is_active_only() -> None:
     """What is stopped, not provisioned or no cloud plugin costs nothing."""
     plugins = [Cloud(), Cloud(), Cloud("terminated"), Cloud(None), {"not": "a plugin"}, Plugin()]
-    assert [protocol.has_active_cloud_resources(plugin) for plugin in plugins] == [True, True, False, False, False, False]
+    assert [protocol.has_active_cloud_resources(plugin) for plugin in plugins] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
     assert protocol.get_total_estimated_cost(plugins) == pytest.approx(8.8)
     assert protocol.get_total_estimated_cost(plugins, 24.0) == pytest.approx(211.2)
 

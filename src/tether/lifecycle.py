@@ -69,9 +69,10 @@ class NotReady:
 
 @dataclass(frozen=True)
 class MainExited:
-    """The command itself ended; others of its tree may live on."""
+    """The command itself ended; others of its tree may live on, unless they are being ended already."""
 
     exit_code: int
+    ending: bool = False
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ def _main_exited(life: Life, event: MainExited) -> _Outcome:
     life = replace(life, exit_code=event.exit_code)
     said = describe_exit(event.exit_code)
     goes_on = event.exit_code == 0 and (life.state is State.STARTING or not life.stays_up)
-    if life.state is State.STOPPING or goes_on:
+    if life.state is State.STOPPING or event.ending or goes_on:
         return life, (Record("exited", said),)
     reason = f"ended by itself, {said}"
     doomed = replace(life, state=State.STOPPING, reason=reason, doomed=reason)

@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
-import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, get_args
 
 from tether import shutdown
-from tether.drivers import Context, Terminal
-from tether.errors import DeadlineExceeded, Gone, NotFound, PluginError, SpecError, TetherError
+from tether.drivers import Terminal
+from tether.errors import Gone, NotFound, SpecError, TetherError
+from tether.guard import Guard
 from tether.ledger import place
 from tether.ledger.store import EventRow, Ledger, ResourceRow
-from tether.linux import cgroup, identity, members
-from tether.model import Handle, OnDeath, Progress, Recorded, Spec, State, check_name
-from tether.plugin import Registered
+from tether.linux import identity, members
+from tether.model import OnDeath, Progress, Recorded, Spec, State, check_name
 from tether.reaper import estate
-from tether.reaper.launch import Reaper, ShimChannel
 from tether.resource import Resource
+from tether.roster import Roster
 from tether.supervisor import Managed, Supervisor, new_id
 from tether.telemetry import Notice, Telemetry
-from tether.watcher import Watcher
 
 __all__ = ["Owner"]
 
-_log = logging.getLogger("tether")
-
 _ORDER_PATIENCE_S = 0.5
-_CLEANUP_LIMIT_S = 10.0
-_REAPER_END_S = 5.0
-_ORPHANS_S = 10.0
 
 _owners: weakref.WeakSet[Owner] = weakref.WeakSet()
 
@@ -83,33 +74,17 @@ class Owner:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._closed = False
-        self._terminal: Terminal | None = None
-        self._cgroup = cgroup.owner_folder(self.id)
-        self._plugins: list[Registered] = []
-        self._watcher: Watcher | None = None
-        self._reaper: Reaper | None = None
-        self._orphans = threading.Condition()
-        self._ended_orphans: set[int] = set()
         me = identity.identify()
         if me is None:
             raise TetherError("/proc is not mounted: tether can't tell who this process is, and starts nothing")
         self._ledger = Ledger(self.state_dir)
-        self._ledger.add_owner(self.id, self.name, me, self._cgroup)
-        self._supervisor = Supervisor(self.id, self._ledger, self.telemetry, self._make_context)
+        self._guard = Guard(self.id, self.name, self.state_dir, self._note)
+        self._ledger.add_owner(self.id, self.name, me, self._guard.cgroup)
+        self._supervisor = Supervisor(self.id, self._ledger, self.telemetry, self._guard.context)
+        self._roster = Roster(self.id, self._ledger, self._note)
         _add_to_environment(self.id)
         _owners.add(self)
         estate.sweep(self._ledger, self.state_dir)
-
-    def _make_context(self, emit: Any) -> Context:
-        return Context(
-            self.state_dir,
-            shim=self._shim,
-            watch=self._watch,
-            emit=emit,
-            await_orphans=self._await_orphans,
-            lifeline=lambda: self._guard().lifeline,
-            terminal=lambda: self._terminal,
-        )
 
     def __repr__(self) -> str:
         return f"<Owner {self.name} ({len(self._supervisor.live())} resources, id {self.id})>"
@@ -141,79 +116,7 @@ class Owner:
             for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
             if signal.getsignal(signum) == signal.SIG_IGN
         )
-        self._terminal = Terminal(os.getpgrp(), ignored)
-
-    # -- the guard -----------------------------------------------------------------------------------------------------
-
-    def _guard(self) -> Reaper:
-        """Return the reaper, started if there is none. Raises ReaperError."""
-        self._check_usable()
-        with self._lock:
-            if self._reaper is None:
-                if self._watcher is None:
-                    self._watcher = Watcher(self.name)
-                environ = {
-                    name: value for name, value in os.environ.items() if name not in (members.OWNER, members.RESOURCE)
-                }
-                reaper = Reaper(self.id, self.state_dir, environ, self._cgroup, new_session=self._terminal is None)
-                self._reaper = reaper
-                self._watcher.watch(reaper.control, lambda: self._hear(reaper))
-            return self._reaper
-
-    @contextmanager
-    def _shim(self) -> Iterator[ShimChannel]:
-        """Lend a shim. The next one is forked when its command runs: before, the two would only share the processor."""
-        reaper = self._guard()
-        try:
-            yield reaper.shim()
-        finally:
-            reaper.prepare()
-
-    def _watch(self, sock: socket.socket, readable: Callable[[], bool]) -> None:
-        if self._watcher is None:
-            raise Gone(f"owner {self.name} was shut down")
-        self._watcher.watch(sock, readable)
-
-    def _hear(self, reaper: Reaper) -> bool:
-        """Take in a message of the reaper; False when it has gone. Runs in the watching thread."""
-        message = reaper.receive()
-        if message is None:
-            self._reaper_ended(reaper)
-            return False
-        if "lost" in message:
-            with self._orphans:
-                self._ended_orphans.add(message["lost"])
-                self._orphans.notify_all()
-        elif "stuck" in message:
-            self._note("stuck", ", ".join(f"pid {pid} in {channel}" for pid, channel in message["stuck"]))
-        return True
-
-    def _reaper_ended(self, reaper: Reaper) -> None:
-        """The reaper was killed. Its shims go on by themselves; what is started from now on needs another."""
-        with self._orphans:
-            self._orphans.notify_all()
-        with self._lock:
-            if self._reaper is not reaper:
-                return
-            self._reaper = None
-            closing = self._closed
-        reaper.wait(_REAPER_END_S)
-        reaper.release()
-        if not closing:
-            self._note("reaper lost", f"pid {reaper.pid} ended; its shims go on, another reaper is started")
-            try:
-                self._guard()
-            except TetherError as error:
-                self._note("reaper lost", f"another could not be started, the next start tries again: {error}")
-
-    def _await_orphans(self, shim: int) -> None:
-        reaper = self._reaper
-        if reaper is None or shim not in reaper.forked:
-            return
-        with self._orphans:
-            self._orphans.wait_for(
-                lambda: shim in self._ended_orphans or self._reaper is not reaper, timeout=_ORPHANS_S
-            )
+        self._guard.terminal = Terminal(os.getpgrp(), ignored)
 
     def _note(self, what: str, detail: str) -> None:
         with suppress(TetherError):
@@ -318,58 +221,17 @@ class Owner:
             SpecError: the name is in use.
         """
         self._check_usable()
-        chosen = check_name(name or type(plugin).__name__.lstrip("_"), "a plugin")
-        registered = Registered(plugin, chosen, new_id(), self.id)
-        registered.look()
-        with self._lock:
-            if any(each.plugin is plugin for each in self._plugins):
-                return
-            if any(each.name == chosen for each in self._plugins):
-                raise SpecError(f"a plugin {chosen} is registered already; give this one another name=")
-            self._guard()
-            self._ledger.add_resource(
-                registered.tag, self.id, chosen, "plugin", {"type": type(plugin).__qualname__}, "kill", 0
-            )
-            self._plugins.append(registered)
-        self._record_plugin(registered)
-        if hasattr(plugin, "bind"):
+        if self._roster.add(plugin, name, self._guard.arm) and hasattr(plugin, "bind"):
             plugin.bind(self)
 
     def unregister(self, plugin: Any) -> None:
         """Answer for a plugin no longer; it is not cleaned up. Raises NotFound."""
-        with self._lock:
-            for registered in self._plugins:
-                if registered.plugin is plugin:
-                    self._plugins.remove(registered)
-                    self._end_plugin_record(registered, "unregistered")
-                    return
-        raise NotFound(f"plugin {type(plugin).__name__} is not registered with owner {self.name}")
+        self._roster.remove(plugin)
 
     @property
     def plugins(self) -> dict[str, Any]:
         """The registered plugins by name."""
-        return {registered.name: registered.plugin for registered in self._plugins}
-
-    def _record_plugin(self, registered: Registered) -> None:
-        handle = Handle(
-            "plugin",
-            registered.tag,
-            {"boot": identity.boot_id(), "pids": sorted(registered.seen), "uid": os.getuid(), "owner": self.id},
-        )
-        with suppress(TetherError):
-            self._ledger.write(registered.tag, 1, State.READY, [], handle=handle)
-
-    def _end_plugin_record(self, registered: Registered, why: str) -> None:
-        with suppress(TetherError):
-            self._ledger.write(registered.tag, 1, State.GONE, [("gone", why)], reason=why)
-
-    def _look(self, registered: Registered) -> list[int]:
-        """Return a plugin's live pids; new ones are put on record as they are seen."""
-        before = len(registered.seen)
-        pids = registered.look()
-        if len(registered.seen) != before:
-            self._record_plugin(registered)
-        return pids
+        return self._roster.plugins
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
@@ -380,15 +242,14 @@ class Owner:
             PluginError: a plugin's method raised.
         """
         found = [pid for resource in self.resources for pid in resource.pids()]
-        found += [pid for registered in self._plugins for pid in self._look(registered)]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys([*found, *self._roster.pids()]))
 
     def status(self) -> dict[str, Any]:
         """Return one snapshot of all that this owner has, ready for JSON and without secrets.
 
         A plugin that raises is reported in its place under ``error``.
         """
-        plugins = [self._plugin_status(registered) for registered in self._plugins]
+        plugins = self._roster.status()
         resources = [resource.info() for resource in self.resources]
         pids = [pid for each in [*resources, *plugins] for pid in each["pids"]]
         return {
@@ -397,29 +258,12 @@ class Owner:
             "pid": self._pid,
             "state_dir": str(self.state_dir),
             "on_death": self.on_death,
-            "tier": self._reaper.tier if self._reaper else None,
-            "reaper": self._reaper.pid if self._reaper else None,
+            "tier": self._guard.tier,
+            "reaper": self._guard.pid,
             "resources": resources,
             "plugins": plugins,
             "pids": list(dict.fromkeys(pids)),
         }
-
-    def _plugin_status(self, registered: Registered) -> dict[str, Any]:
-        status: dict[str, Any] = {
-            "name": registered.name,
-            "type": type(registered.plugin).__qualname__,
-            "mode": None,
-            "pids": [],
-            "resources": None,
-            "error": None,
-        }
-        try:
-            status["mode"] = registered.mode
-            status["pids"] = self._look(registered)
-            status["resources"] = _json_ready(registered.call("get_managed_resources"))
-        except PluginError as error:
-            status["error"] = str(error)
-        return status
 
     def events(self, *, last: int | None = None) -> list[EventRow]:
         """Return what happened to this owner and its resources, the oldest first; at most the last so many."""
@@ -447,70 +291,16 @@ class Owner:
             if self._closed:
                 return
             self._closed = True
-        errors = [error for registered in reversed(self._plugins) for error in self._clean_up(registered)]
+        errors = self._roster.clean_up()
         errors += self._stop_all([m for m in self._supervisor.live() if m.on_death != "keep"], grace)
-        self._plugins.clear()
         _remove_from_environment(self.id)
         if not errors:
             with suppress(TetherError):
                 self._ledger.end_owner(self.id, "shut down in order")
-        self._let_go(orderly=not errors)
+        self._guard.disarm(orderly=not errors, empty=not self._supervisor.live())
         self._ledger.close()
         if errors:
             raise ExceptionGroup(f"owner {self.name} could not end everything; the rest stays on record", errors)
-
-    def _let_go(self, *, orderly: bool) -> None:
-        with self._lock:
-            reaper, self._reaper = self._reaper, None
-            watcher, self._watcher = self._watcher, None
-        if reaper is not None and orderly:
-            reaper.say_bye()
-        if watcher is not None:
-            watcher.close()
-        if reaper is not None:
-            reaper.close()
-            if orderly and not self._supervisor.live():
-                reaper.wait(_REAPER_END_S)
-
-    def _clean_up(self, registered: Registered) -> Iterable[Exception]:
-        """Have a plugin clean up, within a time limit; then end what it left. Yields what went wrong."""
-        with suppress(PluginError):
-            self._look(registered)
-        errors: list[Exception] = []
-
-        def clean() -> None:
-            try:
-                registered.call("force_cleanup")
-            except PluginError as error:
-                errors.append(error)
-
-        thread = threading.Thread(target=clean, name=f"tether-clean-{registered.name}", daemon=True)
-        thread.start()
-        thread.join(_CLEANUP_LIMIT_S)
-        if thread.is_alive():
-            errors.append(
-                PluginError(
-                    f"plugin {registered.name}: force_cleanup() did not return within {_CLEANUP_LIMIT_S:g} s; "
-                    "what it had started was ended without it",
-                    plugin=type(registered.plugin).__name__,
-                    method="force_cleanup",
-                )
-            )
-        yield from self._end_left_behind(registered)
-        self._end_plugin_record(registered, "cleaned up")
-        yield from errors
-
-    def _end_left_behind(self, registered: Registered) -> Iterable[Exception]:
-        marks = registered.marks()
-        left = members.find(marks)
-        if not left:
-            return
-        self._note(
-            "left behind", f"plugin {registered.name} left {', '.join(f'pid {pid}' for pid, _ in left)}; ended here"
-        )
-        stuck = members.end(marks, _REAPER_END_S)
-        if stuck:
-            yield DeadlineExceeded(f"plugin {registered.name}: {len(stuck)} processes were killed and are still there")
 
     def _stop_all(self, resources: list[Managed], grace: float | None) -> list[Exception]:
         waits = shutdown.order({managed.name: managed.spec.needs for managed in resources})
@@ -536,13 +326,10 @@ class Owner:
             return [error for error in pool.map(stop, reversed(resources)) if error is not None]
 
     def release_in_fork(self) -> None:
-        """In a fork of the owner: let go of every line to reaper and shims, so that only the owner's own count."""
+        """In a fork of the owner: let go of everything, without ending anything."""
         self._closed = True
         self._ledger.abandon()
-        if self._reaper is not None:
-            self._reaper.close()
-        if self._watcher is not None:
-            self._watcher.release()
+        self._guard.release_in_fork()
 
 
 def _recorded(row: ResourceRow) -> Recorded:
@@ -563,13 +350,6 @@ def _release_all_in_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_release_all_in_fork)
-
-
-def _json_ready(value: Any) -> Any:
-    """What a plugin returned, with whatever JSON can't hold as text."""
-    import json
-
-    return json.loads(json.dumps(value, default=str))
 
 
 def _tags_in_environment() -> list[str]:

@@ -1,22 +1,20 @@
-"""Plugins of an owner: those that anybody wrote, and a base class for those written with tether."""
+"""A base class for plugins, and what keeps an object from being one."""
 
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tether.errors import PluginError, TetherError
-from tether.linux import members, proc, tree
-from tether.protocol import PluginExecutionMode, get_all_managed_pids, is_lifecycle_aware
+from tether.errors import TetherError
+from tether.protocol import PluginExecutionMode
 
 if TYPE_CHECKING:
     from tether.model import Spec
     from tether.owner import Owner
     from tether.resource import Resource
 
-__all__ = ["ManagedPlugin", "Registered", "problems"]
+__all__ = ["ManagedPlugin", "problems"]
 
 
 class ManagedPlugin:
@@ -151,59 +149,3 @@ def problems(plugin: Any) -> list[str]:
             if problem:
                 found.append(problem)
     return found
-
-
-def _ancestors(pid: int) -> set[int]:
-    found = set()
-    while pid > 0 and pid not in found:
-        found.add(pid)
-        stat = proc.read_stat(pid)
-        pid = stat.ppid if stat else 0
-    return found
-
-
-class Registered:
-    """A plugin that was registered with an owner, and the processes of its that were seen.
-
-    Only what is provably the app's counts: a descendant of this process, or one with the owner's tag. A pid
-    that a plugin names from a stale file is nobody's to end.
-    """
-
-    def __init__(self, plugin: Any, name: str, tag: str, owner: str) -> None:
-        if not is_lifecycle_aware(plugin):
-            said = "; ".join(problems(plugin)) if not isinstance(plugin, type) else "it is a class, not an object"
-            raise PluginError(
-                f"plugin {name} is not lifecycle-aware: {said}; nothing was registered", plugin=type(plugin).__name__
-            )
-        self.plugin = plugin
-        self.name = name
-        self.tag = tag
-        self._owner = owner
-        self.seen: set[tuple[int, int]] = set()
-
-    @property
-    def mode(self) -> str:
-        """The value of its execution mode."""
-        return str(self.call("get_execution_mode").value)
-
-    def call(self, method: str) -> Any:
-        """Call one of the plugin's methods. Raises PluginError if it raises."""
-        try:
-            return getattr(self.plugin, method)()
-        except Exception as error:
-            raise PluginError.in_method(self.plugin, method, error) from error
-
-    def look(self) -> list[int]:
-        """Return the plugin's live pids, and remember those that are provably the app's. Raises PluginError."""
-        pids = get_all_managed_pids(self.plugin)
-        if pids and self.mode != PluginExecutionMode.EXTERNAL_SERVICE.value:
-            ours = set(tree.descendants(os.getpid()))
-            for pid in set(pids) - _ancestors(os.getpid()):
-                stat = proc.read_stat(pid)
-                if stat is not None and (pid in ours or members.carries(proc.environ(pid), {self._owner})):
-                    self.seen.add((pid, stat.start))
-        return pids
-
-    def marks(self) -> members.Marks:
-        """By what this plugin's processes are recognised."""
-        return members.Marks(self.seen, exclude=_ancestors(os.getpid()))

@@ -2,40 +2,43 @@
 import subprocess
 from typing import Optional
 
+
 class MockVLLMPlugin:
     """Mock plugin that spawns a subprocess."""
-    
+
     def __init__(self):
         self.process: Optional[subprocess.Popen] = None
-    
+
     def start_server(self):
         """Start mock server process."""
         # In reality, this would start vLLM server
-        self.process = subprocess.Popen(['sleep', '3600'])
+        self.process = subprocess.Popen(["sleep", "3600"])
         print(f"Started server with PID: {self.process.pid}")
-    
+
     # Implement LifecycleAwarePlugin protocol
-    
+
     def get_execution_mode(self) -> PluginExecutionMode:
         return PluginExecutionMode.SUBPROCESS
-    
+
     def get_child_pids(self) -> List[int]:
         if self.process and self.process.poll() is None:
             return [self.process.pid]
         return []
-    
+
     def get_managed_resources(self) -> Dict[str, Any]:
         return {
-            'server_url': 'http://localhost:8000',
-            'is_running': self.process is not None and self.process.poll() is None,
-            'pid': self.process.pid if self.process else None
+            "server_url": "http://localhost:8000",
+            "is_running": self.process is not None and self.process.poll() is None,
+            "pid": self.process.pid if self.process else None,
         }
-    
+
     def force_cleanup(self) -> None:
         if self.process:
             self.process.kill()
             self.process.wait()
             print("Killed server process")
+
+
 # Test the mock plugin
 plugin = MockVLLMPlugin()
 

@@ -61,7 +61,9 @@ def sleeper() -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("tier", ["shim", "portable"])
-def test_the_right_one_is_signalled(sleeper: subprocess.Popen[bytes], tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_right_one_is_signalled(
+    sleeper: subprocess.Popen[bytes], tier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the start time on record it is sent, and then never again."""
     monkeypatch.setenv("TETHER_TIER", tier)
     start = proc.start_time(sleeper.pid)

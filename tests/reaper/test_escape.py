@@ -138,7 +138,9 @@ def _daemons() -> list[tuple[str, list[str], str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "argv", "program"), _daemons(), ids=[each[0] for each in _daemons()])
-def test_real_daemons_are_held(runner: Runner, tmp_path_factory: pytest.TempPathFactory, name: str, argv: list[str], program: str) -> None:
+def test_real_daemons_are_held(
+    runner: Runner, tmp_path_factory: pytest.TempPathFactory, name: str, argv: list[str], program: str
+) -> None:
     """Daemons of Debian detach, change user and rewrite their titles, and are members all the same. Slow: real servers."""
     from tether import Process
     from tether.linux import proc

@@ -28,6 +28,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _OWNER, _RESOURCE = members.OWNER.encode(), members.RESOURCE.encode()
 _STUCK_S = 10.0
 _MEETING_S = 5.0
+_SHIM_TRIES = 3
 _VERSION = 1
 
 
@@ -68,8 +69,7 @@ class ProcessDriver:
         streams = _Streams(spec, log)
         try:
             request = _request(spec, tag, on_death, port, log, self._context.terminal(), self._run_dir)
-            with self._context.shim() as channel:
-                main = self._spawn(channel, request, [*streams.fds, *spec.pass_fds], spec.name or str(spec.argv[0]))
+            channel, main = self._execute(request, [*streams.fds, *spec.pass_fds], spec.name or str(spec.argv[0]))
         except BaseException:
             streams.close()
             raise
@@ -92,18 +92,24 @@ class ProcessDriver:
         held = self._held[handle.tag] = _Held(channel, streams)
         self._context.watch(channel.socket, lambda: self._receive(held, handle))
 
-    def _spawn(self, channel: ShimChannel, request: dict[str, Any], fds: list[int], name: str) -> list[int]:
-        try:
-            answer = channel.spawn(request, fds)
-        except OSError as error:
+    def _execute(self, request: dict[str, Any], fds: list[int], name: str) -> tuple[ShimChannel, list[int]]:
+        """Have a shim execute the command; another one, should somebody have killed the first."""
+        for _ in range(_SHIM_TRIES):
+            with self._context.shim() as channel:
+                try:
+                    answer = channel.spawn(request, fds)
+                except OSError:
+                    answer = None
+            if answer is not None and "spawned" in answer:
+                return channel, [answer["spawned"], answer["start"]]
             channel.socket.close()
-            raise StartError(f"cannot start {name}: its shim was lost ({error}); try again", resource=name) from error
-        if answer is not None and "spawned" in answer:
-            return [answer["spawned"], answer["start"]]
-        channel.socket.close()
-        if answer is None:
-            raise StartError(f"cannot start {name}: its shim was lost; try again", resource=name)
-        raise exec_error(answer["refused"], os.fsdecode(answer["filename"]), name)
+            if answer is not None:
+                raise exec_error(answer["refused"], os.fsdecode(answer["filename"]), name)
+            # If it had come as far as executing it, the reaper ends that first.
+            self._context.await_orphans(channel.pid)
+        raise StartError(
+            f"cannot start {name}: {_SHIM_TRIES} shims were killed before it ran; try again", resource=name
+        )
 
     def _receive(self, held: _Held, handle: Handle) -> bool:
         """Read one message of a shim; False when there will be no more. Runs in the owner's watching thread."""
@@ -119,7 +125,7 @@ class ProcessDriver:
             return False
         message = received[0]
         if "exited" in message:
-            self._context.emit(handle.tag, MainExited(message["exited"]))
+            self._context.emit(handle.tag, MainExited(message["exited"], message["ending"]))
         elif "paused" in message:
             self._context.emit(handle.tag, Paused(message["paused"]))
         elif "stuck" in message:

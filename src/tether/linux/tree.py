@@ -6,7 +6,7 @@ import os
 
 from tether.linux import proc, tier
 
-__all__ = ["children", "descendants", "is_running"]
+__all__ = ["children", "descendants", "is_running", "line_of"]
 
 
 def is_running(pid: int) -> bool:
@@ -86,3 +86,13 @@ def descendants(pid: int) -> list[int]:
     """
     below = _below_by_files(pid) if _has_children_file() else _below_by_table(pid)
     return [each for each in dict.fromkeys(below) if is_running(each)]
+
+
+def line_of(pid: int) -> set[int]:
+    """Return ``pid`` and every process above it."""
+    found: set[int] = set()
+    while pid > 0 and pid not in found:
+        found.add(pid)
+        stat = proc.read_stat(pid)
+        pid = stat.ppid if stat else 0
+    return found

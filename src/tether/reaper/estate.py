@@ -18,7 +18,7 @@ from tether import registry
 from tether.drivers import CanAdopt, Context, Driver
 from tether.errors import LedgerError, TetherError
 from tether.ledger.store import Ledger, OwnerRow, ResourceRow
-from tether.linux import cgroup, identity, members
+from tether.linux import cgroup, identity, members, tree
 from tether.model import Handle, Identity, State
 
 __all__ = ["Outcome", "dead_owners", "settle_own", "sweep"]
@@ -86,6 +86,7 @@ class _Settling:
         self._owner = owner
         self._receipts = receipts
         self._drivers: dict[str, Driver] = {}
+        self._final: dict[str, State] = {}
         self._exit_codes: dict[str, int | None] = {row: each["status"] for row, each in receipts.items()}
 
     def _driver(self, kind: str) -> Driver:
@@ -120,6 +121,8 @@ class _Settling:
             left = driver.receipt(row.id) if isinstance(driver, CanAdopt) else None
             if left is not None:
                 self._exit_codes[row.id] = left.exit_code
+                if not left.asked and left.exit_code != 0:
+                    self._final[row.id] = State.FAILED
                 return self._outcome(row, "already gone", f"{left.why} [{left.proof}]")
             return self._outcome(row, "already gone", "nothing of it was found")
         if row.on_death == "keep" and not kept_too and all(_has_live_shim(handle) for handle in alive):
@@ -138,7 +141,7 @@ class _Settling:
     def _record(self, row: ResourceRow, outcome: Outcome) -> None:
         if outcome.what in ("kept", "ending"):
             return
-        state = row.state if outcome.what == "failed" else State.GONE
+        state = row.state if outcome.what == "failed" else self._final.get(row.id, State.GONE)
         said = "cleanup failed" if outcome.what == "failed" else "gone"
         detail = f"settled by {_me()}: {outcome.what}, {outcome.detail}"
         self._ledger.write(
@@ -152,7 +155,7 @@ class _Settling:
 
     def strays(self) -> Iterator[Outcome]:
         """End what carries the owner's tag: what plugins, or the app, started by themselves."""
-        marks = members.Marks(tags=[self._owner.id], exclude=_line_of(os.getpid()))
+        marks = members.Marks(tags=[self._owner.id], exclude=tree.line_of(os.getpid()))
         found = members.find(marks)
         if not found:
             return
@@ -179,17 +182,6 @@ class _Settling:
 def _has_live_shim(handle: Handle) -> bool:
     shim = handle.data.get("shim")
     return shim is not None and identity.is_alive(Identity(handle.data["boot"], *shim))
-
-
-def _line_of(pid: int) -> set[int]:
-    from tether.linux import proc
-
-    found = set()
-    while pid > 0 and pid not in found:
-        found.add(pid)
-        stat = proc.read_stat(pid)
-        pid = stat.ppid if stat else 0
-    return found
 
 
 def _settle(

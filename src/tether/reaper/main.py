@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import socket
+import _socket as socket
 import sys
 
 from tether.linux import cgroup, members, proc, subreaper, tier

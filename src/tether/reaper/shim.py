@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
+import _socket as socket
 import struct
 import sys
 import time
@@ -149,7 +149,6 @@ class Shim:
             raise
 
     def _run(self) -> None:
-        spawn.rehearse()
         while True:
             self._heed(self._watch.wait(self._timeout_s()))
             if self._tree is not None:
@@ -179,9 +178,9 @@ class Shim:
             self._owner_died()
         if self._listener is not None and self._listener.fileno() in ready.fds:
             self._meet(self._listener)
-        if signal.SIGTERM in ready.signals:
+        if ready.signals and signal.SIGTERM in ready.signals:
             self._stop("asked by signal", self._request.get("grace", 0.0))
-        if signal.SIGUSR1 in ready.signals:
+        if ready.signals and signal.SIGUSR1 in ready.signals:
             self._kill("asked by signal")
 
     def _receive(self, channel: socket.socket) -> None:
@@ -238,7 +237,8 @@ class Shim:
 
     def _meet(self, listener: socket.socket) -> None:
         """Hear somebody who wants to adopt this tree; only this user, only without a living owner, only with a newer fence."""
-        line, _ = listener.accept()
+        fd, _ = listener._accept()
+        line = socket.socket(fileno=fd)
         line.settimeout(limits.MEETING_S)
         try:
             received = wire.receive(line) if _is_same_user(line) else None
@@ -351,7 +351,7 @@ class Shim:
                     self._say({"paused": os.WSTOPSIG(status)})
             elif pid == self._main:
                 self._main_status = os.waitstatus_to_exitcode(status)
-                self._say({"exited": self._main_status})
+                self._say({"exited": self._main_status, "ending": self._is_ending()})
 
     def _finish(self) -> None:
         removed = shm.remove_unused(self._shm)

@@ -6,15 +6,12 @@ import errno
 import fcntl
 import os
 import signal
-import socket
-
-from tether.reaper import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tether.reaper.wire import Message
 
-__all__ = ["SpawnFailed", "rehearse", "spawn"]
+__all__ = ["SpawnFailed", "spawn"]
 
 
 class SpawnFailed(Exception):
@@ -85,34 +82,3 @@ def spawn(request: Message, fds: list[int]) -> int:
             os.close(fd)
         # Keep no file system busy.
         os.chdir("/")
-
-
-_EXAMPLE = wire.pack(
-    {
-        "argv": [b"/"] * 8,
-        "programs": [b"/"],
-        "env": {b"NAME_%d" % number: b"a value of ordinary length" * (number % 4) for number in range(64)},
-        "cwd": b"/",
-        "umask": None,
-        "targets": [0, 1, 2],
-        "group": 0,
-        "ignored": [],
-    }
-)
-
-
-def rehearse() -> None:
-    """Receive and execute a command that the kernel refuses.
-
-    After a fork, each page of memory is copied when it is first written to. A shim that waits for its command has the time
-    for that; when the command comes, the pages are there, which halves the time to its execution.
-    """
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.sendall(_EXAMPLE)
-        received = wire.receive(theirs)
-    if received is not None:
-        try:
-            spawn(received[0], [os.dup(0), os.dup(1), os.dup(2)])
-        except SpawnFailed:
-            return

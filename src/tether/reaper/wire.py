@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import marshal
 import os
-import socket
+import _socket as socket
 import struct
 
 TYPE_CHECKING = False

@@ -1,0 +1,162 @@
+"""``tether run`` is transparent, and leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support import ESCAPE, eventually, survivors
+
+from tether.linux import tree
+
+TETHER = [sys.executable, "-m", "tether"]
+
+
+def run(*command: str, **more: object) -> subprocess.CompletedProcess[str]:
+    """Run a command under tether run."""
+    return subprocess.run(
+        [*TETHER, "run", "--", *command], capture_output=True, text=True, timeout=60, check=False, **more
+    )  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [(["true"], 0), (["sh", "-c", "exit 7"], 7), (["sh", "-c", "kill -9 $$"], 137), (["sh", "-c", "kill -TERM $$"], 143),
+     (["/no/such/program"], 127), (["no-such-program"], 127), (["/etc/passwd"], 126), (["/tmp"], 126)],
+)  # fmt: skip
+def test_the_exit_code_is_the_commands(command: list[str], code: int) -> None:
+    """128 plus the number for a signal; 127 and 126 as shells say it."""
+    done = run(*command)
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert bool(done.stderr) == (code in (126, 127))
+
+
+def test_standard_streams_are_the_commands() -> None:
+    """Nothing is added to any of them."""
+    done = run("sh", "-c", "cat; echo err >&2", input="in\n")
+    assert (done.stdout, done.stderr) == ("in\n", "err\n")
+
+
+def test_options_of_the_command_are_its_own() -> None:
+    """Behind the command's name nothing is tether's."""
+    assert run("echo", "--name", "-h", "--", "--help").stdout == "--name -h -- --help\n"
+
+
+def test_what_the_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
+    """A helper in a session of its own is ended when the command has."""
+    done = run("sh", "-c", "setsid sh -c 'echo $$; exec sleep 60' & sleep 0.3")
+    assert not tree.is_running(int(done.stdout))
+
+
+@pytest.mark.parametrize("tier", ["cgroup", "shim"])
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP], ids=["KILL", "TERM", "HUP"])
+def test_nothing_outlives_it(tmp_path: Path, tier: str, signum: int) -> None:
+    """Killed or asked to end: twelve escaping descendants are gone."""
+    command = [*TETHER, "run", "--grace", "0.3", "--", sys.executable, str(ESCAPE), str(tmp_path)]
+    process = subprocess.Popen(command, env={**os.environ, "TETHER_TIER": tier})
+    eventually((tmp_path / "all").exists, 60.0)
+    assert len(survivors(tmp_path)) == 12
+    process.send_signal(signum)
+    process.wait(30)
+    eventually(lambda: survivors(tmp_path) == [], 1.0 if signum == signal.SIGKILL else 5.0)
+
+
+def test_a_signal_is_passed_on() -> None:
+    """SIGUSR1 to tether run is one to the command; SIGTERM lets it finish with its own code."""
+    script = "trap 'echo usr1' USR1; trap 'echo term; exit 9' TERM; echo up; while :; do sleep 0.05; done"
+    process = subprocess.Popen([*TETHER, "run", "--", "sh", "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGUSR1)
+    assert process.stdout.readline() == "usr1\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "term\n"
+    assert process.wait(20) == 9
+    process.stdout.close()
+
+
+class Terminal:
+    """A shell with job control on a terminal of its own."""
+
+    def __init__(self) -> None:
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.environ["PS1"] = "$ "
+            os.execvp("bash", ["bash", "--norc", "--noprofile", "-i"])
+        self.seen = ""
+
+    def type(self, text: str) -> None:
+        """Type something."""
+        os.write(self.fd, text.encode())
+
+    def wait_for(self, text: str, within: float = 20.0) -> None:
+        """Wait until the terminal shows ``text``, and forget what came before it."""
+        deadline = time.monotonic() + within
+        while text not in self.seen:
+            left = deadline - time.monotonic()
+            assert left > 0, f"no {text!r} in {self.seen!r}"
+            if select.select([self.fd], [], [], left)[0]:
+                self.seen += os.read(self.fd, 65536).decode(errors="replace")
+        self.seen = self.seen.partition(text)[2]
+
+    def close(self) -> None:
+        """Hang up."""
+        os.close(self.fd)
+        os.waitpid(self.pid, 0)
+
+
+def test_a_terminals_job_control_works() -> None:
+    """Ctrl-Z, bg, fg and Ctrl-C, the latter once; and the shell gets the code."""
+    terminal = Terminal()
+    # One long sleep: a shell that is stopped in the middle of a vfork waits for its child, with or without tether.
+    script = "trap 'echo inter''rupted; exit 5' INT; (sleep 0.3; echo s''tarted) & while :; do sleep 60; done"
+    try:
+        terminal.type(f'{sys.executable} -m tether run -- sh -c "{script}"\n')
+        terminal.wait_for("started")
+        terminal.type("\x1a")
+        terminal.wait_for("Stopped")
+        terminal.type("fg\n")
+        terminal.wait_for("tether run")
+        time.sleep(0.3)
+        terminal.type("\x03")
+        terminal.wait_for("interrupted")
+        terminal.type("echo code=$?\n")
+        terminal.wait_for("code=5")
+        assert "interrupted" not in terminal.seen
+    finally:
+        terminal.close()
+
+
+def test_a_hang_up_of_the_terminal_ends_it() -> None:
+    """The window is closed: the command ends, and a helper that nohup protects."""
+    terminal = Terminal()
+    script = "nohup setsid sleep 60 & echo pids'='$$,$!.; wait"
+    terminal.type(f'{sys.executable} -m tether run --grace 0.5 -- sh -c "{script.replace("$", chr(92) + "$")}"\n')
+    terminal.wait_for("pids=")
+    terminal.wait_for(".") if "." not in terminal.seen else None
+    pids: list[int] = []
+    text = terminal.seen
+    terminal.close()
+    import re
+
+    found = re.search(r"(\d+),(\d+)", text)
+    if found:
+        pids = [int(number) for number in found.groups()]
+        eventually(lambda: not any(tree.is_running(pid) for pid in pids))
+
+
+def test_a_background_job_goes_on_to_ignore_the_keyboard() -> None:
+    """A shell without job control has its background ignore SIGINT; the command ignores it too."""
+    code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+    script = f"{sys.executable} -m tether run -- {sys.executable} -c '{code}' & wait"
+    assert (
+        subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=True).stdout == "True\n"
+    )
