@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import support
 
+import support
 from tether import Owner
 from tether.linux import proc, signals, tree
 

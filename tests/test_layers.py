@@ -8,19 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import Runner
 
 import tether
+from support import Runner
 
 SOURCE = Path(tether.__file__).parent
 
 LAYERS = [
-    {"errors", "model", "protocol"},
+    {"errors", "model", "spec", "protocol"},
     {"linux", "clock"},
     {"lifecycle", "ledger", "telemetry", "watcher", "shutdown", "probes", "registry"},
     {"reaper"},
     {"drivers"},
-    {"supervisor", "resource", "plugin", "guard", "roster", "owner"},
+    {"managed", "supervisor", "resource", "plugin", "guard", "roster", "owner"},
     {"aio", "cli", "testing", "__main__"},
 ]
 """From the bottom to the top; a module imports from its own layer and from those below."""
@@ -62,7 +62,7 @@ def _imported(path: Path) -> set[str]:
 
 
 def _layer(module: str) -> int:
-    top = module.split(".")[0]
+    top = module.split(".", maxsplit=1)[0]
     return next(index for index, names in enumerate(LAYERS) if top in names)
 
 
@@ -72,7 +72,7 @@ def test_imports_go_downwards(module: str) -> None:
     upwards = {
         other
         for other in _imported(_modules()[module])
-        if _layer(other) > _layer(module) and (module.split(".")[0], other.split(".")[0]) not in EXCEPTIONS
+        if _layer(other) > _layer(module) and (module.split(".", maxsplit=1)[0], other.split(".")[0]) not in EXCEPTIONS
     }
     assert upwards == set()
 
@@ -132,7 +132,7 @@ def test_every_public_name_is_there() -> None:
 def test_modules_have_one_subject() -> None:
     """As a rule under 400 lines."""
     assert {
-        name: lines for name, path in _modules().items() if (lines := len(path.read_text().splitlines())) > 460
+        name: lines for name, path in _modules().items() if (lines := len(path.read_text().splitlines())) > 440
     } == {}
 
 

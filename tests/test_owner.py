@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import support
-from support import Runner, eventually
 
+import support
 import tether
+from support import Runner, eventually
 from tether import (
     DeadlineExceeded,
     ManagedPlugin,

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import eventually
 
 import tether
+from support import eventually
 from tether import Busy, DeadlineExceeded, Owner, Process, SpecError, StartError, State
-from tether.model import put_port, redact
+from tether.spec import put_port, redact
 
 SERVE = """
 import http.server, sys

@@ -3,11 +3,12 @@
 What lies where, imports going downwards only:
 
     cli/  testing/  aio.py                           faces: what people and other frameworks touch
-    owner.py  resource.py  plugin.py  supervisor.py  one app's resources: start, watch, restart, shut down
+    owner.py  resource.py  plugin.py  roster.py      one app's resources: start, watch, restart, shut down
+    supervisor.py  managed.py  guard.py
     drivers/                                         one file a kind of resource, found by entry point
     lifecycle.py  ledger/  reaper/  linux/           core: the state machine, the record, the guard, the kernel
     probes.py  telemetry.py  registry.py  clock.py  watcher.py  shutdown.py
-    protocol.py  model.py  errors.py                 words: plain data
+    protocol.py  model.py  spec.py  errors.py        words: plain data
 
 Names are handed out lazily, so that importing tether costs next to nothing.
 """
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
         StateDirError,
         TetherError,
     )
-    from tether.model import Process, Ready, State, Usage
+    from tether.model import Ready, State, Usage
     from tether.owner import Owner
     from tether.plugin import ManagedPlugin
     from tether.probes import call, http, log, tcp
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         is_lifecycle_aware,
     )
     from tether.resource import Resource
+    from tether.spec import Process
 
 __all__ = [
     "Busy",
@@ -87,7 +89,7 @@ _MODULES = {
         "Busy DeadlineExceeded DriverUnavailable ExecError Gone LedgerError NotFound PluginError ReaperError SpecError "
         "StartError StateDirError TetherError"
     ),
-    "model": "Process Ready State Usage",
+    "model": "Ready State Usage",
     "owner": "Owner",
     "plugin": "ManagedPlugin",
     "probes": "call http log tcp",
@@ -96,6 +98,7 @@ _MODULES = {
         "get_all_managed_pids is_lifecycle_aware"
     ),
     "resource": "Resource",
+    "spec": "Process",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 

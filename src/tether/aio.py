@@ -11,7 +11,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from tether import owner as sync
 from tether import resource as sync_resource
@@ -19,8 +19,6 @@ from tether.ledger.store import EventRow
 from tether.model import OnDeath, Spec, State, Usage
 
 __all__ = ["Owner", "Resource"]
-
-T = TypeVar("T")
 
 
 class Resource:
@@ -32,7 +30,7 @@ class Resource:
     def __repr__(self) -> str:
         return repr(self._resource)
 
-    async def __aenter__(self) -> Resource:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -124,7 +122,7 @@ class Owner:
     def __repr__(self) -> str:
         return repr(self._owner)
 
-    async def __aenter__(self) -> Owner:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

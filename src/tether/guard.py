@@ -1,4 +1,4 @@
-"""The owner's side of the guard: its reaper, started when it is first needed and again if it is killed, and the thread that hears it."""
+"""The owner's side of the guard: its reaper, started when first needed and again if it is killed, and the thread that hears it."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 from tether import shutdown
 from tether.drivers import Terminal
@@ -20,11 +20,12 @@ from tether.guard import Guard
 from tether.ledger import place
 from tether.ledger.store import EventRow, Ledger, ResourceRow
 from tether.linux import identity, members
+from tether.managed import Managed, new_id
 from tether.model import OnDeath, Progress, Recorded, Spec, State, check_name
 from tether.reaper import estate
 from tether.resource import Resource
 from tether.roster import Roster
-from tether.supervisor import Managed, Supervisor, new_id
+from tether.supervisor import Supervisor
 from tether.telemetry import Notice, Telemetry
 
 __all__ = ["Owner"]
@@ -89,7 +90,7 @@ class Owner:
     def __repr__(self) -> str:
         return f"<Owner {self.name} ({len(self._supervisor.live())} resources, id {self.id})>"
 
-    def __enter__(self) -> Owner:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Self, cast
 
 from tether.drivers import CanPause, HasStreams
+from tether.managed import Managed, tail
 from tether.model import Identity, State, Usage
-from tether.supervisor import Managed, Supervisor, tail
+from tether.supervisor import Supervisor
 
 __all__ = ["Resource"]
 
@@ -29,7 +30,7 @@ class Resource:
     def __repr__(self) -> str:
         return f"<Resource {self.name} ({self.kind}, {self.state.value}, id {self.id})>"
 
-    def __enter__(self) -> Resource:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

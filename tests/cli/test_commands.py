@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Runner, eventually
 
+from support import Runner, eventually
 from tether import Owner, Process, State
 from tether.linux import tree
 

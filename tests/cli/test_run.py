@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from support import ESCAPE, eventually, survivors
 
+from support import ESCAPE, eventually, survivors
 from tether.linux import tree
 
 TETHER = [sys.executable, "-m", "tether"]

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from support import eventually
 
+from support import eventually
 from tether.linux import cgroup, members, proc, shm, sockets, tree
 
 NESTED = """

@@ -12,9 +12,9 @@ import subprocess
 import sys
 
 import pytest
+
 import support
 from support import Runner, escaping, eventually
-
 from tether import Owner
 
 KINDS = 12

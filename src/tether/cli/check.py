@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,7 +25,7 @@ def _load(target: str) -> Any:
     module, colon, name = target.partition(":")
     if not colon or not name:
         raise typer.BadParameter(f"write MODULE:NAME, not {target!r}", param_hint="MODULE:NAME")
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, str(Path.cwd()))
     try:
         found: Any = importlib.import_module(module)
     except ImportError as error:

@@ -7,15 +7,16 @@ import queue
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tether.errors import ExecError, TetherError
 from tether.linux import signals
-from tether.model import Process
 from tether.owner import Owner
 from tether.resource import Resource
+from tether.spec import Process
 from tether.telemetry import Notice
 
 __all__ = ["add_to"]
@@ -57,7 +58,7 @@ def run(
     """
     # Before any thread begins, so that signals wait for the main one.
     signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
-    owner = Owner(_name_of(name or os.path.basename(command[0])), on_death="kill")
+    owner = Owner(_name_of(name or Path(command[0]).name), on_death="kill")
     try:
         owner.share_terminal()
         code = _Run(owner, command, grace).run()

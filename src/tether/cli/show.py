@@ -104,7 +104,7 @@ def show_tree(as_json: _Json = False) -> None:
     from rich.text import Text
     from rich.tree import Tree
 
-    console = Console(soft_wrap=True)
+    console = Console() if sys.stdout.isatty() else Console(width=1000)
     owners: dict[str, Tree] = {}
     for each in seen:
         life = "" if each.owner_alive else ", dead"

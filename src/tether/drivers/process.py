@@ -16,10 +16,11 @@ from tether.errors import Busy, DeadlineExceeded, Gone, StartError, exec_error
 from tether.ledger import place
 from tether.lifecycle import Ended, MainExited, Paused, Stuck
 from tether.linux import identity, members, proc, signals, tier, tree
-from tether.model import Handle, Identity, OnDeath, Process, Progress, State, Status, Usage, put_port
+from tether.model import Handle, Identity, OnDeath, Progress, State, Status, Usage
 from tether.protocol import PluginExecutionMode
 from tether.reaper import wire
 from tether.reaper.launch import ShimChannel
+from tether.spec import Process, put_port
 
 __all__ = ["ProcessDriver"]
 

@@ -69,7 +69,7 @@ class Marks:
         exclude: Iterable[int] = (),
     ) -> None:
         self.roots = set(roots)
-        self.sessions = {pid: start for pid, start in self.roots}
+        self.sessions = dict(self.roots)
         self.tags = set(tags)
         self.folder = folder
         self.log = log

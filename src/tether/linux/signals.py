@@ -46,23 +46,27 @@ def send(pid: int, start: int, signum: int) -> bool:
     """
     if pid <= 1:
         return False
-    if not tier.has_pidfd():
-        if proc.start_time(pid) != start:
-            return False
-        try:
-            os.kill(pid, signum)
-        except ProcessLookupError:
-            return False
-        return True
+    try:
+        return _send_by_pidfd(pid, start, signum) if tier.has_pidfd() else _send_by_pid(pid, start, signum)
+    except ProcessLookupError:
+        return False
+
+
+def _send_by_pidfd(pid: int, start: int, signum: int) -> bool:
     fd = open_verified(pid, start)
     if fd is None:
         return False
     try:
         signal.pidfd_send_signal(fd, signum)
-    except ProcessLookupError:
-        return False
     finally:
         os.close(fd)
+    return True
+
+
+def _send_by_pid(pid: int, start: int, signum: int) -> bool:
+    if proc.start_time(pid) != start:
+        return False
+    os.kill(pid, signum)
     return True
 
 

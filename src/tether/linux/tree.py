@@ -17,12 +17,11 @@ def is_running(pid: int) -> bool:
     return stat is not None and stat.running
 
 
-def _children_of_threads(pid: int) -> list[int]:
+def _children_of_threads(pid: int, threads: int) -> list[int]:
     """Read the children files of all threads of ``pid``. Raises OSError."""
     tasks = f"/proc/{pid}/task"
-    # The link count of the folder is the number of threads plus two; most processes have one thread, and
-    # then its name is known without listing the folder.
-    if os.stat(tasks).st_nlink == 3:
+    if threads == 1:
+        # Then its name is known without listing the folder.
         return [int(child) for child in proc.read(f"{tasks}/{pid}/children").split()]
     found: list[int] = []
     for thread in os.listdir(tasks):
@@ -46,36 +45,44 @@ def children(pid: int) -> list[int]:
     """
     if _has_children_file():
         try:
-            return _children_of_threads(pid)
+            return _children_of_threads(pid, proc.thread_count(pid))
         except OSError:
             return []
     return [stat.pid for stat in proc.all_stats() if stat.ppid == pid]
 
 
-def _below_by_files(pid: int) -> list[int]:
+_MANY = 64
+_TABLE_COSTS = 20
+
+
+def _below_by_files(pid: int) -> list[int] | None:
+    """Walk down the children files; None if the tree is so large that one look at every process costs less."""
     found: list[int] = []
     queue = [pid]
     for parent in queue:
+        threads = proc.thread_count(parent)
+        if not threads:
+            # A zombie, or gone: its children have another parent.
+            continue
+        if parent != pid:
+            found.append(parent)
         try:
-            below = _children_of_threads(parent)
+            queue += _children_of_threads(parent, threads)
         except OSError:
             continue
-        found += below
-        queue += below
-    return found
+        if len(queue) > _MANY and len(queue) * _TABLE_COSTS > len(os.listdir("/proc")):
+            return None
+    return list(dict.fromkeys(found))
 
 
 def _below_by_table(pid: int) -> list[int]:
     by_parent: dict[int, list[int]] = {}
-    for stat in proc.all_stats():
-        by_parent.setdefault(stat.ppid, []).append(stat.pid)
-    found: list[int] = []
+    for child, parent in proc.parents().items():
+        by_parent.setdefault(parent, []).append(child)
     queue = [pid]
     for parent in queue:
-        below = by_parent.pop(parent, [])
-        found += below
-        queue += below
-    return found
+        queue += by_parent.pop(parent, [])
+    return queue[1:]
 
 
 def descendants(pid: int) -> list[int]:
@@ -84,8 +91,8 @@ def descendants(pid: int) -> list[int]:
     It is a snapshot: what is forked or reparented meanwhile may be missing. Whoever must be sure (a shim that ends its
     tree) repeats until the kernel says ECHILD.
     """
-    below = _below_by_files(pid) if _has_children_file() else _below_by_table(pid)
-    return [each for each in dict.fromkeys(below) if is_running(each)]
+    below = _below_by_files(pid) if _has_children_file() else None
+    return _below_by_table(pid) if below is None else below
 
 
 def line_of(pid: int) -> set[int]:

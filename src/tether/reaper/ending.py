@@ -73,7 +73,7 @@ class Tree:
                 continue
 
     def signal_group(self, main: int, signums: tuple[int, ...]) -> None:
-        """Signal the process group of ``main``, a child not waited for yet; ``main`` alone where the group is not the tree's own."""
+        """Signal the process group of ``main``, a child not waited for; ``main`` alone where the group is not the tree's own."""
         try:
             own = os.getsid(main) != self._session
             for signum in signums:
@@ -113,14 +113,17 @@ class FollowedTree(Tree):
         return members.find(self._marks)
 
     def pids(self) -> list[int]:
+        """Return every live member that can be recognised."""
         return [pid for pid, _ in self._find()]
 
     def look(self) -> None:
+        """Take note of who is there, so that whoever leaves its parent next is still known."""
         members.find(self._lineage)
         if time.monotonic() > self._old_at:
             self.look_s = limits.PORTABLE_IDLE_LOOK_S
 
     def signal(self, signums: tuple[int, ...]) -> None:
+        """Signal every member that can be recognised, each by its verified identity."""
         for pid, start in self._find():
             for signum in signums:
                 try:

@@ -8,10 +8,10 @@ shim's channel.
 
 from __future__ import annotations
 
+import _socket as socket
 import gc
 import os
 import signal
-import _socket as socket
 import sys
 
 from tether.linux import cgroup, members, proc, subreaper, tier

@@ -6,9 +6,9 @@ Messages from it: ``armed``, ``spawned`` or ``refused``, ``exited`` (the command
 
 from __future__ import annotations
 
+import _socket as socket
 import os
 import signal
-import _socket as socket
 import struct
 import sys
 import time
@@ -237,7 +237,7 @@ class Shim:
 
     def _meet(self, listener: socket.socket) -> None:
         """Hear somebody who wants to adopt this tree; only this user, only without a living owner, only with a newer fence."""
-        fd, _ = listener._accept()
+        fd, _ = listener._accept()  # noqa: SLF001 - accept() is added by the heavier module socket only
         line = socket.socket(fileno=fd)
         line.settimeout(limits.MEETING_S)
         try:

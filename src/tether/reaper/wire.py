@@ -6,9 +6,9 @@ anonymous pairs between processes of one user that run the same interpreter, and
 
 from __future__ import annotations
 
+import _socket as socket
 import marshal
 import os
-import _socket as socket
 import struct
 
 TYPE_CHECKING = False

@@ -1,0 +1,44 @@
+# Everything runs in .venv, which is made from uv.lock. Nothing needs to be done by hand before any of these.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SEEDS ?= 1000
+
+.PHONY: demo test check lint types docs bench chaos packages clean
+
+$(VENV)/.ready: pyproject.toml uv.lock scripts/setup
+	PYTHON=$(PYTHON) scripts/setup $(VENV)
+	touch $@
+
+demo: $(VENV)/.ready  ## run the main job on a real server
+	$(BIN)/python examples/demo.py
+
+packages:  ## the Debian packages that the tests use
+	scripts/packages
+
+test: packages $(VENV)/.ready  ## all tests, the documentation's examples and a short chaos run included
+	$(BIN)/pytest
+	$(BIN)/python benchmarks/chaos.py --seeds 40
+	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.ready
+	$(BIN)/mypy
+
+check: lint types test  ## what must pass before a commit
+
+docs: $(VENV)/.ready
+	$(BIN)/sphinx-build -W -b html docs docs/_build/html
+
+bench: $(VENV)/.ready  ## speeds, side by side with peers and the kernel's own floor
+	$(BIN)/python benchmarks/bench.py
+
+chaos: $(VENV)/.ready  ## SEEDS=1000 random crashes
+	$(BIN)/python benchmarks/chaos.py --seeds $(SEEDS)
+
+clean:
+	rm -rf $(VENV) dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,224 @@
+"""The spec of a process: what may be said of one, and what is refused before anything is created."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import signal as _signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from os import PathLike
+from typing import Any, Literal
+
+from tether.errors import SpecError
+from tether.model import OnDeath, Ready, check_name
+
+__all__ = ["Process", "has_port", "put_port", "redact"]
+
+Stream = Literal["log", "inherit", "null", "pipe"]
+
+_SIGNALS = frozenset(map(int, _signal.valid_signals()))
+_SECRET_FLAG = re.compile(r"(?i)(key|token|secret|passw|credential|auth)")
+_HIDDEN = "***"
+_MOST_ARGUMENTS = 100
+"""So many are recorded; the kernel takes two megabytes of them."""
+
+
+def redact(argv: Sequence[str]) -> list[str]:
+    """Return ``argv`` with the values of options that look like secrets replaced by ``***``."""
+    shown: list[str] = []
+    hide_next = False
+    for argument in argv:
+        flag, equals, _ = argument.partition("=")
+        is_secret = bool(_SECRET_FLAG.search(flag)) and (argument.startswith("-") or bool(equals))
+        if hide_next and not argument.startswith("-"):
+            shown.append(_HIDDEN)
+            hide_next = False
+        else:
+            shown.append(f"{flag}={_HIDDEN}" if is_secret and equals else argument)
+            hide_next = is_secret and not equals
+    return shown
+
+
+def _text(value: Any, what: str) -> str:
+    if isinstance(value, PathLike):
+        value = value.__fspath__()
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "surrogateescape")
+    if not isinstance(value, str):
+        raise SpecError(f"{what} must be text or a path, not {type(value).__name__}: {value!r}")
+    if "\0" in value:
+        raise SpecError(f"embedded null byte in {what}: {value!r}")
+    return value
+
+
+@dataclass(frozen=True)
+class Process:
+    """A command to run, and with it everything that it forks.
+
+    Args:
+        argv: the program and its arguments; never a shell, unless you write one.
+        name: unique among the live resources of its owner; by default the program's name, with a number if need be.
+        env: variables to set on top of the app's own; a value of None unsets one. Values never reach the ledger.
+        cwd: the working directory; by default the app's.
+        umask: the file mode mask; by default the app's.
+        stdin: "null", "inherit" or "pipe".
+        stdout: "log" for a file in the state directory, "inherit", "null" or "pipe".
+        stderr: the same; "log" goes to the same file.
+        pass_fds: descriptors that the command inherits under the same numbers.
+        port: a fixed port for ``{port}``; by default a free one is looked for.
+        ready: when it counts as ready; None for as soon as it was executed.
+        stop_signal: what asks it politely to end.
+        stop_to: "group" signals the command's whole process group (wrappers do not forward), "main" only the command.
+        stop_grace: seconds from the polite signal to the end by force.
+        on_death: when the owner dies: "kill" at once, "stop" politely first, "keep" for the next owner; None for the
+            owner's own rule.
+        keep_for: with "keep", for how many seconds.
+        needs: names of resources that must outlive it; None for every one started before it.
+
+    ``{port}`` in an argument or in a value of ``env`` is replaced by the port, ``{{port}}`` by a literal ``{port}``.
+
+    Raises:
+        SpecError: something of it can't be right (an empty argv, a NUL byte, an unknown word); nothing was created.
+    """
+
+    argv: Sequence[str | PathLike[str]]
+    name: str | None = None
+    env: Mapping[str, str | None] = field(default_factory=dict, repr=False)
+    cwd: str | PathLike[str] | None = None
+    umask: int | None = None
+    stdin: Literal["null", "inherit", "pipe"] = "null"
+    stdout: Stream = "log"
+    stderr: Stream = "log"
+    pass_fds: Sequence[int] = ()
+    port: int | None = None
+    ready: Ready | None = None
+    stop_signal: int = _signal.SIGTERM
+    stop_to: Literal["group", "main"] = "group"
+    stop_grace: float = 10.0
+    on_death: OnDeath | None = None
+    keep_for: float = 3600.0
+    needs: Sequence[str] | None = None
+    kind: str = field(default="process", init=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be right, before anything is created."""
+        if isinstance(self.argv, str | bytes):
+            raise SpecError(
+                f"argv must be a list of arguments, not one string: {self.argv!r}; "
+                "split it, or write ['sh', '-c', ...] if you mean a shell"
+            )
+        argv = tuple(_text(argument, "an argument") for argument in self.argv)
+        if not argv or not argv[0]:
+            raise SpecError("argv is empty: there is no program to run")
+        object.__setattr__(self, "argv", argv)
+        object.__setattr__(self, "env", self._checked_env())
+        if self.cwd is not None:
+            object.__setattr__(self, "cwd", _text(self.cwd, "cwd"))
+        if self.name is not None:
+            check_name(self.name, "a resource")
+        object.__setattr__(self, "pass_fds", tuple(self.pass_fds))
+        if self.needs is not None:
+            object.__setattr__(self, "needs", tuple(self.needs))
+        self._check_words()
+        self._check_numbers()
+
+    def _checked_env(self) -> dict[str, str | None]:
+        checked: dict[str, str | None] = {}
+        for key, value in self.env.items():
+            name = _text(key, "a variable's name")
+            if not name or "=" in name:
+                raise SpecError(f"{name!r} can't be the name of an environment variable")
+            # The value is not shown: it may be a secret.
+            if value is not None and (not isinstance(value, str | bytes | PathLike)):
+                raise SpecError(f"the value of variable {name} must be text, not {type(value).__name__}")
+            if isinstance(value, str) and "\0" in value:
+                raise SpecError(f"embedded null byte in the value of variable {name}")
+            checked[name] = None if value is None else _text(value, f"the value of variable {name}")
+        return checked
+
+    def _check_words(self) -> None:
+        for name, allowed in (
+            ("stdin", ("null", "inherit", "pipe")),
+            ("stdout", ("log", "inherit", "null", "pipe")),
+            ("stderr", ("log", "inherit", "null", "pipe")),
+            ("stop_to", ("group", "main")),
+            ("on_death", ("kill", "stop", "keep", None)),
+        ):
+            if getattr(self, name) not in allowed:
+                words = ", ".join(repr(word) for word in allowed)
+                raise SpecError(f"{name}={getattr(self, name)!r} is not known; use one of {words}")
+
+    def _check_numbers(self) -> None:
+        if self.port is not None and not 0 < self.port < 65536:
+            raise SpecError(f"port={self.port!r} is no port")
+        if not self.stop_grace >= 0:
+            raise SpecError(f"stop_grace={self.stop_grace!r} must be 0 or more seconds")
+        if not self.keep_for > 0:
+            raise SpecError(f"keep_for={self.keep_for!r} must be more than 0 seconds")
+        if self.stop_signal not in _SIGNALS:
+            raise SpecError(f"stop_signal={self.stop_signal!r} is no signal")
+        if self.umask is not None and not 0 <= self.umask <= 0o777:
+            raise SpecError(f"umask={self.umask!r} is no file mode mask")
+        if any(fd < 3 for fd in self.pass_fds):
+            raise SpecError("pass_fds takes descriptors from 3 on; the first three are stdin, stdout and stderr")
+        if self.ready is not None and self.ready.kind in ("http", "tcp") and not self.uses_port:
+            raise SpecError(
+                f"ready={self.ready.kind}() needs a port to probe: use {{port}} in argv or env, or give port="
+            )
+        if self.ready is not None and self.ready.kind == "log" and "log" not in (self.stdout, self.stderr):
+            raise SpecError("ready=log() needs stdout or stderr to be 'log'")
+
+    @property
+    def uses_port(self) -> bool:
+        """Whether the command has a port of tether's choosing, or a fixed one."""
+        values = (*self.argv, *(value for value in self.env.values() if value is not None))
+        return self.port is not None or any(has_port(str(value)) for value in values)
+
+    @property
+    def stays_up(self) -> bool:
+        """Whether it is a server (it has a readiness probe or a port): to end by itself is then to fail."""
+        return self.ready is not None or self.uses_port
+
+    def record(self) -> dict[str, Any]:
+        """Return what goes into the ledger: no values of the environment, and no arguments that look like secrets."""
+        return {
+            "argv": redact([str(argument) for argument in self.argv[:_MOST_ARGUMENTS]]),
+            "cwd": None if self.cwd is None else str(self.cwd),
+            "env": sorted(self.env),
+            "ready": None if self.ready is None else self.ready.kind,
+            "stop_signal": int(self.stop_signal),
+            "stop_to": self.stop_to,
+            "stop_grace": self.stop_grace,
+            "stays_up": self.stays_up,
+        }
+
+    def fingerprint(self, key: bytes) -> str:
+        """Return what is equal for equal specs, and tells nothing of their values to who has not the key."""
+        shown = [(each.name, _plain(getattr(self, each.name))) for each in fields(self) if each.name != "name"]
+        return hmac.new(key, repr(shown).encode("utf-8", "surrogateescape"), "sha256").hexdigest()
+
+
+_PORT = re.compile(r"\{\{port\}\}|\{port\}")
+
+
+def _plain(value: Any) -> Any:
+    """A value whose repr is the same in another process."""
+    if isinstance(value, Mapping):
+        return sorted(value.items())
+    if isinstance(value, Ready):
+        target = getattr(value.target, "pattern", getattr(value.target, "__qualname__", value.target))
+        return (value.kind, target, value.timeout)
+    return value
+
+
+def has_port(text: str) -> bool:
+    """Whether ``text`` has a ``{port}`` to be replaced."""
+    return "{port}" in text and any(match.group() == "{port}" for match in _PORT.finditer(text))
+
+
+def put_port(text: str, port: int | None) -> str:
+    """Replace ``{port}`` by the port, and ``{{port}}`` by a literal ``{port}``."""
+    if "{port}" not in text:
+        return text
+    return _PORT.sub(lambda match: "{port}" if match.group() == "{{port}}" or port is None else str(port), text)
