@@ -1,0 +1,1 @@
+"""Speeds and chaos; scripts, not part of the package."""

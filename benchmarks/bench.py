@@ -41,7 +41,10 @@ while time.time() < end: time.sleep(5)
 
 def say(what: str, ours: float, theirs: float, unit: str, limit: str, peer: str) -> None:
     """Print one comparison."""
-    print(f"{what:<46} {ours:9.3f} {unit}   {peer:<34} {theirs:9.3f} {unit}   ratio {ours / theirs:6.2f}   limit {limit}", flush=True)
+    print(
+        f"{what:<46} {ours:9.3f} {unit}   {peer:<34} {theirs:9.3f} {unit}   ratio {ours / theirs:6.2f}   limit {limit}",
+        flush=True,
+    )
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -95,7 +98,14 @@ def bench_spawn(owner: Owner) -> None:
             process.wait()
         for resource in owner.resources:
             resource.kill()
-    say("spawn, 30 in a row", statistics.median(ours), statistics.median(theirs), "ms", "2.5", "subprocess.Popen(new session)")
+    say(
+        "spawn, 30 in a row",
+        statistics.median(ours),
+        statistics.median(theirs),
+        "ms",
+        "2.5",
+        "subprocess.Popen(new session)",
+    )
 
 
 def bench_descendants(owner: Owner, limit: str, *widths: int) -> None:
@@ -114,7 +124,8 @@ def kernel_kill(folder: str, *widths: int) -> float:
     """Return how long writing cgroup.kill takes for such a tree, until all of it has ended."""
     assert cgroup.make(folder)
     process = subprocess.Popen(
-        ["sh", "-c", f'echo $$ > {folder}/cgroup.procs; exec "$@"', "sh", *argv_of_tree(*widths)], stdout=subprocess.PIPE
+        ["sh", "-c", f'echo $$ > {folder}/cgroup.procs; exec "$@"', "sh", *argv_of_tree(*widths)],
+        stdout=subprocess.PIPE,
     )
     assert process.stdout is not None
     process.stdout.readline()
@@ -146,7 +157,14 @@ def bench_kill(owner: Owner, *widths: int) -> None:
         resource, _ = start_tree(owner, *widths)
         ours.append(timed(resource.kill))  # type: ignore[attr-defined]
         theirs.append(kernel_kill(folder, *widths))
-    say(f"kill a tree of {size(*widths)}", statistics.median(ours), statistics.median(theirs), "ms", "1.5", "cgroup.kill")
+    say(
+        f"kill a tree of {size(*widths)}",
+        statistics.median(ours),
+        statistics.median(theirs),
+        "ms",
+        "1.5",
+        "cgroup.kill",
+    )
 
 
 OWNER_OF_TREE = """
@@ -223,7 +241,9 @@ def bench_memory(owner: Owner) -> None:
 
 def main() -> None:
     """Run everything."""
-    print(f"Python {sys.version.split()[0]}, Linux {os.uname().release}, {os.cpu_count()} processors, {len(psutil.pids())} processes\n")
+    print(
+        f"Python {sys.version.split()[0]}, Linux {os.uname().release}, {os.cpu_count()} processors, {len(psutil.pids())} processes\n"
+    )
     with tempfile.TemporaryDirectory() as state, Owner("bench", state_dir=state) as owner:
         bench_spawn(owner)
         print(f"{'':<46} (tier {owner.status()['tier']})")

@@ -91,7 +91,11 @@ def main() -> None:
             say(f"owner {owner.pid} started gunicorn (tier {said['tier']}); {said['url']} says: {fetch(said['url'])}")
             say(f"its helper {helper} is a daemon: session {os.getsid(helper)}, no terminal, empty environment")
             say()
-            say(subprocess.run([sys.executable, "-m", "tether", "tree"], env=environ, capture_output=True, text=True, check=True).stdout)
+            say(
+                subprocess.run(
+                    [sys.executable, "-m", "tether", "tree"], env=environ, capture_output=True, text=True, check=True
+                ).stdout
+            )
             processes = identities([owner.pid, *tree.descendants(owner.pid), helper])
             say(f"{len(processes)} processes, with the owner's guard. kill -9 {owner.pid}")
             began = time.monotonic()
@@ -110,7 +114,15 @@ def main() -> None:
         say(f"after {took_ms:.0f} ms none of them runs, and the process table has no trace of the server")
         say()
         say("what the ledger says:")
-        say(subprocess.run([sys.executable, "-m", "tether", "events", "-n", "3"], env=environ, capture_output=True, text=True, check=True).stdout.rstrip())
+        say(
+            subprocess.run(
+                [sys.executable, "-m", "tether", "events", "-n", "3"],
+                env=environ,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.rstrip()
+        )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,14 @@ def _blocks() -> list[tuple[str, str]]:
 @pytest.mark.parametrize("code", [code for _, code in _blocks()], ids=[name for name, _ in _blocks()])
 def test_an_example_of_the_documentation_runs(code: str, tmp_path: Path) -> None:
     """As it is printed, in a Python of its own."""
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -39,5 +46,12 @@ def test_the_readme_is_python() -> None:
 def test_an_example_program_runs(example: str, tmp_path: Path) -> None:
     """Each is run to its end. Slow: real servers."""
     environ = {**os.environ, "TETHER_STATE_DIR": str(tmp_path / "state")}
-    done = subprocess.run([sys.executable, str(ROOT / "examples" / example)], capture_output=True, text=True, timeout=100, check=False, env=environ)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / example)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env=environ,
+    )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -16,7 +16,7 @@ SOURCE = Path(tether.__file__).parent
 
 LAYERS = [
     {"errors", "model", "spec", "protocol"},
-    {"linux", "clock"},
+    {"linux", "clock", "faults"},
     {"lifecycle", "ledger", "telemetry", "watcher", "shutdown", "probes", "registry"},
     {"reaper"},
     {"drivers"},

@@ -348,7 +348,7 @@ def test_one_that_hangs_does_not_hold_up_the_others(make_owner: Callable[..., Ow
     ended: dict[str, float] = {}
     owner.telemetry.subscribe(
         lambda notice: ended.setdefault(notice.name, time.monotonic()) if notice.what == "gone" else None
-    )  # type: ignore[func-returns-value]
+    )
     began = time.monotonic()
     owner.shutdown(grace=2.5)
     assert ended["polite"] < min(ended[f"deaf-{number}"] for number in range(3))
@@ -370,7 +370,7 @@ def test_a_second_shutdown_does_nothing_and_a_start_after_it_is_refused(make_own
 class Popen:
     """A plugin of the old kind, which starts things by itself."""
 
-    def __init__(self, command: list[str] | None = None, clean: Callable[[], None] | None = None) -> None:
+    def __init__(self, command: list[str] | None = None, clean: Callable[[], object] | None = None) -> None:
         self.process = subprocess.Popen(command or ["sleep", "60"])
         self.clean = clean or self.kill
 
@@ -431,7 +431,7 @@ def test_a_plugin_that_hangs_or_raises_is_reported_and_ended(
     monkeypatch.setattr(module, "_CLEANUP_LIMIT_S", 0.5)
     owner = make_owner()
     release = threading.Event()
-    hanging, raising = Popen(clean=lambda: release.wait(60) and None), Popen(clean=lambda: 1 // 0)  # type: ignore[func-returns-value]
+    hanging, raising = Popen(clean=lambda: release.wait(60) and None), Popen(clean=lambda: 1 // 0)
     owner.register(hanging, name="hanging")
     owner.register(raising, name="raising")
     resource = owner.start(sleeper())

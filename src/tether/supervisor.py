@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tether import lifecycle, probes, registry
+from tether import faults, lifecycle, probes, registry
 from tether.clock import Clock, SystemClock
 from tether.drivers import CanAdopt, Context, Driver
 from tether.errors import Busy, DeadlineExceeded, Gone, LedgerError, SpecError, StartError, TetherError
@@ -114,6 +114,7 @@ class Supervisor:
         except BaseException:
             self._leave(managed)
             raise
+        faults.point("start.recorded")
         self.bring_up(managed, progress)
         return managed
 
@@ -139,11 +140,13 @@ class Supervisor:
             return managed
         with self._lock:
             self._managed[managed.tag] = managed
+        faults.point("adopt.taken")
         try:
             exit_code = driver.adopt(row.handle, managed.fence)
         except Gone:
             self._settle_gone(managed, driver)
             return managed
+        faults.point("adopt.met")
         self.apply(managed, Adopted(self._owner), *([] if exit_code is None else [MainExited(exit_code)]))
         return managed
 
@@ -196,6 +199,7 @@ class Supervisor:
         except BaseException as error:
             self.apply(managed, Refused(f"could not start: {error}"))
             raise
+        faults.point("start.spawned")
         with managed.condition:
             managed.handle = handle
             ready = managed.spec.ready is None
@@ -203,6 +207,7 @@ class Supervisor:
             for event in managed.early:
                 self._carry_out(managed, self.apply(managed, event))
             managed.early.clear()
+        faults.point("start.created")
         if managed.spec.ready is not None:
             try:
                 self._await_ready(managed, progress)
@@ -351,6 +356,7 @@ class Supervisor:
     def _end(self, managed: Managed, end: End, grace: float | None = None) -> None:
         if managed.handle is None:
             raise Gone(f"resource {managed.name} is just being created; try again")
+        faults.point("destroy.asked" if end.force else "stop.asked")
         try:
             if end.force:
                 managed.driver.destroy(managed.handle)
@@ -359,6 +365,7 @@ class Supervisor:
         except DeadlineExceeded as error:
             self._advance_from(managed, State.STOPPING, Stuck(str(error)))
             raise
+        faults.point("stop.ended")
         with managed.condition:
             if not managed.state.is_final:
                 self.apply(managed, Ended(None, end.why))

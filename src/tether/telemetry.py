@@ -31,9 +31,9 @@ class Telemetry:
     """Passes notices on."""
 
     def __init__(self) -> None:
-        self._listeners: list[Callable[[Notice], None]] = []
+        self._listeners: list[Callable[[Notice], object]] = []
 
-    def subscribe(self, listener: Callable[[Notice], None]) -> None:
+    def subscribe(self, listener: Callable[[Notice], object]) -> None:
         """Have ``listener`` called with each notice, in the thread where it happens; it must not block."""
         self._listeners.append(listener)
 

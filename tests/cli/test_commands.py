@@ -23,7 +23,8 @@ def tether(*args: str, code: int = 0, **more: Any) -> str:
     """Run a command and return what it printed; its exit code must be ``code``."""
     done = subprocess.run([*TETHER, *args], capture_output=True, text=True, timeout=60, check=False, **more)
     assert done.returncode == code, done.stderr
-    return done.stdout + done.stderr if code else done.stdout
+    said: str = done.stdout + done.stderr if code else done.stdout
+    return said
 
 
 def table(*args: str) -> Any:

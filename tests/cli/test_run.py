@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,11 +20,12 @@ from tether.linux import tree
 TETHER = [sys.executable, "-m", "tether"]
 
 
-def run(*command: str, **more: object) -> subprocess.CompletedProcess[str]:
+def run(*command: str, **more: Any) -> subprocess.CompletedProcess[str]:
     """Run a command under tether run."""
-    return subprocess.run(
+    done: subprocess.CompletedProcess[str] = subprocess.run(
         [*TETHER, "run", "--", *command], capture_output=True, text=True, timeout=60, check=False, **more
-    )  # type: ignore[call-overload, no-any-return]
+    )
+    return done
 
 
 @pytest.mark.parametrize(

@@ -96,5 +96,5 @@ def test_identity_of_this_process() -> None:
 def test_a_made_up_identity_is_dead(pid: int, start: int) -> None:
     """Unless pid and start both fit, nobody is meant."""
     assert identity.is_alive(Identity(identity.boot_id(), pid, start)) == (
-        proc.start_time(pid) == start and (proc.read_stat(pid) or proc).running  # type: ignore[union-attr]
+        proc.start_time(pid) == start and (proc.read_stat(pid) or proc).running
     )

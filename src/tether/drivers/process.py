@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tether import faults
 from tether.drivers import Context, Terminal
 from tether.errors import Busy, DeadlineExceeded, Gone, StartError, exec_error
 from tether.ledger import place
@@ -97,6 +98,7 @@ class ProcessDriver:
         """Have a shim execute the command; another one, should somebody have killed the first."""
         for _ in range(_SHIM_TRIES):
             with self._context.shim() as channel:
+                faults.point("start.armed")
                 try:
                     answer = channel.spawn(request, fds)
                 except OSError:

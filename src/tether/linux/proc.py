@@ -8,7 +8,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Stat", "all_pids", "environ", "newest_pid", "parents", "parse_stat", "read", "read_stat", "start_time", "thread_count", "wait_channel"]
+__all__ = [
+    "Stat",
+    "all_pids",
+    "environ",
+    "newest_pid",
+    "parents",
+    "parse_stat",
+    "read",
+    "read_stat",
+    "start_time",
+    "thread_count",
+    "wait_channel",
+]
 
 
 class Stat:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tether import registry
+from tether import faults, registry
 from tether.drivers import CanAdopt, Context, Driver
 from tether.errors import LedgerError, TetherError
 from tether.ledger.store import Ledger, OwnerRow, ResourceRow
@@ -103,6 +103,7 @@ class _Settling:
                 outcome = self._outcome(row, "failed", str(error))
             except OSError as error:
                 outcome = self._outcome(row, "failed", f"{type(error).__name__}: {error}")
+            faults.point("sweep.settled")
             self._record(row, outcome)
             yield outcome
 
@@ -196,6 +197,7 @@ def _settle(
     """Settle one estate once, if nobody else is at it."""
     if _is_claimed(owner) or not ledger.claim(owner.id, _me(), owner.settler):
         return []
+    faults.point("sweep.claimed")
     settling = _Settling(ledger, state_dir, owner, receipts)
     outcomes = [*settling.resources(wait_for_shims=wait_for_shims, kept_too=kept_too), *settling.strays()]
     settling.close(outcomes)

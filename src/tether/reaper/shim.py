@@ -237,7 +237,7 @@ class Shim:
 
     def _meet(self, listener: socket.socket) -> None:
         """Hear somebody who wants to adopt this tree; only this user, only without a living owner, only with a newer fence."""
-        fd, _ = listener._accept()  # noqa: SLF001 - accept() is added by the heavier module socket only
+        fd, _ = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - the heavier module socket adds accept()
         line = socket.socket(fileno=fd)
         line.settimeout(limits.MEETING_S)
         try:
