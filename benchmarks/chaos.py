@@ -237,7 +237,9 @@ def enter_namespace() -> None:
     if os.getuid() != 0 or os.environ.get("TETHER_CHAOS_INSIDE"):
         return
     os.environ["TETHER_CHAOS_INSIDE"] = "1"
-    command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, *sys.argv]
+    # The shell is the namespace's init, and waits for the orphans that are nobody else's.
+    init = ["bash", "-c", '"$@"; exit $?', "bash", sys.executable, *sys.argv]
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *init]
     os.execvp(command[0], command)
 
 

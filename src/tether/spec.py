@@ -206,9 +206,11 @@ def _plain(value: Any) -> Any:
     """A value whose repr is the same in another process."""
     if isinstance(value, Mapping):
         return sorted(value.items())
+    if isinstance(value, int | float):
+        return float(value)
     if isinstance(value, Ready):
         target = getattr(value.target, "pattern", getattr(value.target, "__qualname__", value.target))
-        return (value.kind, target, value.timeout)
+        return (value.kind, target, float(value.timeout))
     return value
 
 
