@@ -241,9 +241,8 @@ def bench_memory(owner: Owner) -> None:
 
 def main() -> None:
     """Run everything."""
-    print(
-        f"Python {sys.version.split()[0]}, Linux {os.uname().release}, {os.cpu_count()} processors, {len(psutil.pids())} processes\n"
-    )
+    machine = f"Linux {os.uname().release}, {os.cpu_count()} processors, {len(psutil.pids())} processes"
+    print(f"Python {sys.version.split()[0]}, {machine}\n")
     with tempfile.TemporaryDirectory() as state, Owner("bench", state_dir=state) as owner:
         bench_spawn(owner)
         print(f"{'':<46} (tier {owner.status()['tier']})")

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import Runner, eventually
 
+from support import Runner, eventually
 from tether import Busy, NotFound, Owner, Process, State
 from tether.linux import tree
 
@@ -159,7 +159,7 @@ def test_of_two_adopters_exactly_one_gets_it(runner: Runner, state: Path) -> Non
     for process in processes:
         assert process.stdout is not None
         answers.append(process.stdout.readline().strip())
-    assert sorted(answers)[0] == str(pid)
+    assert str(pid) in answers
     assert set(answers) <= {str(pid), "Busy", "NotFound"}
     assert answers.count(str(pid)) == 1
     for process in processes:
@@ -187,7 +187,7 @@ def test_an_old_owner_that_wakes_up_late_ends_nothing(
 
 
 def test_reap_leaves_what_is_kept_unless_told(runner: Runner, state: Path) -> None:
-    """tether reap says that it is kept; with --all it ends it."""
+    """Tether reap says that it is kept; with --all it ends it."""
     pid = keep(runner, state, "sleep 60")
 
     def reap(*more: str) -> str:

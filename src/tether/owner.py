@@ -31,6 +31,7 @@ from tether.telemetry import Notice, Telemetry
 __all__ = ["Owner"]
 
 _ORDER_PATIENCE_S = 0.5
+_REMEMBER_S = 14 * 24 * 3600.0
 
 _owners: weakref.WeakSet[Owner] = weakref.WeakSet()
 
@@ -86,6 +87,13 @@ class Owner:
         _add_to_environment(self.id)
         _owners.add(self)
         estate.sweep(self._ledger, self.state_dir)
+        self._forget_old()
+
+    def _forget_old(self) -> None:
+        """Remove what ended long ago: records, logs and receipts."""
+        for tag in self._ledger.forget_old(time.time() - _REMEMBER_S):
+            for path in (self.state_dir / "logs" / f"{tag}.log", self.state_dir / "run" / f"{tag}.ended"):
+                path.unlink(missing_ok=True)
 
     def __repr__(self) -> str:
         return f"<Owner {self.name} ({len(self._supervisor.live())} resources, id {self.id})>"

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from tether import faults
 from tether.drivers import Context, Terminal
-from tether.errors import Busy, DeadlineExceeded, Gone, StartError, exec_error
+from tether.errors import Busy, DeadlineExceeded, Gone, StartError, StateDirError, exec_error
 from tether.ledger import place
 from tether.lifecycle import Ended, MainExited, Paused, Stuck
 from tether.linux import identity, members, proc, signals, tier, tree
@@ -413,8 +413,13 @@ class _Streams:
             raise
 
     def _open(self, name: str, what: str, inherited: int) -> int:
-        if what == "log":
-            return place.open_private(self._log or Path(os.devnull), os.O_WRONLY | os.O_APPEND)
+        if what == "log" and self._log is not None:
+            try:
+                return place.open_private(self._log, os.O_WRONLY | os.O_APPEND)
+            except OSError as error:
+                raise StateDirError(
+                    f"its log {self._log} can't be opened: {error.strerror}; nothing was started. Was the state directory removed?"
+                ) from error
         if what == "inherit":
             return os.dup(inherited)
         if what == "null":

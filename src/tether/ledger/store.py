@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from tether.ledger.schema import MIGRATIONS
 from tether.model import Handle, Identity, State
 
 __all__ = ["EventRow", "Ledger", "OwnerRow", "ResourceRow"]
+
+_log = logging.getLogger("tether")
 
 _BUSY_S = 10.0
 _KEEP_EVENTS = 100_000
@@ -83,6 +86,20 @@ class EventRow:
     detail: str
 
 
+def _is_damage(error: sqlite3.Error) -> bool:
+    # Python has DatabaseError itself for "not a database" and "malformed"; its subclasses are about the request or the machine.
+    return type(error) is sqlite3.DatabaseError
+
+
+def _in_words(error: Exception) -> str:
+    text = str(error)
+    if "locked" in text:
+        return f"{text}: another process has held it for over {_BUSY_S:g} s; see 'fuser' for which one"
+    if "full" in text:
+        return f"{text}: make room on that disk"
+    return text
+
+
 def _owner_row(row: sqlite3.Row) -> OwnerRow:
     identity = Identity(row["boot"], row["pid"], row["start"])
     return OwnerRow(
@@ -119,16 +136,39 @@ class Ledger:
         self.path = folder / _FILE
         self._lock = threading.RLock()
         try:
-            os.close(place.open_private(self.path, os.O_RDWR))
-            self._db = sqlite3.connect(
-                self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=256
-            )
-            self._db.row_factory = sqlite3.Row
+            self._open()
+        except sqlite3.OperationalError as error:
+            raise LedgerError(f"ledger {self.path} can't be opened: {_in_words(error)}") from error
+        except sqlite3.DatabaseError as error:
+            self._set_aside(error)
+            self._open()
+        except OSError as error:
+            raise LedgerError(f"ledger {self.path} can't be opened: {error}") from error
+
+    def _open(self) -> None:
+        os.close(place.open_private(self.path, os.O_RDWR))
+        self._db = sqlite3.connect(
+            self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        self._db.row_factory = sqlite3.Row
+        try:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._migrate()
-        except (sqlite3.Error, OSError) as error:
-            raise LedgerError(f"ledger {self.path} can't be opened: {error}") from error
+            for table in ("owners", "resources", "events"):
+                self._db.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _set_aside(self, error: sqlite3.Error) -> Path:
+        """Give a damaged ledger another name, for a person to look at; what it knew of is ended by its guards all the same."""
+        aside = self.path.with_name(f"{_FILE}.damaged-{time.time_ns()}")
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
+        _log.error("ledger %s is damaged (%s); it was set aside as %s, and a new one is begun", self.path, error, aside)
+        return aside
 
     def _migrate(self) -> None:
         if self._version() == len(MIGRATIONS):
@@ -156,11 +196,21 @@ class Ledger:
                 try:
                     yield self._db
                 except BaseException:
-                    self._db.execute("ROLLBACK")
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
                     raise
                 self._db.execute("COMMIT")
             except sqlite3.Error as error:
-                raise LedgerError(f"ledger {self.path} can't be written: {error}") from error
+                raise self._failed("written", error) from error
+
+    def _failed(self, what: str, error: sqlite3.Error) -> LedgerError:
+        """Say that the ledger can't be used; one that is damaged is set aside, so that the next owner is not in the way of it."""
+        if _is_damage(error):
+            aside = self._set_aside(error)
+            return LedgerError(
+                f"ledger {self.path} is damaged ({error}); it was set aside as {aside}, a new owner begins a new one"
+            )
+        return LedgerError(f"ledger {self.path} can't be {what}: {_in_words(error)}")
 
     @contextmanager
     def durable(self) -> Iterator[None]:
@@ -177,7 +227,7 @@ class Ledger:
             try:
                 return self._db.execute(query, values).fetchall()
             except sqlite3.Error as error:
-                raise LedgerError(f"ledger {self.path} can't be read: {error}") from error
+                raise self._failed("read", error) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -344,9 +394,22 @@ class Ledger:
         )
         return [EventRow(**dict(row)) for row in reversed(rows)]
 
-    def forget_old(self, before: float) -> None:
-        """Remove owners and resources that ended before a time (seconds since the epoch), and the oldest events."""
+    def forget_old(self, before: float) -> list[str]:
+        """Remove owners and resources that ended before a time (seconds since the epoch), and the oldest events.
+
+        Returns:
+            The ids of the resources, whose logs can go too.
+        """
+        if not self._select(
+            f"SELECT 1 FROM resources WHERE changed < ? AND state NOT IN {_IN_LIVE} LIMIT 1", before, *_LIVE
+        ):
+            return []
         with self._transaction() as db:
+            old = db.execute(
+                f"SELECT id FROM resources WHERE state NOT IN {_IN_LIVE} AND changed < ?", (*_LIVE, before)
+            )
+            tags = [row["id"] for row in old.fetchall()]
             db.execute(f"DELETE FROM resources WHERE state NOT IN {_IN_LIVE} AND changed < ?", (*_LIVE, before))
             db.execute("DELETE FROM owners WHERE ended < ? AND id NOT IN (SELECT owner FROM resources)", (before,))
             db.execute("DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?", (_KEEP_EVENTS,))
+            return tags

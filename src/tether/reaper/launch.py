@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tether.errors import ReaperError
+from tether.ledger import place
 from tether.linux import proc, signals, tier
 from tether.reaper import limits, wire
 from tether.reaper.main import SHIMS_FD
@@ -131,7 +133,7 @@ class Reaper:
     def _spawn(self, state_dir: Path, environ: dict[str, str], lines: list[int], new_session: bool) -> int:
         if not sys.executable:
             raise FileNotFoundError("sys.executable is empty: this interpreter is embedded in another program")
-        log = os.open(state_dir / "reaper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        log = place.open_private(state_dir / "reaper.log", os.O_WRONLY | os.O_APPEND)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         # Sources are moved above the targets, so that no dup2 in the child overwrites one that is still needed.
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, SHIMS_FD + 1) for fd in (null, null, log, *lines)]
@@ -207,6 +209,11 @@ class Reaper:
         if received is None:
             return None
         message, fds = received
+        if "refused" in message or not fds:
+            # For the next start: by then there may be room again.
+            self.prepare()
+            number = message.get("refused", errno.EMFILE)
+            raise ReaperError(f"no shim can be had now: {os.strerror(number)}; nothing was started, try again")
         self.forked.add(message["shim"])
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fds[0])
         return ShimChannel(sock, message["shim"], message["cgroup"])

@@ -161,11 +161,18 @@ class Reaper:
 
     def _fork(self, wanted: socket.socket) -> None:
         self._forked += 1
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours, theirs = socket.socketpair()
         folder = f"{self._folder}/{os.getpid()}-{self._forked}" if self._folder else None
         if folder is not None and not cgroup.make(folder):
             folder = None
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            # Out of pids or memory: said, and tried again at the next start.
+            ours.close()
+            theirs.close()
+            wire.send(wanted, {"refused": error.errno})
+            return
         if pid == 0:
             self._become_shim(ours, theirs, folder)
         ours.close()
