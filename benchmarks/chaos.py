@@ -29,6 +29,7 @@ from pathlib import Path
 from tether.faults import POINTS
 from tether.ledger.store import Ledger
 from tether.linux import proc, tree
+from tether.managed import new_id
 from tether.model import State
 
 PID_MAX = 700
@@ -101,8 +102,8 @@ def members(folder: Path) -> list[str]:
 
 
 def start_bystanders() -> list[subprocess.Popen[bytes]]:
-    """Strangers: in sessions of their own, orphans' brothers, with a tag that is nearly one of ours."""
-    environ = {"PATH": os.environ["PATH"], "TETHER_RESOURCE": "0000000000000000", "TETHER_OWNER": "ffffffffffffffff"}
+    """Strangers: some in sessions of their own, some with tags of a tether that is not ours."""
+    environ = {"PATH": os.environ["PATH"], "TETHER_RESOURCE": new_id(), "TETHER_OWNER": new_id()}
     return [
         subprocess.Popen(["sleep", "3600"], env=environ if number % 2 else None, start_new_session=number % 3 == 0)
         for number in range(BYSTANDERS)

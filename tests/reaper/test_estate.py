@@ -11,14 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
+
 import support
 from support import Runner, eventually
-
 from tether import Owner, Process, State
 from tether.faults import POINTS
 from tether.ledger import place
 from tether.ledger.store import Ledger
 from tether.linux import identity, members, tree
+from tether.managed import new_id
 from tether.model import Handle, Identity
 from tether.reaper import estate
 
@@ -104,9 +105,10 @@ def test_four_sweeps_at_once_settle_each_estate_once(private_state: Path) -> Non
     dead = subprocess.Popen(["true"])
     gone = Identity(identity.boot_id(), dead.pid, 1)
     dead.wait()
-    sleepers = []
+    sleepers, tags = [], []
     for number in range(200):
-        tag = f"{number:016x}"
+        tag = new_id()
+        tags.append(tag)
         sleeper = subprocess.Popen(["sleep", "100"], env={members.RESOURCE: tag}, start_new_session=True)
         sleepers.append(sleeper)
         ledger.add_owner(f"owner-{number}", f"app-{number}", gone, None)
@@ -131,7 +133,7 @@ def test_four_sweeps_at_once_settle_each_estate_once(private_state: Path) -> Non
         shown = reap.communicate(timeout=100)[0]
         assert reap.returncode == 0
         outcomes += json.loads(shown)
-    assert sorted(each["resource"] for each in outcomes) == [f"{number:016x}" for number in range(200)]
+    assert sorted(each["resource"] for each in outcomes) == sorted(tags)
     assert {each["what"] for each in outcomes} == {"ended"}
     assert [sleeper.wait(10) for sleeper in sleepers] == [-9] * 200
     assert ledger.owners() == []
@@ -169,13 +171,14 @@ def test_a_crash_between_record_and_creation_is_found_by_tag(private_state: Path
     """A row without a handle: what carries its tag is looked for."""
     place.prepare(private_state)
     ledger = Ledger(private_state)
+    created_tag, missing_tag = new_id(), new_id()
     ledger.add_owner("dead", "app", Identity(identity.boot_id(), 2**22 + 1, 1), None)
-    for tag in ("aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"):
-        ledger.add_resource(tag, "dead", tag[:3], "process", {}, "kill", 1.0)
-    created = subprocess.Popen(["sleep", "60"], env={members.RESOURCE: "aaaaaaaaaaaaaaaa"})
-    eventually(lambda: carriers("aaaaaaaaaaaaaaaa"))
+    for tag in (created_tag, missing_tag):
+        ledger.add_resource(tag, "dead", tag, "process", {}, "kill", 1.0)
+    created = subprocess.Popen(["sleep", "60"], env={members.RESOURCE: created_tag})
+    eventually(lambda: carriers(created_tag))
     outcomes = {each.name: each.what for each in estate.sweep(ledger, private_state, wait_for_shims=True)}
-    assert outcomes == {"aaa": "ended", "bbb": "already gone"}
+    assert outcomes == {created_tag: "ended", missing_tag: "already gone"}
     assert created.wait(10) == -9
     ledger.close()
 
@@ -273,7 +276,7 @@ def test_exhaustion_refuses_starts_and_stops_no_cleanup(user_runner: Runner, wha
 
 
 def test_a_multiprocessing_child_ends_nothing(runner: Runner) -> None:
-    """multiprocessing's fork, and what gunicorn does with preload: the parent's resources live until the parent ends."""
+    """The fork of multiprocessing, and what gunicorn does with preload: the parent's resources live until the parent ends."""
     code = (
         "import multiprocessing, sys; from tether import Owner, Process\n"
         "owner = Owner('parent', state_dir=sys.argv[1])\n"
