@@ -161,9 +161,10 @@ def test_a_killed_reaper_is_replaced(owner: Owner) -> None:
     assert first.state is State.READY
     second = owner.start(sleeper(name="second"))
     assert any(event.what == "reaper lost" for event in owner.events())
-    first.stop()
     second.stop()
+    first.stop()
     assert (first.state, second.state) == (State.GONE, State.GONE)
+    assert (first.reason, first.exit_code) == ("stopped by its owner", -signal.SIGTERM)
 
 
 def test_a_killed_shim_fails_its_resource(owner: Owner) -> None:

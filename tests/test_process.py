@@ -202,7 +202,7 @@ def test_no_descriptor_leaks_into_the_command(owner: Owner, tmp_path: Path) -> N
     """Only the three standard ones, and what pass_fds names, under the same numbers."""
     with open(tmp_path / "file", "wb") as file:
         os.set_inheritable(file.fileno(), True)
-        number = os.dup2(file.fileno(), 9)
+        number = os.dup(file.fileno())
         try:
             code = "import os; print(sorted(int(fd) for fd in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{fd}')))"
             plain = owner.start(python(code))

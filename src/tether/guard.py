@@ -47,6 +47,8 @@ class Guard:
         self._closed = False
         self._watcher: Watcher | None = None
         self._reaper: Reaper | None = None
+        # One for the owner's whole life: its end is the owner's death to every shim, also of a reaper that was killed.
+        self._lifeline, self._lifeline_held = os.pipe()
         self._orphans = threading.Condition()
         self._ended_orphans: set[int] = set()
 
@@ -58,7 +60,7 @@ class Guard:
             watch=self._watch,
             emit=emit,
             await_orphans=self._await_orphans,
-            lifeline=lambda: self.arm().lifeline,
+            lifeline=lambda: self._lifeline,
             terminal=lambda: self.terminal,
         )
 
@@ -74,7 +76,9 @@ class Guard:
                 tags = (members.OWNER, members.RESOURCE)
                 environ = {name: value for name, value in os.environ.items() if name not in tags}
                 new_session = self.terminal is None
-                reaper = Reaper(self._owner, self._state_dir, environ, self.cgroup, new_session=new_session)
+                reaper = Reaper(
+                    self._owner, self._state_dir, environ, self.cgroup, self._lifeline, new_session=new_session
+                )
                 self._reaper = reaper
                 self._watcher.watch(reaper.control, lambda: self._hear(reaper))
             return self._reaper
@@ -159,14 +163,22 @@ class Guard:
             reaper.say_bye()
         if watcher is not None:
             watcher.close()
+        self._end_lifeline()
         if reaper is not None:
             reaper.close()
             if orderly and empty:
                 reaper.wait(_REAPER_END_S)
 
+    def _end_lifeline(self) -> None:
+        for fd in (self._lifeline_held, self._lifeline):
+            if fd >= 0:
+                os.close(fd)
+        self._lifeline = self._lifeline_held = -1
+
     def release_in_fork(self) -> None:
         """In a fork of the owner: let go of every line to reaper and shims, so that only the owner's own count."""
         self._closed = True
+        self._end_lifeline()
         if self._reaper is not None:
             self._reaper.close()
         if self._watcher is not None:

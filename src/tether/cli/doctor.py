@@ -67,8 +67,9 @@ def _guard() -> Finding:
     with tempfile.TemporaryDirectory() as folder:
         state_dir = place.prepare(Path(folder) / "state")
         owner_folder = cgroup.owner_folder("doctor")
+        lifeline, held = os.pipe()
         try:
-            reaper = Reaper("doctor", state_dir, dict(os.environ), owner_folder)
+            reaper = Reaper("doctor", state_dir, dict(os.environ), owner_folder, lifeline)
         except TetherError as error:
             return Finding("guard", False, str(error), "nothing can be started")
         try:
@@ -78,6 +79,8 @@ def _guard() -> Finding:
         finally:
             reaper.say_bye()
             reaper.close()
+            os.close(held)
+            os.close(lifeline)
             reaper.wait(5.0)
     follows = {
         tier.CGROUP: "every descendant is held by a subreaper, and by a cgroup if that is killed",

@@ -80,13 +80,13 @@ class Reaper:
         tier: how its shims hold their trees.
         forked: the pids of its shims.
         control: the socket to it.
-        lifeline: the end that says when this process dies, to be handed to shims that are adopted.
 
     Args:
         owner: the owner's id.
         state_dir: where the ledger and the reaper's own log are.
         environ: the environment for the reaper (what it needs to reach services when it settles an estate).
         cgroup: the folder for this owner's trees, or None.
+        lifeline: the read end of the owner's lifeline.
         new_session: False to stay in the session of this process, for a command that needs its terminal.
 
     Raises:
@@ -102,16 +102,16 @@ class Reaper:
         state_dir: Path,
         environ: dict[str, str],
         cgroup: str | None,
+        lifeline: int,
         *,
         new_session: bool = True,
     ) -> None:
         self.forked: set[int] = set()
         self._next = threading.Lock()
-        self.lifeline, self._lifeline = os.pipe()
         self.control, control = socket.socketpair()
         self._shims, shims = socket.socketpair()
         try:
-            self.pid = self._spawn(state_dir, environ, [self.lifeline, control.fileno(), shims.fileno()], new_session)
+            self.pid = self._spawn(state_dir, environ, [lifeline, control.fileno(), shims.fileno()], new_session)
         except OSError as error:
             self.close()
             raise ReaperError(f"cannot start a reaper with {sys.executable!r}: {error}; nothing was started") from error
@@ -236,11 +236,7 @@ class Reaper:
             wire.send(self.control, {"bye": True})
 
     def release(self) -> None:
-        """Close the lifeline and the socket for shims; whoever watches ``control`` closes that."""
-        for fd in (self._lifeline, self.lifeline):
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self._lifeline = self.lifeline = -1
+        """Close the socket for shims; whoever watches ``control`` closes that."""
         # The spare shims' ends may be in flight in this socket; closing it closes them too.
         self._shims.close()
 

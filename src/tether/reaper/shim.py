@@ -141,6 +141,10 @@ class Shim:
             self._watch.begin()
             self._watch.add(channel.fileno())
             channel.sendall(_ARMED if self._is_subreaper else _ARMED_PORTABLE)
+        except OSError:
+            # The owner ended before it had a use for this one.
+            return
+        try:
             self._run()
         except BaseException as error:
             # A fault of ours must not free the tree: whatever it was, the tree ends, and the reaper learns of it.
