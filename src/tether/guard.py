@@ -60,7 +60,7 @@ class Guard:
             watch=self._watch,
             emit=emit,
             await_orphans=self._await_orphans,
-            lifeline=lambda: self._lifeline,
+            lifeline=self._armed_lifeline,
             terminal=lambda: self.terminal,
         )
 
@@ -101,6 +101,11 @@ class Guard:
             yield reaper.shim()
         finally:
             reaper.prepare()
+
+    def _armed_lifeline(self) -> int:
+        """The descriptor for a tree that is adopted, which is guarded by this owner's reaper from then on."""
+        self.arm()
+        return self._lifeline
 
     def _watch(self, sock: socket.socket, readable: Callable[[], bool]) -> None:
         if self._watcher is None:
