@@ -7,7 +7,7 @@ from typing import Any
 
 from tether.errors import DriverUnavailable
 
-__all__ = ["driver_class", "kinds"]
+__all__ = ["driver_class", "kinds", "register"]
 
 GROUP = "tether.drivers"
 
@@ -19,9 +19,18 @@ def _entry_points() -> dict[str, Any]:
     return {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
 
 
+_registered: dict[str, Any] = {}
+
+
+def register(kind: str, driver: Any) -> None:
+    """Make a driver known in this process only, for instance in a test; installed ones have an entry point."""
+    _registered[kind] = driver
+    driver_class.cache_clear()
+
+
 def kinds() -> list[str]:
     """Return the kinds for which a driver is installed."""
-    return sorted(_entry_points())
+    return sorted({*_entry_points(), *_registered})
 
 
 @cache
@@ -31,6 +40,8 @@ def driver_class(kind: str) -> Any:
     Raises:
         DriverUnavailable: there is no such driver here, or what it needs is not installed.
     """
+    if kind in _registered:
+        return _registered[kind]
     entry = _entry_points().get(kind)
     if entry is None:
         raise DriverUnavailable(

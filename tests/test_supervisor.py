@@ -1,0 +1,164 @@
+"""The supervisor carries out what the state machine decides; with a driver that starts nothing and a clock that costs no time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tether
+from tether import DeadlineExceeded, StartError, State, registry
+from tether.drivers import Context
+from tether.errors import DriverUnavailable
+from tether.ledger import place
+from tether.ledger.store import Ledger
+from tether.linux import identity
+from tether.supervisor import Supervisor
+from tether.telemetry import Notice, Telemetry
+from tether.testing import FakeClock, FakeDriver, FakeSpec
+
+
+class Rig:
+    """A supervisor with fakes around it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ledger = Ledger(place.prepare(folder))
+        me = identity.identify()
+        assert me is not None
+        self.ledger.add_owner("o", "app", me, None)
+        self.clock = FakeClock()
+        self.notices: list[Notice] = []
+        telemetry = Telemetry()
+        telemetry.subscribe(self.notices.append)
+        registry.register("fake", FakeDriver)
+        self.supervisor = Supervisor("o", self.ledger, telemetry, lambda emit: Context(folder, emit=emit), self.clock)
+
+    @property
+    def driver(self) -> FakeDriver:
+        """The driver."""
+        driver = self.supervisor.driver("fake")
+        assert isinstance(driver, FakeDriver)
+        return driver
+
+    def start(self, spec: FakeSpec):  # type: ignore[no-untyped-def]  # noqa: ANN201
+        """Start something."""
+        return self.supervisor.start(spec, "kill", lambda _: None)
+
+    def said(self) -> list[str]:
+        """What happened, in order."""
+        return [notice.what for notice in self.notices]
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    """A rig, whose ledger is closed at the end."""
+    made = Rig(tmp_path / "state")
+    yield made
+    made.ledger.close()
+
+
+def test_a_course_of_life_is_recorded_as_it_happens(rig: Rig) -> None:
+    """Every state is in the ledger by the time the call returns."""
+    managed = rig.start(FakeSpec(name="db"))
+    assert [row.state for row in rig.ledger.resources()] == [State.READY]
+    rig.supervisor.stop(managed, "asked")
+    assert rig.ledger.resources() == []
+    assert rig.said() == ["created", "ready", "stop", "gone"]
+    assert rig.driver.calls == [("start", managed.tag), ("stop", managed.tag)]
+
+
+def test_a_failed_start_is_on_record_and_the_name_is_free(rig: Rig) -> None:
+    """FAILED with the reason."""
+    with pytest.raises(StartError, match="told to fail"):
+        rig.start(FakeSpec(name="db", fails={"start": 1}))
+    (row,) = rig.ledger.resources(ended=True)
+    assert (row.state, "told to fail" in row.reason) == (State.FAILED, True)
+    assert rig.start(FakeSpec(name="db")).state is State.READY
+
+
+def test_a_probe_has_its_time_and_no_more(rig: Rig) -> None:
+    """A minute passes without taking one; then the resource is ended, and has failed for that."""
+    asked: list[object] = []
+    before = rig.clock.now
+    with pytest.raises(StartError, match=r"not ready within 60 s: .* returned None"):
+        rig.start(FakeSpec(name="slow", ready=tether.call(asked.append, timeout=60)))
+    assert 60 <= rig.clock.now - before < 61
+    assert len(asked) > 100
+    assert rig.said() == ["created", "not ready", "failed"]
+
+
+def test_an_interrupted_start_leaves_nothing(rig: Rig) -> None:
+    """Ctrl-C while it waits for readiness."""
+
+    def interrupt(_: object) -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rig.start(FakeSpec(name="it", ready=tether.call(interrupt)))
+    assert rig.driver.calls[-1][0] == "destroy"
+    assert rig.supervisor.live() == []
+
+
+def test_what_could_not_be_ended_stays_on_record_and_is_tried_again(rig: Rig) -> None:
+    """STOPPING with the reason; the second try succeeds."""
+    managed = rig.start(FakeSpec(name="db", fails={"stop": 1}))
+    with pytest.raises(DeadlineExceeded, match="told to stay"):
+        rig.supervisor.stop(managed, "asked")
+    assert managed.state is State.STOPPING
+    assert [row.state for row in rig.ledger.resources()] == [State.STOPPING]
+    rig.supervisor.stop(managed, "asked again")
+    assert managed.life.reason == "asked again"
+    assert rig.said() == ["created", "ready", "stop", "stuck", "gone"]
+
+
+def test_a_server_whose_command_ends_takes_the_rest_along(rig: Rig) -> None:
+    """It is stopped in a thread of its own, and has failed."""
+    managed = rig.start(FakeSpec(name="db"))
+    rig.driver.exit(managed.tag, 0, all_of_it=False)
+    rig.supervisor.wait(managed, None)
+    assert (managed.state, managed.life.reason) == (State.FAILED, "ended by itself, exit code 0")
+    assert rig.driver.calls[-1][0] == "stop"
+
+
+def test_news_that_come_too_early_or_too_late_are_no_fault(rig: Rig) -> None:
+    """After the end, or of nobody, an event changes nothing."""
+    managed = rig.start(FakeSpec(name="db"))
+    rig.driver.exit(managed.tag, 3)
+    rig.driver.exit(managed.tag, 4)
+    rig.driver.exit("nobody", 4)
+    assert managed.life.exit_code == 3
+
+
+def test_waiting_has_a_time_limit(rig: Rig) -> None:
+    """By the clock that it was given."""
+    managed = rig.start(FakeSpec(name="db"))
+    with pytest.raises(DeadlineExceeded, match="still ready after 3600 s"):
+        rig.supervisor.wait(managed, 3600)
+
+
+def test_starts_from_many_threads_get_one_name_each(rig: Rig) -> None:
+    """Default names are told apart under the lock."""
+    threads = [threading.Thread(target=lambda: rig.start(FakeSpec())) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({managed.name for managed in rig.supervisor.live()}) == 20
+
+
+def test_a_kind_without_driver_says_what_there_is(rig: Rig) -> None:
+    """And how to get one."""
+    with pytest.raises(DriverUnavailable, match=r"no driver for 'steam' here \(there are: fake, plugin, process\)"):
+        rig.supervisor.driver("steam")
+
+
+def test_a_listener_that_raises_keeps_nobody_from_anything(rig: Rig) -> None:
+    """It is logged."""
+    telemetry = Telemetry()
+    telemetry.subscribe(lambda _: 1 / 0)
+    heard: list[Notice] = []
+    telemetry.subscribe(heard.append)
+    telemetry.publish(Notice("o", None, "x", "failed", "y"))
+    assert len(heard) == 1
