@@ -31,7 +31,7 @@ from tether.lifecycle import (
 )
 from tether.linux import sockets
 from tether.managed import Managed, new_id, tail
-from tether.model import OnDeath, Progress, Spec, State
+from tether.model import Handle, OnDeath, Progress, Spec, State
 from tether.telemetry import Notice, Telemetry
 
 __all__ = ["Supervisor"]
@@ -111,10 +111,10 @@ class Supervisor:
                 on_death,
                 spec.keep_for,
             )
+            faults.point("start.recorded")
         except BaseException:
             self._leave(managed)
             raise
-        faults.point("start.recorded")
         self.bring_up(managed, progress)
         return managed
 
@@ -199,7 +199,21 @@ class Supervisor:
         except BaseException as error:
             self.apply(managed, Refused(f"could not start: {error}"))
             raise
-        faults.point("start.spawned")
+        try:
+            faults.point("start.spawned")
+            self._created(managed, handle)
+            faults.point("start.created")
+            if managed.spec.ready is not None:
+                self._await_ready(managed, progress)
+        except BaseException:
+            # Interrupted, for instance by Ctrl-C: what was not handed out must not stay.
+            if managed.state is State.PENDING:
+                self._created(managed, handle)
+            self.stop(managed, "its start was interrupted", force=True)
+            raise
+
+    def _created(self, managed: Managed, handle: Handle) -> None:
+        """Record that it is there, and hear what was quicker than that."""
         with managed.condition:
             managed.handle = handle
             ready = managed.spec.ready is None
@@ -207,14 +221,6 @@ class Supervisor:
             for event in managed.early:
                 self._carry_out(managed, self.apply(managed, event))
             managed.early.clear()
-        faults.point("start.created")
-        if managed.spec.ready is not None:
-            try:
-                self._await_ready(managed, progress)
-            except BaseException:
-                # Interrupted, for instance by Ctrl-C: what was not handed out must not stay.
-                self.stop(managed, "its start was interrupted", force=True)
-                raise
 
     def _await_ready(self, managed: Managed, progress: Progress) -> None:
         ready = managed.spec.ready

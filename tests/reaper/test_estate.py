@@ -306,3 +306,27 @@ def test_the_clock_may_be_set(runner: Runner, private_state: Path) -> None:
     db.close()
     with Owner("app") as owner:
         owner.adopt("srv").kill()
+
+
+FAILING = """
+import sys
+from tether import Owner, Process
+from tether.faults import InjectedFault
+owner = Owner("failing", state_dir=sys.argv[1])
+try:
+    owner.start(Process(["sleep", "60"], name="it"))
+except InjectedFault as error:
+    print(len(owner.resources), error, flush=True)
+owner.start(Process(["true"], name="it"))
+"""
+
+
+@pytest.mark.parametrize(
+    "point", [point for point in POINTS if point.startswith("start") and point != "start.recorded"]
+)
+def test_a_start_that_fails_in_the_middle_leaves_nothing(runner: Runner, point: str) -> None:
+    """An error, like Ctrl-C, at any point of start(): nothing is handed out, so nothing stays; the next start works or fails alike."""
+    with runner.popen(
+        FAILING, runner.new_folder(), env={"TETHER_FAULTS": f"{point}=fail"}, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.communicate(timeout=30)[0] == f"0 fault at {point}, as TETHER_FAULTS asks\n"

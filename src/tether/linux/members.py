@@ -40,6 +40,8 @@ _VARIABLES = (RESOURCE.encode(), OWNER.encode())
 
 def carries(environment: bytes, tags: set[str]) -> bool:
     """Whether an environment, as in /proc/PID/environ, has one of these ids in one of the two variables."""
+    if not any(tag.encode() in environment for tag in tags):
+        return False
     for variable in environment.split(b"\0"):
         name, _, value = variable.partition(b"=")
         if name in _VARIABLES and tags & set(value.decode(errors="replace").split(":")):
