@@ -321,9 +321,7 @@ owner.start(Process(["true"], name="it"))
 """
 
 
-@pytest.mark.parametrize(
-    "point", [point for point in POINTS if point.startswith("start") and point != "start.recorded"]
-)
+@pytest.mark.parametrize("point", [point for point in POINTS if point.startswith("start")])
 def test_a_start_that_fails_in_the_middle_leaves_nothing(runner: Runner, point: str) -> None:
     """An error, like Ctrl-C, at any point of start(): nothing is handed out, so nothing stays; the next start works or fails alike."""
     with runner.popen(
