@@ -77,6 +77,44 @@ def start_tree(owner: Owner, *widths: int) -> tuple[object, int]:
     return resource, resource.pid
 
 
+FLOOR = """
+import os, sys
+while os.read(0, 1):
+    pid = os.fork()
+    if pid == 0:
+        os.posix_spawn("/bin/sleep", ["sleep", "60"], os.environ, setsid=True)
+        os.write(1, b"x")
+        os.wait()
+        os._exit(0)
+"""
+
+
+def bench_floor(popen_ms: float) -> None:
+    """What the shape costs that holds a tree, a parent forked for each command, with no record, no messages and no guard."""
+    command = [sys.executable, "-I", "-S", "-c", FLOOR]
+    forker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    assert forker.stdin is not None
+    assert forker.stdout is not None
+    stdin, stdout = forker.stdin, forker.stdout
+
+    def spawn() -> None:
+        stdin.write(b"x")
+        stdout.read(1)
+
+    spawn()
+    took = []
+    for _ in range(5):
+        took += [timed(spawn) for _ in range(30)]
+        for pid in tree.descendants(forker.pid):
+            if tree.children(pid) == []:
+                os.kill(pid, signal.SIGKILL)
+    stdin.close()
+    forker.wait()
+    stdout.close()
+    floor = statistics.median(took)
+    say("  of which: fork of a parent, and exec", floor, popen_ms, "ms", "-", "the same")
+
+
 def bench_spawn(owner: Owner) -> None:
     """A spawn through a warm owner, and one by subprocess: in a row, the started processes living on, and one at a time."""
     owner.start(Process(["true"])).wait(10)

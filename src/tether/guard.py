@@ -173,6 +173,9 @@ class Guard:
             reaper.close()
             if orderly and empty:
                 reaper.wait(_REAPER_END_S)
+                if self.cgroup is not None:
+                    # Shims of a reaper that was killed may end a moment later; what they are in goes with the next sweep.
+                    cgroup.remove(self.cgroup)
 
     def _end_lifeline(self) -> None:
         for fd in (self._lifeline_held, self._lifeline):

@@ -11,7 +11,7 @@ import os
 
 from tether.linux import proc, tier
 
-__all__ = ["current", "enter", "kill", "make", "owner_folder", "pids", "remove", "trees"]
+__all__ = ["current", "enter", "kill", "make", "owner_folder", "owner_folders", "pids", "remove", "trees"]
 
 
 def _mount_point() -> str | None:
@@ -43,6 +43,15 @@ def owner_folder(owner: str) -> str | None:
         return None
     base = current()
     return f"{base}/tether-{owner}" if base else None
+
+
+def owner_folders() -> dict[str, str]:
+    """Return the folders of owners beside which this process is, by the owner's id."""
+    base = current()
+    if base is None:
+        return {}
+    prefix = f"{base}/tether-"
+    return {folder.removeprefix(prefix): folder for folder in trees(base) if folder.startswith(prefix)}
 
 
 def make(folder: str) -> bool:

@@ -228,6 +228,16 @@ def settle_own(state_dir: str, owner: str, receipts: Mapping[str, Any]) -> None:
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
+def _remove_folders_of_ended(ledger: Ledger) -> None:
+    """Remove cgroups that nobody is in any more: a folder goes only after the last shim, when its reaper may have gone already."""
+    folders = cgroup.owner_folders()
+    if folders:
+        ended = {owner.id for owner in ledger.owners(ended=True) if owner.ended is not None}
+        for owner, folder in folders.items():
+            if owner in ended:
+                cgroup.remove(folder)
+
+
 def sweep(
     ledger: Ledger, state_dir: Path, *, dry_run: bool = False, wait_for_shims: bool = False, kept_too: bool = False
 ) -> list[Outcome]:
@@ -253,4 +263,6 @@ def sweep(
             ]
         else:
             outcomes += _settle(ledger, state_dir, owner, {}, wait_for_shims=wait_for_shims, kept_too=kept_too)
+    if not dry_run:
+        _remove_folders_of_ended(ledger)
     return outcomes
