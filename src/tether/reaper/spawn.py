@@ -27,13 +27,14 @@ _SIGNALS = tuple(int(signum) for signum in signal.valid_signals() if signum not 
 
 
 def _placed(fds: list[int], targets: list[int]) -> list[tuple[int, int, int]]:
-    """File actions that put ``fds`` at ``targets``; first out of the way, so that no target overwrites a source."""
-    above = max([2, *targets]) + 1
-    sources = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in fds]
-    for fd in fds:
-        os.close(fd)
-    fds[:] = sources
-    return [(os.POSIX_SPAWN_DUP2, source, target) for source, target in zip(sources, targets, strict=True)]
+    """File actions that put ``fds`` at ``targets``; first out of the way where a target would overwrite a source."""
+    above = max(targets)
+    if min(fds) <= above:
+        sources = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above + 1) for fd in fds]
+        for fd in fds:
+            os.close(fd)
+        fds[:] = sources
+    return [(os.POSIX_SPAWN_DUP2, source, target) for source, target in zip(fds, targets, strict=True)]
 
 
 def _execute(request: Message, actions: list[tuple[int, int, int]]) -> int:
