@@ -251,6 +251,38 @@ def test_death_with_stop_is_polite(runner: Runner) -> None:
     eventually(lambda: "asked\n" in log.read_text())
 
 
+STOPPING = """
+import sys, threading, time
+from tether import Owner, Process, log
+owner = Owner("stopping", state_dir=sys.argv[1], on_death=sys.argv[2])
+code = "import signal, time; signal.signal(15, lambda *_: print('asked', flush=True)); print('up', flush=True); time.sleep(30); time.sleep(30)"
+resource = owner.start(Process([sys.executable, "-c", code], ready=log("up"), stop_grace=1.0))
+threading.Thread(target=resource.stop, args=(30,), daemon=True).start()
+while "asked" not in resource.logs():
+    time.sleep(0.01)
+print(resource.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("rule", ["kill", "stop"])
+def test_an_owner_that_dies_in_the_middle_of_a_polite_end(runner: Runner, rule: str) -> None:
+    """With "kill" the grace is over at once; with "stop" the end goes on as it was."""
+    with runner.popen(STOPPING, runner.new_folder(), rule) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        process.kill()
+    if rule == "kill":
+        eventually(lambda: not tree.is_running(pid), 2.0)
+    else:
+        time.sleep(0.3)
+        stat = proc.read_stat(pid)
+        assert stat is not None
+        shim = stat.ppid
+        os.kill(shim, signal.SIGUSR1)
+        eventually(lambda: not tree.is_running(pid))
+
+
 def test_a_fork_that_holds_the_lifeline_saves_nothing(runner: Runner) -> None:
     """The owner's pidfd tells of its death, though a fork keeps the pipe open."""
     holding = (

@@ -22,6 +22,7 @@ from tether.ledger.store import EventRow, Ledger, ResourceRow
 from tether.linux import identity, members
 from tether.managed import Managed, new_id
 from tether.model import OnDeath, Progress, Recorded, Spec, State, check_name
+from tether.plugin import ManagedPlugin
 from tether.reaper import estate
 from tether.resource import Resource
 from tether.roster import Roster
@@ -230,7 +231,7 @@ class Owner:
             SpecError: the name is in use.
         """
         self._check_usable()
-        if self._roster.add(plugin, name, self._guard.arm) and hasattr(plugin, "bind"):
+        if self._roster.add(plugin, name, self._guard.arm) and isinstance(plugin, ManagedPlugin):
             plugin.bind(self)
 
     def unregister(self, plugin: Any) -> None:

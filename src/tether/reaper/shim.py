@@ -274,16 +274,19 @@ class Shim:
     def _owner_died(self) -> None:
         self._drop_channel()
         self._continue_reaper()
-        if self._tree is None or self._is_ending():
+        if self._tree is None or self._killing is not None:
             return
         on_death = self._request["on_death"]
-        if on_death == "keep":
+        if on_death == "kill":
+            # At once means at once, also in the middle of a polite end.
+            self._kill("its owner died")
+        elif self._stopping is not None:
+            return
+        elif on_death == "keep":
             self._keep_until = time.monotonic() + self._request["keep_for"]
             self._say_to_reaper({"kept": os.getpid()})
-        elif on_death == "stop":
-            self._stop("its owner died", self._request["grace"])
         else:
-            self._kill("its owner died")
+            self._stop("its owner died", self._request["grace"])
 
     def _continue_reaper(self) -> None:
         """Wake the reaper, should somebody have stopped it: it has an estate to settle."""
