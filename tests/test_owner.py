@@ -332,6 +332,27 @@ def test_the_ledger_says_what_became_of_it(runner: Runner) -> None:
     assert events["owner ended"].startswith("died; its estate was settled by")
 
 
+def test_every_resource_of_a_dead_owner_has_its_receipt(runner: Runner) -> None:
+    """Twenty trees that end in the same moment: each is recorded with its own shim's proof."""
+    code = (
+        "import sys, time; from tether import Owner, Process\n"
+        "owner = Owner('many', state_dir=sys.argv[1])\n"
+        "for _ in range(20): owner.start(Process(['sleep', '60']))\n"
+        "import os; os._exit(1)"
+    )
+    folder = runner.new_folder()
+    with runner.popen(code, folder) as process:
+        process.wait(30)
+    from tether.ledger.store import Ledger
+
+    ledger = Ledger(folder)
+    eventually(lambda: ledger.owners() == [])
+    rows = ledger.resources(ended=True)
+    assert len(rows) == 20
+    assert all("ECHILD" in row.reason for row in rows), [row.reason for row in rows]
+    ledger.close()
+
+
 # -- shutdown ----------------------------------------------------------------------------------------------------------
 
 

@@ -211,6 +211,15 @@ class Reaper:
             pid, start, tag, log = message["followed"]
             self._followed[message["shim"]] = members.Marks([(pid, start)], [tag], log=log)
 
+    def _drain_reports(self) -> None:
+        """Read all that shims have reported: a shim says how its tree ended before it ends itself."""
+        while True:
+            try:
+                self._reports.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            self._read_report()
+
     def _reap(self) -> None:
         while True:
             try:
@@ -276,6 +285,7 @@ class Reaper:
         if self._is_settled or self._lost or set(self._shims) - self._kept:
             return
         self._is_settled = True
+        self._drain_reports()
         sys.path[:] = [*self._config["path"], *[each for each in sys.path if each not in self._config["path"]]]
         from tether.reaper import estate
 
