@@ -16,6 +16,7 @@ import pytest
 import support
 from support import Runner, escaping, eventually
 from tether import Owner
+from tether.linux import proc
 
 KINDS = 12
 TIERS = ["cgroup", "shim", "portable"]
@@ -77,6 +78,8 @@ def test_a_stopped_shim_is_woken_when_the_reaper_is_killed(runner: Runner) -> No
     """The kernel continues a stopped process group that becomes an orphan."""
     with escaping(runner, env=_environ("shim")) as run:
         run.signal(signal.SIGSTOP, "shim")
+        # It stops when it runs next; only what is stopped by then is woken.
+        eventually(lambda: (stat := proc.read_stat(run.pids["shim"])) is not None and stat.state == "T")
         run.signal(signal.SIGKILL, "owner", "reaper")
         eventually(lambda: run.survivors() == [], 10.0, "the tree ends")
 
@@ -114,7 +117,7 @@ def test_a_fork_bomb_ends(runner: Runner) -> None:
         "resource.setrlimit(resource.RLIMIT_CPU, (5, 5))\n"
         "end = time.time() + 30\n"
         "for _ in range(7):\n    os.fork()\n    os.setsid() if os.getpid() != os.getsid(0) and os.getpgrp() != os.getpid() else 0\n"
-        "while time.time() < end:\n    time.sleep(0.01)\n    if os.fork() == 0: os._exit(0)\n    os.waitpid(-1, 0)\n"
+        "while time.time() < end:\n    time.sleep(0.25)\n    if os.fork() == 0: os._exit(0)\n    os.waitpid(-1, 0)\n"
     )
     from tether import Process
 
@@ -143,7 +146,6 @@ def test_real_daemons_are_held(
 ) -> None:
     """Daemons of Debian detach, change user and rewrite their titles, and are members all the same. Slow: real servers."""
     from tether import Process
-    from tether.linux import proc
 
     folder = tmp_path_factory.mktemp(name)
     folder.chmod(0o777)
