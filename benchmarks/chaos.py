@@ -184,10 +184,13 @@ def watch(owner: subprocess.Popen[str], seconds: float) -> dict[int, int]:
     guards: dict[int, int] = {}
     deadline = time.monotonic() + 20
     ready_at = None
+    # The descriptor does not block, so a line may come in pieces.
+    pending = ""
     while time.monotonic() < deadline and owner.poll() is None:
-        line = owner.stdout.readline()
-        if line:
-            said = json.loads(line)
+        pending += owner.stdout.readline()
+        if pending.endswith("\n"):
+            said = json.loads(pending)
+            pending = ""
             guards.update(start_times([said[key] for key in ("shim", "reaper") if key in said]))
             ready_at = ready_at or time.monotonic()
         elif ready_at is not None and time.monotonic() - ready_at > seconds:
@@ -258,14 +261,17 @@ def limit_pids() -> str:
 def main() -> int:
     """Run the seeds and print what came of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=100, help="how many, from 0 on")
+    parser.add_argument("--seeds", type=int, default=100, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--seed", type=int, help="this one only")
     arguments = parser.parse_args()
     enter_namespace()
     where = limit_pids()
     bystanders = start_bystanders()
     tally = Tally()
-    seeds = [arguments.seed] if arguments.seed is not None else range(arguments.seeds)
+    seeds = (
+        [arguments.seed] if arguments.seed is not None else range(arguments.first, arguments.first + arguments.seeds)
+    )
     for seed in seeds:
         run_seed(seed, tally)
         for process in list(bystanders):
