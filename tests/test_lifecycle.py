@@ -56,7 +56,10 @@ READY = (Created(), Probed())
         ((Created(), Ended(1, "ended by itself")), True, State.FAILED, "ended by itself, exit code 1"),
         ((Created(), NotReady("too slow"), Ended(-15, "x")), True, State.FAILED, "too slow"),
         ((*READY, MainExited(0), Ended(None, "ended by itself")), True, State.FAILED, "ended by itself, exit code 0"),
-        ((StopAsked("early"),), False, State.GONE, "stopped before it was created"),
+        ((StopAsked("early"),), False, State.STOPPING, "early"),
+        ((StopAsked("early"), Refused("no such program")), False, State.GONE, "early"),
+        ((StopAsked("early"), Created(), Ended(0, "early")), False, State.GONE, "early"),
+        ((NotReady("half made"), Ended(None, "removed")), False, State.FAILED, "half made"),
         ((*READY, Unreachable("cut")), True, State.LOST, "cut"),
         ((*READY, Unreachable("cut"), Reached()), True, State.READY, ""),
         ((*READY, StopAsked("a"), Stuck("in the kernel")), True, State.STOPPING, "in the kernel"),
@@ -124,7 +127,7 @@ def test_every_course_of_events_keeps_the_invariants(events: list[Event], stays_
         if following.state is State.FAILED:
             assert following.reason
         if following.state is State.GONE and life.state not in (State.PENDING, State.GONE):
-            assert isinstance(event, Ended)
+            assert isinstance(event, Ended | Refused)
         assert len(following.history) <= 32
         life = following
 

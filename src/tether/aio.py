@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -77,6 +77,20 @@ class Resource:
     def pid(self) -> int | None:
         """See `tether.Resource.pid`."""
         return self._resource.pid
+
+    @property
+    def spec(self) -> Any:
+        """See `tether.Resource.spec`."""
+        return self._resource.spec
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """See `tether.Resource.details`."""
+        return self._resource.details
+
+    def inside(self, argv: Sequence[str]) -> list[str]:
+        """See `tether.Resource.inside`."""
+        return self._resource.inside(argv)
 
     async def pids(self) -> list[int]:
         """See `tether.Resource.pids`."""

@@ -56,6 +56,7 @@ class Guard:
         """Return what drivers may use of this process."""
         return Context(
             self._state_dir,
+            self._owner,
             shim=self._shim,
             watch=self._watch,
             emit=emit,

@@ -62,7 +62,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class NotReady:
-    """The readiness probe failed or its time limit passed."""
+    """The readiness probe failed or its time limit passed; or it could not be created, and something of the attempt may be left."""
 
     reason: str
 
@@ -185,6 +185,7 @@ class Life:
         reason: why it is in this state, in words; empty where that goes without saying.
         exit_code: of the command, once it is known.
         doomed: the failure that made it stop; it will be FAILED when it has ended.
+        created: whether there is, or was, something to end.
         history: the names of the events so far, each with the state that it led to.
     """
 
@@ -193,6 +194,7 @@ class Life:
     reason: str = ""
     exit_code: int | None = None
     doomed: str = ""
+    created: bool = False
     history: tuple[str, ...] = ()
 
 
@@ -225,7 +227,9 @@ _Outcome = tuple[Life, tuple[Instruction, ...]]
 
 
 def _created(life: Life, _: Created) -> _Outcome:
-    return replace(life, state=State.STARTING), (Record("created"), Probe())
+    if life.state is State.STOPPING:
+        return replace(life, created=True), (Record("created"), End(life.reason))
+    return replace(life, state=State.STARTING, created=True), (Record("created"), Probe())
 
 
 def _probed(life: Life, _: Probed) -> _Outcome:
@@ -233,6 +237,8 @@ def _probed(life: Life, _: Probed) -> _Outcome:
 
 
 def _refused(life: Life, event: Refused) -> _Outcome:
+    if life.state is State.STOPPING and not life.doomed:
+        return replace(life, state=State.GONE), (Record("gone", f"{life.reason}, before it was created"),)
     return replace(life, state=State.FAILED, reason=event.reason), (Record("failed", event.reason),)
 
 
@@ -279,8 +285,8 @@ def _paused(life: Life, event: Paused) -> _Outcome:
 
 def _stop_asked(life: Life, event: StopAsked) -> _Outcome:
     if life.state is State.PENDING:
-        final = replace(life, state=State.GONE, reason="stopped before it was created")
-        return final, (Record("gone", final.reason),)
+        # Somebody is just creating it, and ends it as soon as there is something to end.
+        return replace(life, state=State.STOPPING, reason=event.why), (Record("stop", event.why),)
     if life.state is State.STOPPING:
         return life, (End(event.why, force=event.force),)
     stopping = replace(life, state=State.STOPPING, reason=event.why)
@@ -306,10 +312,10 @@ def _adopted(life: Life, event: Adopted) -> _Outcome:
 _LIVE = (State.STARTING, State.READY, State.STOPPING, State.LOST)
 
 _TABLE: dict[type, tuple[tuple[State, ...], Callable[..., _Outcome]]] = {
-    Created: ((State.PENDING,), _created),
+    Created: ((State.PENDING, State.STOPPING), _created),
     Probed: ((State.STARTING,), _probed),
-    Refused: ((State.PENDING, State.STARTING), _refused),
-    NotReady: ((State.STARTING,), _not_ready),
+    Refused: ((State.PENDING, State.STOPPING), _refused),
+    NotReady: ((State.PENDING, State.STARTING), _not_ready),
     MainExited: (_LIVE, _main_exited),
     Ended: (_LIVE, _ended),
     Paused: (_LIVE, _paused),
@@ -332,7 +338,7 @@ def advance(life: Life, event: Event) -> tuple[Life, tuple[Instruction, ...]]:
     if life.state.is_final and isinstance(event, StopAsked):
         return life, ()
     states, step = _TABLE[type(event)]
-    if life.state not in states:
+    if life.state not in states or (life.created and isinstance(event, Created | Refused)):
         raise IllegalTransition(life, event)
     following, instructions = step(life, event)
     entry = f"{type(event).__name__} -> {following.state.name}"

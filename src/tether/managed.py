@@ -6,12 +6,15 @@ import os
 import secrets
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tether.drivers import Driver
+from tether.drivers import CanAttach, Driver, HasDetails, HasOutput, HasTarget
+from tether.errors import DriverUnavailable
 from tether.lifecycle import Event, Life
 from tether.model import Handle, OnDeath, State
+from tether.probes import Target
 
 __all__ = ["Managed", "new_id", "tail"]
 
@@ -46,6 +49,7 @@ class Managed:
         tag, name, spec, driver: fixed.
         life: where it is in its life; changes under ``condition``, which is notified then.
         handle: the driver's; None before it was created.
+        plan: by what it is found before that; None where the tag is enough.
         fence: the number of its ownership.
     """
 
@@ -57,12 +61,14 @@ class Managed:
         self.on_death = on_death
         self.life = Life(stays_up=spec.stays_up)
         self.handle: Handle | None = None
+        self.plan: Handle | None = None
         self.fence = 1
         self.condition = threading.Condition(threading.RLock())
         self.early: list[Event] = []
         # Looked up by name, not isinstance(): that costs a start more than anything else of this object.
         self._port_of: Callable[[Handle], int | None] | None = getattr(driver, "port", None)
         self._log_of: Callable[[Handle], Path | None] | None = getattr(driver, "log_path", None)
+        self._url_of: Callable[[Handle], str | None] | None = getattr(driver, "url", None)
 
     @property
     def state(self) -> State:
@@ -76,7 +82,9 @@ class Managed:
 
     @property
     def url(self) -> str | None:
-        """Where it answers, if it has a port."""
+        """Where it answers, if it does."""
+        if self._url_of is not None:
+            return None if self.handle is None else self._url_of(self.handle)
         return None if self.port is None else f"http://127.0.0.1:{self.port}"
 
     @property
@@ -84,8 +92,41 @@ class Managed:
         """The file with its output, if it has one."""
         return None if self.handle is None or self._log_of is None else self._log_of(self.handle)
 
+    def log(self, lines: int | None) -> str:
+        """Its output, or the last lines of it, as text; empty if it goes elsewhere. Raises DriverUnavailable."""
+        if self.handle is not None and isinstance(self.driver, HasOutput):
+            return self.driver.read_log(self.handle, lines).decode(errors="replace")
+        if lines is not None:
+            return tail(self.log_path, lines)
+        path = self.log_path
+        return path.read_bytes().decode(errors="replace") if path is not None and path.exists() else ""
+
+    def target(self) -> Target:
+        """What a readiness probe looks at."""
+        if self.handle is not None and isinstance(self.driver, HasTarget):
+            return replace(self.driver.target(self.handle), subject=self)
+        return Target(port=self.port, pids=self.pids, log=self._read_log_file, subject=self)
+
+    def _read_log_file(self) -> bytes:
+        return b"" if self.log_path is None else self.log_path.read_bytes()
+
+    def details(self) -> dict[str, Any]:
+        """What its driver tells of it beside what all do."""
+        if self.handle is None or not isinstance(self.driver, HasDetails):
+            return {}
+        return self.driver.details(self.handle)
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether it was there before, so that it is only let go of."""
+        return self.handle is not None and isinstance(self.driver, CanAttach) and self.driver.is_attached(self.handle)
+
     def pids(self) -> tuple[int, ...]:
         """Its live processes on this machine."""
         if self.handle is None or self.state.is_final:
             return ()
-        return self.driver.inspect(self.handle).pids
+        try:
+            return self.driver.inspect(self.handle).pids
+        except DriverUnavailable:
+            # Not to be seen now, which its state says.
+            return ()

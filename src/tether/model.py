@@ -6,13 +6,14 @@ import enum
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from tether.errors import SpecError
 
 __all__ = [
     "Handle",
     "Identity",
+    "Inside",
     "OnDeath",
     "Progress",
     "Ready",
@@ -118,15 +119,15 @@ class Usage:
 
 @dataclass(frozen=True)
 class Ready:
-    """When a resource counts as ready; made by `tether.http`, `tether.tcp`, `tether.log` and `tether.call`.
+    """When a resource counts as ready; made by `tether.http`, `tcp`, `log`, `call` and `healthy`.
 
     Attributes:
-        kind: which of the four.
-        target: a path, a pattern or a function; None for tcp.
+        kind: which of the five.
+        target: a path, a pattern or a function; None for tcp and health.
         timeout: the time limit, in seconds.
     """
 
-    kind: Literal["http", "tcp", "log", "call"]
+    kind: Literal["http", "tcp", "log", "call", "health"]
     target: Any = None
     timeout: float = 60.0
 
@@ -185,6 +186,20 @@ class Spec(Protocol):
 
     def fingerprint(self, key: bytes) -> str:
         """Return what is equal for equal specs, and tells nothing of their values to who has not the key."""
+        ...
+
+
+@runtime_checkable
+class Inside(Protocol):
+    """A resource in which commands can run: an environment."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    def inside(self, argv: Sequence[str]) -> list[str]:
+        """Return the command that runs ``argv`` in it. Raises SpecError if nothing can run in it."""
         ...
 
 

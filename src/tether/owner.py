@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -11,17 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, get_args
+from dataclasses import replace
+from typing import Any, Self, cast, get_args
 
 from tether import shutdown
-from tether.drivers import Terminal
+from tether.drivers import HasGuard, Terminal
 from tether.errors import Gone, NotFound, SpecError, TetherError
 from tether.guard import Guard
 from tether.ledger import place
 from tether.ledger.store import EventRow, Ledger, ResourceRow
 from tether.linux import identity, members
 from tether.managed import Managed, new_id
-from tether.model import OnDeath, Progress, Recorded, Spec, State, check_name
+from tether.model import Inside, OnDeath, Progress, Recorded, Spec, State, check_name
 from tether.plugin import ManagedPlugin
 from tether.reaper import estate
 from tether.resource import Resource
@@ -30,6 +32,8 @@ from tether.supervisor import Supervisor
 from tether.telemetry import Notice, Telemetry
 
 __all__ = ["Owner"]
+
+_log = logging.getLogger("tether")
 
 _ORDER_PATIENCE_S = 0.5
 _REMEMBER_S = 14 * 24 * 3600.0
@@ -87,7 +91,9 @@ class Owner:
         self._roster = Roster(self.id, self._ledger, self._note)
         _add_to_environment(self.id)
         _owners.add(self)
-        estate.sweep(self._ledger, self.state_dir)
+        outcomes = estate.sweep(self._ledger, self.state_dir)
+        if any(outcome.what == "elsewhere" for outcome in outcomes):
+            threading.Thread(target=_sweep_elsewhere, args=(self.state_dir,), name="tether-sweep", daemon=True).start()
         self._forget_old()
 
     def _forget_old(self) -> None:
@@ -153,10 +159,23 @@ class Owner:
             A row with the resource's tag was committed before anything was created, and the shim ends what it started.
         """
         self._check_usable()
+        spec = self._with_environment(spec, on_progress)
+        # Whatever it is, it is not created before there is somebody to end it.
+        self._guard.arm()
         on_death = spec.on_death or self.on_death
         if on_death == "keep" and spec.name is not None:
             return self._adopt_or_start(spec, spec.name, on_progress or _silent)
         return Resource(self._supervisor, self._supervisor.start(spec, on_death, on_progress or _silent))
+
+    def _with_environment(self, spec: Spec, on_progress: Progress | None) -> Spec:
+        """Start the environment that a process runs in, where only its spec was given; one of an equal spec is used again."""
+        wanted = getattr(spec, "env_in", None)
+        if wanted is None or isinstance(wanted, Inside):
+            return spec
+        for resource in self.resources:
+            if resource.spec == wanted:
+                return replace(cast("Any", spec), env_in=resource)
+        return replace(cast("Any", spec), env_in=self.start(wanted, on_progress=on_progress))
 
     def _adopt_or_start(self, spec: Spec, name: str, progress: Progress) -> Resource:
         """Adopt what an earlier owner of this name kept from an equal spec; stop it if the spec has changed."""
@@ -307,13 +326,20 @@ class Owner:
         if not errors:
             with suppress(TetherError):
                 self._ledger.end_owner(self.id, "shut down in order")
-        self._guard.disarm(orderly=not errors, empty=not self._supervisor.live())
+        self._supervisor.close()
+        # What is kept with nothing beside it that ends it in time is the reaper's to watch.
+        kept = self._supervisor.live()
+        guarded = all(isinstance(m.driver, HasGuard) for m in kept)
+        self._guard.disarm(orderly=not errors and guarded, empty=not kept)
         self._ledger.close()
         if errors:
             raise ExceptionGroup(f"owner {self.name} could not end everything; the rest stays on record", errors)
 
     def _stop_all(self, resources: list[Managed], grace: float | None) -> list[Exception]:
-        waits = shutdown.order({managed.name: managed.spec.needs for managed in resources})
+        waits = shutdown.order(
+            {managed.name: managed.spec.needs for managed in resources},
+            {managed.name: getattr(getattr(managed.spec, "env_in", None), "name", None) for managed in resources},
+        )
         ended = {managed.name: threading.Event() for managed in resources}
 
         def stop(managed: Managed) -> Exception | None:
@@ -340,6 +366,18 @@ class Owner:
         self._closed = True
         self._ledger.abandon()
         self._guard.release_in_fork()
+
+
+def _sweep_elsewhere(state_dir: Path) -> None:
+    """Settle what dead owners left on engines and hosts, which may take long to answer."""
+    try:
+        ledger = Ledger(state_dir)
+        try:
+            estate.sweep(ledger, state_dir, patient=True)
+        finally:
+            ledger.close()
+    except (TetherError, OSError) as error:
+        _log.warning("what dead owners left elsewhere is not settled yet: %s", error)
 
 
 def _recorded(row: ResourceRow) -> Recorded:

@@ -75,6 +75,7 @@ class ManagedPlugin:
             "server_url": first.url if first else None,
             "is_running": bool(live),
             "pid": first.pid if first else None,
+            **(first.details if first else {}),
             "resources": {resource.name: resource.info() for resource in live},
         }
 

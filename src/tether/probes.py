@@ -11,14 +11,13 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
-from pathlib import Path
 from typing import Any
 
-from tether.errors import SpecError
+from tether.errors import SpecError, TetherError
 from tether.linux import sockets
 from tether.model import Ready
 
-__all__ = ["FOREIGN", "Target", "call", "http", "log", "passes", "tcp"]
+__all__ = ["FOREIGN", "Target", "call", "healthy", "http", "log", "passes", "tcp"]
 
 _ONE_TRY_S = 2.0
 
@@ -33,14 +32,16 @@ class Target:
     Attributes:
         host, port: where it listens; port None for what has none.
         pids: lists the live members of its tree; None if it is no process tree of this machine.
-        log: the file with its output, or None.
+        log: returns its output.
+        health: says what is missing by its own health check, empty for nothing; None if it has no such check.
         subject: what a `call` probe is called with.
     """
 
     host: str = "127.0.0.1"
     port: int | None = None
     pids: Callable[[], tuple[int, ...]] | None = None
-    log: Path | None = None
+    log: Callable[[], bytes] = bytes
+    health: Callable[[], str] | None = None
     subject: Any = None
 
 
@@ -63,6 +64,11 @@ def log(pattern: str, *, timeout: float = 60.0) -> Ready:
     except (re.error, AttributeError) as error:
         raise SpecError(f"log() takes a regular expression, and {pattern!r} is none: {error}") from error
     return Ready("log", compiled, timeout)
+
+
+def healthy(*, timeout: float = 60.0) -> Ready:
+    """Ready when the health check of a container's image says "healthy", within ``timeout`` seconds."""
+    return Ready("health", None, timeout)
 
 
 def call(function: Callable[[Any], Any], *, timeout: float = 60.0) -> Ready:
@@ -119,10 +125,14 @@ def _http(ready: Ready, target: Target) -> str:
 
 def _log(ready: Ready, target: Target) -> str:
     try:
-        text = target.log.read_bytes() if target.log is not None else b""
-    except OSError as error:
+        text = target.log()
+    except (OSError, TetherError) as error:
         return f"its log can't be read: {error}"
     return "" if ready.target.search(text) else f"{ready.target.pattern.decode()!r} is not in its log"
+
+
+def _health(_: Ready, target: Target) -> str:
+    return target.health() if target.health is not None else "it has no health check"
 
 
 def _call(ready: Ready, target: Target) -> str:
@@ -133,7 +143,13 @@ def _call(ready: Ready, target: Target) -> str:
     return "" if answer else f"{ready.target!r} returned {answer!r}"
 
 
-_PROBES: dict[str, Callable[[Ready, Target], str]] = {"tcp": _tcp, "http": _http, "log": _log, "call": _call}
+_PROBES: dict[str, Callable[[Ready, Target], str]] = {
+    "tcp": _tcp,
+    "http": _http,
+    "log": _log,
+    "call": _call,
+    "health": _health,
+}
 
 
 def passes(ready: Ready, target: Target) -> str:

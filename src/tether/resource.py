@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
-from tether.drivers import CanPause, HasStreams
-from tether.managed import Managed, tail
+from tether.drivers import CanPause, HasInside, HasStreams
+from tether.errors import SpecError
+from tether.managed import Managed
 from tether.model import Identity, State, Usage
 from tether.supervisor import Supervisor
 
@@ -56,6 +58,11 @@ class Resource:
         return str(self._managed.spec.kind)
 
     @property
+    def spec(self) -> Any:
+        """What it was started from; of one that was adopted, what was recorded of that."""
+        return self._managed.spec
+
+    @property
     def state(self) -> State:
         """Where it is in its life."""
         return self._managed.state
@@ -93,10 +100,7 @@ class Resource:
 
     def logs(self, tail: int | None = None) -> str:
         """Return its output, or the last ``tail`` lines of it; empty if it goes elsewhere."""
-        path = self._managed.log_path
-        if tail is not None:
-            return _tail(path, tail)
-        return path.read_bytes().decode(errors="replace") if path is not None and path.exists() else ""
+        return self._managed.log(tail)
 
     def info(self) -> dict[str, Any]:
         """Return all of the above, ready for JSON and without secrets."""
@@ -111,9 +115,15 @@ class Resource:
             "pid": self.pid,
             "pids": self.pids(),
             "on_death": self._managed.on_death,
+            **self._managed.details(),
             "log": None if self._managed.log_path is None else str(self._managed.log_path),
             "spec": self._managed.spec.record(),
         }
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What its driver tells of it beside what all do, as part of `info`: ``container_id``, ``conda_env``, ..."""
+        return self._managed.details()
 
     def _stream(self, name: str) -> Any:
         managed = self._managed
@@ -169,6 +179,13 @@ class Resource:
         pair = handle.data.get("main") if handle is not None else None
         return None if handle is None or pair is None else Identity(handle.data["boot"], *pair)
 
+    def inside(self, argv: Sequence[str]) -> list[str]:
+        """Return the command that runs ``argv`` in it, activated. Raises SpecError if it is no environment."""
+        driver, handle = self._managed.driver, self._managed.handle
+        if handle is None or not isinstance(driver, HasInside):
+            raise SpecError(f"nothing can run in {self.name}: it is of kind {self.kind}, which is no environment")
+        return driver.inside(handle, argv)
+
     def resume(self) -> None:
         """Continue it, should a signal have stopped it (SIGCONT). What has ended, or can't be stopped, is left alone."""
         driver, handle = self._managed.driver, self._managed.handle
@@ -178,6 +195,3 @@ class Resource:
     def restart(self) -> None:
         """Stop it and start it again, under the same name and id. Returns when it is ready; raises StartError."""
         self._supervisor.restart(self._managed, None, _silent)
-
-
-_tail = tail

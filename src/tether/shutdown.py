@@ -24,21 +24,25 @@ class Wait:
     may: frozenset[str]
 
 
-def order(needs: Mapping[str, Sequence[str] | None]) -> dict[str, Wait]:
+def order(
+    needs: Mapping[str, Sequence[str] | None], inside: Mapping[str, str | None] | None = None
+) -> dict[str, Wait]:
     """Return for whom each resource waits.
 
     Args:
         needs: the names in the order of their start, each with the names that it needs; None if it did not say.
+        inside: for those that run in an environment, the name of that, which they need as well.
 
     Raises:
         SpecError: they need each other in a circle.
     """
     names = list(needs)
+    within = inside or {}
     waits = {}
     for index, name in enumerate(names):
         later = names[index + 1 :]
         waits[name] = Wait(
-            must=frozenset(other for other in names if name in (needs[other] or ())),
+            must=frozenset(other for other in names if name in (needs[other] or ()) or within.get(other) == name),
             may=frozenset(other for other in later if needs[other] is None),
         )
     _refuse_circles(waits)

@@ -6,14 +6,14 @@ import hmac
 import re
 import signal as _signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from os import PathLike
 from typing import Any, Literal
 
 from tether.errors import SpecError
-from tether.model import OnDeath, Ready, check_name
+from tether.model import Inside, OnDeath, Ready, Spec, check_name
 
-__all__ = ["Process", "has_port", "put_port", "redact"]
+__all__ = ["Process", "SpecBase", "checked_env", "has_port", "put_port", "redact"]
 
 Stream = Literal["log", "inherit", "null", "pipe"]
 
@@ -52,8 +52,56 @@ def _text(value: Any, what: str) -> str:
     return value
 
 
+def checked_env(env: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return a copy of variables to set, or raise SpecError. Values are never shown: they may be secrets."""
+    checked: dict[str, str | None] = {}
+    for key, value in env.items():
+        name = _text(key, "a variable's name")
+        if not name or "=" in name:
+            raise SpecError(f"{name!r} can't be the name of an environment variable")
+        if value is not None and (not isinstance(value, str | bytes | PathLike)):
+            raise SpecError(f"the value of variable {name} must be text, not {type(value).__name__}")
+        if isinstance(value, str) and "\0" in value:
+            raise SpecError(f"embedded null byte in the value of variable {name}")
+        checked[name] = None if value is None else _text(value, f"the value of variable {name}")
+    return checked
+
+
+class SpecBase:
+    """What specs of every kind have in common: how the fields that all of them have are checked, and the fingerprint."""
+
+    name: str | None
+    needs: Sequence[str] | None
+    on_death: OnDeath | None
+    keep_for: float
+    stop_grace: float
+
+    def _check_common(self) -> None:
+        if self.name is not None:
+            check_name(self.name, "a resource")
+        if isinstance(self.needs, str):
+            raise SpecError(f"needs={self.needs!r} must be a list of names")
+        if self.needs is not None:
+            object.__setattr__(self, "needs", tuple(self.needs))
+        self._check_word("on_death", ("kill", "stop", "keep", None))
+        if not self.stop_grace >= 0:
+            raise SpecError(f"stop_grace={self.stop_grace!r} must be 0 or more seconds")
+        if not self.keep_for > 0:
+            raise SpecError(f"keep_for={self.keep_for!r} must be more than 0 seconds")
+
+    def _check_word(self, field_name: str, allowed: Sequence[Any]) -> None:
+        value = getattr(self, field_name)
+        if value not in allowed:
+            raise SpecError(f"{field_name}={value!r} is not known; use one of {', '.join(map(repr, allowed))}")
+
+    def fingerprint(self, key: bytes) -> str:
+        """Return what is equal for equal specs, and tells nothing of their values to who has not the key."""
+        shown = [(each.name, _plain(getattr(self, each.name))) for each in fields(self) if each.name != "name"]  # type: ignore[arg-type]
+        return hmac.new(key, repr(shown).encode("utf-8", "surrogateescape"), "sha256").hexdigest()
+
+
 @dataclass(frozen=True)
-class Process:
+class Process(SpecBase):
     """A command to run, and with it everything that it forks.
 
     Args:
@@ -75,6 +123,7 @@ class Process:
             owner's own rule.
         keep_for: with "keep", for how many seconds.
         needs: names of resources that must outlive it; None for every one started before it.
+        env_in: an environment that the command runs in, activated: a started `CondaEnv`, or its spec, which is started with it.
 
     ``{port}`` in an argument or in a value of ``env`` is replaced by the port, ``{{port}}`` by a literal ``{port}``.
 
@@ -99,6 +148,7 @@ class Process:
     on_death: OnDeath | None = None
     keep_for: float = 3600.0
     needs: Sequence[str] | None = None
+    env_in: Inside | Spec | None = None
     kind: str = field(default="process", init=False)
 
     def __post_init__(self) -> None:
@@ -112,50 +162,23 @@ class Process:
         if not argv or not argv[0]:
             raise SpecError("argv is empty: there is no program to run")
         object.__setattr__(self, "argv", argv)
-        object.__setattr__(self, "env", self._checked_env())
+        object.__setattr__(self, "env", checked_env(self.env))
         if self.cwd is not None:
             object.__setattr__(self, "cwd", _text(self.cwd, "cwd"))
-        if self.name is not None:
-            check_name(self.name, "a resource")
         object.__setattr__(self, "pass_fds", tuple(self.pass_fds))
-        if self.needs is not None:
-            object.__setattr__(self, "needs", tuple(self.needs))
-        self._check_words()
-        self._check_numbers()
-
-    def _checked_env(self) -> dict[str, str | None]:
-        checked: dict[str, str | None] = {}
-        for key, value in self.env.items():
-            name = _text(key, "a variable's name")
-            if not name or "=" in name:
-                raise SpecError(f"{name!r} can't be the name of an environment variable")
-            # The value is not shown: it may be a secret.
-            if value is not None and (not isinstance(value, str | bytes | PathLike)):
-                raise SpecError(f"the value of variable {name} must be text, not {type(value).__name__}")
-            if isinstance(value, str) and "\0" in value:
-                raise SpecError(f"embedded null byte in the value of variable {name}")
-            checked[name] = None if value is None else _text(value, f"the value of variable {name}")
-        return checked
-
-    def _check_words(self) -> None:
+        self._check_common()
         for name, allowed in (
             ("stdin", ("null", "inherit", "pipe")),
             ("stdout", ("log", "inherit", "null", "pipe")),
             ("stderr", ("log", "inherit", "null", "pipe")),
             ("stop_to", ("group", "main")),
-            ("on_death", ("kill", "stop", "keep", None)),
         ):
-            if getattr(self, name) not in allowed:
-                words = ", ".join(repr(word) for word in allowed)
-                raise SpecError(f"{name}={getattr(self, name)!r} is not known; use one of {words}")
+            self._check_word(name, allowed)
+        self._check_numbers()
 
     def _check_numbers(self) -> None:
         if self.port is not None and not 0 < self.port < 65536:
             raise SpecError(f"port={self.port!r} is no port")
-        if not self.stop_grace >= 0:
-            raise SpecError(f"stop_grace={self.stop_grace!r} must be 0 or more seconds")
-        if not self.keep_for > 0:
-            raise SpecError(f"keep_for={self.keep_for!r} must be more than 0 seconds")
         if self.stop_signal not in _SIGNALS:
             raise SpecError(f"stop_signal={self.stop_signal!r} is no signal")
         if self.umask is not None and not 0 <= self.umask <= 0o777:
@@ -168,6 +191,8 @@ class Process:
             )
         if self.ready is not None and self.ready.kind == "log" and "log" not in (self.stdout, self.stderr):
             raise SpecError("ready=log() needs stdout or stderr to be 'log'")
+        if self.ready is not None and self.ready.kind == "health":
+            raise SpecError("ready=healthy() is for containers, whose image may have a health check; use another probe")
 
     @property
     def uses_port(self) -> bool:
@@ -191,12 +216,8 @@ class Process:
             "stop_to": self.stop_to,
             "stop_grace": self.stop_grace,
             "stays_up": self.stays_up,
+            "env_in": None if self.env_in is None else self.env_in.name,
         }
-
-    def fingerprint(self, key: bytes) -> str:
-        """Return what is equal for equal specs, and tells nothing of their values to who has not the key."""
-        shown = [(each.name, _plain(getattr(self, each.name))) for each in fields(self) if each.name != "name"]
-        return hmac.new(key, repr(shown).encode("utf-8", "surrogateescape"), "sha256").hexdigest()
 
 
 _PORT = re.compile(r"\{\{port\}\}|\{port\}")
@@ -211,6 +232,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Ready):
         target = getattr(value.target, "pattern", getattr(value.target, "__qualname__", value.target))
         return (value.kind, target, float(value.timeout))
+    if isinstance(value, SpecBase) and is_dataclass(value):
+        return [_plain(getattr(value, each.name)) for each in fields(value)]
+    if isinstance(value, Inside):
+        return value.name
     return value
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from tether import faults, lifecycle, probes, registry
 from tether.clock import Clock, SystemClock
-from tether.drivers import CanAdopt, Context, Driver
-from tether.errors import Busy, DeadlineExceeded, Gone, LedgerError, SpecError, StartError, TetherError
+from tether.drivers import CanAdopt, Context, Driver, HasPlan
+from tether.errors import Busy, DeadlineExceeded, DriverUnavailable, Gone, LedgerError, SpecError, StartError, TetherError
 from tether.ledger.store import Ledger, ResourceRow
 from tether.lifecycle import (
     Adopted,
@@ -30,8 +31,9 @@ from tether.lifecycle import (
     Stuck,
 )
 from tether.linux import sockets
-from tether.managed import Managed, new_id, tail
-from tether.model import Handle, OnDeath, Progress, Spec, State
+from tether.managed import Managed, new_id
+from tether.model import Handle, OnDeath, Progress, Ready, Spec, State
+from tether.retries import Retries
 from tether.telemetry import Notice, Telemetry
 
 __all__ = ["Supervisor"]
@@ -68,6 +70,8 @@ class Supervisor:
         self._context = context(self.emit)
         self._clock = clock or SystemClock()
         self._drivers: dict[str, Driver] = {}
+        self._planning: dict[str, HasPlan] = {}
+        self._retries = Retries()
         self._lock = threading.Lock()
         self._managed: dict[str, Managed] = {}
         self._numbers: dict[str, int] = {}
@@ -76,7 +80,9 @@ class Supervisor:
         """Return this owner's driver of a kind."""
         with self._lock:
             if kind not in self._drivers:
-                self._drivers[kind] = registry.driver_class(kind)(self._context)
+                driver = self._drivers[kind] = registry.driver_class(kind)(self._context)
+                if isinstance(driver, HasPlan):
+                    self._planning[kind] = driver
             return self._drivers[kind]
 
     def live(self) -> list[Managed]:
@@ -102,15 +108,14 @@ class Supervisor:
         driver = self.driver(spec.kind)
         managed = self._enter(spec, driver, on_death)
         try:
-            self._ledger.add_resource(
-                managed.tag,
-                self._owner,
-                managed.name,
-                spec.kind,
-                {**spec.record(), "fingerprint": fingerprint},
-                on_death,
-                spec.keep_for,
-            )
+            if spec.kind in self._planning:
+                managed.plan = self._planning[spec.kind].plan(spec, managed.tag)
+            with self._ledger.durable() if managed.plan else nullcontext():
+                self._ledger.add_resource(
+                    *(managed.tag, self._owner, managed.name, spec.kind),
+                    {**spec.record(), "fingerprint": fingerprint},
+                    *(on_death, spec.keep_for, managed.plan),
+                )
             faults.point("start.recorded")
         except BaseException:
             self._leave(managed)
@@ -197,13 +202,13 @@ class Supervisor:
         try:
             handle = managed.driver.start(managed.spec, managed.tag, managed.on_death, progress)
         except BaseException as error:
-            self.apply(managed, Refused(f"could not start: {error}"))
+            self._clear_attempt(managed, f"could not start: {error}")
             raise
         try:
             faults.point("start.spawned")
             self._created(managed, handle)
             faults.point("start.created")
-            if managed.spec.ready is not None:
+            if managed.state is not State.READY:
                 self._await_ready(managed, progress)
         except BaseException:
             # Interrupted, for instance by Ctrl-C: what was not handed out must not stay.
@@ -212,19 +217,32 @@ class Supervisor:
             self.stop(managed, "its start was interrupted", force=True)
             raise
 
+    def _clear_attempt(self, managed: Managed, why: str) -> None:
+        """See that nothing is left of an attempt to create; what can't be removed now stays on record, and is tried again."""
+        if managed.plan is not None:
+            try:
+                managed.driver.destroy(managed.plan)
+            except (TetherError, OSError) as error:
+                managed.handle = managed.plan
+                failed = f"{why}; what was made of it could not be removed yet: {error}"
+                event = StopAsked(failed) if managed.state is State.STOPPING else NotReady(failed)
+                self._carry_out(managed, self.apply(managed, event))
+                return
+        self.apply(managed, Refused(why))
+
     def _created(self, managed: Managed, handle: Handle) -> None:
         """Record that it is there, and hear what was quicker than that."""
         with managed.condition:
             managed.handle = handle
-            ready = managed.spec.ready is None
+            ready = managed.spec.ready is None and managed.state is State.PENDING
             self._carry_out(managed, self.apply(managed, Created(), *([Probed()] if ready else [])))
             for event in managed.early:
                 self._carry_out(managed, self.apply(managed, event))
             managed.early.clear()
 
     def _await_ready(self, managed: Managed, progress: Progress) -> None:
-        ready = managed.spec.ready
-        target = probes.Target(port=managed.port, pids=managed.pids, log=managed.log_path, subject=managed)
+        ready = managed.spec.ready or Ready("call", bool)
+        target = managed.target()
         deadline = self._clock.monotonic() + ready.timeout
         pause = _FIRST_PROBE_PAUSE_S
         said = ""
@@ -259,7 +277,10 @@ class Supervisor:
 
     def _start_error(self, managed: Managed) -> StartError:
         life = managed.life
-        log_tail = tail(managed.log_path, _TAIL_LINES)
+        try:
+            log_tail = managed.log(_TAIL_LINES)
+        except TetherError as error:
+            log_tail = f"(can't be read: {error})"
         reason = life.reason or lifecycle.describe_exit(life.exit_code)
         return StartError(
             f"cannot start {managed.name}: {reason}; nothing of it is left running",
@@ -356,12 +377,17 @@ class Supervisor:
         Raises:
             DeadlineExceeded: it was killed and is still there; it stays on record.
         """
-        for end in self.apply(managed, StopAsked(why, force)):
+        ends = self.apply(managed, StopAsked(why, force))
+        for end in ends:
             self._end(managed, end, grace)
+        if not ends:
+            self.wait(managed, None)
 
     def _end(self, managed: Managed, end: End, grace: float | None = None) -> None:
         if managed.handle is None:
-            raise Gone(f"resource {managed.name} is just being created; try again")
+            # Whoever creates it ends it as soon as it is there.
+            self.wait(managed, None)
+            return
         faults.point("destroy.asked" if end.force else "stop.asked")
         try:
             if end.force:
@@ -371,10 +397,28 @@ class Supervisor:
         except DeadlineExceeded as error:
             self._advance_from(managed, State.STOPPING, Stuck(str(error)))
             raise
+        except DriverUnavailable as error:
+            self._advance_from(managed, State.STOPPING, Stuck(f"can't be ended now, tried again: {error}"))
+            self._try_again(managed, end)
+            raise
         faults.point("stop.ended")
         with managed.condition:
             if not managed.state.is_final:
-                self.apply(managed, Ended(None, end.why))
+                why = f"let go, it was there before ({end.why})" if managed.is_attached else end.why
+                self.apply(managed, Ended(None, why))
+
+    def _try_again(self, managed: Managed, end: End) -> None:
+        def attempt() -> bool:
+            with suppress(DriverUnavailable, DeadlineExceeded):
+                if not managed.state.is_final:
+                    self._end(managed, end)
+            return managed.state.is_final
+
+        self._retries.begin(managed.tag, attempt)
+
+    def close(self) -> None:
+        """Try nothing again any more: what is left is the reaper's."""
+        self._retries.close()
 
     def _end_quietly(self, managed: Managed, end: End) -> None:
         try:

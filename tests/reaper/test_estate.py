@@ -159,7 +159,7 @@ def test_an_estate_of_an_earlier_boot_is_settled_without_a_signal(private_state:
         "uid": os.getuid(),
     }
     ledger.write("0123456789abcdef", 1, State.READY, [], handle=Handle("process", "0123456789abcdef", data))
-    (outcome,) = estate.sweep(ledger, private_state, wait_for_shims=True)
+    (outcome,) = estate.sweep(ledger, private_state, patient=True)
     assert outcome.what == "already gone"
     assert bystander.poll() is None
     assert ledger.owners() == []
@@ -178,7 +178,7 @@ def test_a_crash_between_record_and_creation_is_found_by_tag(private_state: Path
         ledger.add_resource(tag, "dead", tag, "process", {}, "kill", 1.0)
     created = subprocess.Popen(["sleep", "60"], env={members.RESOURCE: created_tag})
     eventually(lambda: carriers(created_tag))
-    outcomes = {each.name: each.what for each in estate.sweep(ledger, private_state, wait_for_shims=True)}
+    outcomes = {each.name: each.what for each in estate.sweep(ledger, private_state, patient=True)}
     assert outcomes == {created_tag: "ended", missing_tag: "already gone"}
     assert created.wait(10) == -9
     ledger.close()

@@ -43,7 +43,7 @@ def _end(name: str, grace: float | None) -> None:
         raise TetherError(f"resource {row.name} belongs to another user, who alone can end it: {error}") from error
     if not seen.owner_alive:
         # Nobody else would write it down.
-        estate.sweep(records.ledger, records.state_dir)
+        estate.sweep(records.ledger, records.state_dir, patient=True)
     sys.stdout.write(f"{row.name}: gone\n")
 
 
@@ -74,7 +74,7 @@ def reap(
         return
     records = Records()
     outcomes = estate.sweep(
-        records.ledger, records.state_dir, dry_run=dry_run, wait_for_shims=True, kept_too=everything
+        records.ledger, records.state_dir, dry_run=dry_run, patient=True, kept_too=everything
     )
     if as_json:
         print_json([asdict(outcome) for outcome in outcomes])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tether import registry
-from tether.drivers import Context, Driver
+from tether.drivers import Context, Driver, HasDetails
 from tether.errors import DriverUnavailable, NotFound, SpecError
 from tether.ledger import place
 from tether.ledger.store import Ledger, OwnerRow, ResourceRow
@@ -17,6 +19,8 @@ from tether.linux import identity
 from tether.model import State, Status
 
 __all__ = ["Records", "Seen", "print_json", "print_table"]
+
+_LOOKS = 16
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,13 @@ class Seen:
     owner: OwnerRow
     status: Status
     owner_alive: bool
+    details: dict[str, Any] = field(default_factory=dict)
 
     def info(self) -> dict[str, Any]:
         """Return it ready for JSON."""
         row = self.row
         return {
+            **self.details,
             "id": row.id,
             "owner": self.owner.name,
             "owner_id": self.owner.id,
@@ -58,11 +64,15 @@ class Records:
         self.state_dir: Path = place.prepare(place.state_dir())
         self.ledger = Ledger(self.state_dir)
         self._context = Context(self.state_dir)
+        self._drivers: dict[str, Driver] = {}
+        self._lock = threading.Lock()
 
     def driver(self, kind: str) -> Driver:
         """Return a driver that owns nothing, but can look and end."""
-        driver: Driver = registry.driver_class(kind)(self._context)
-        return driver
+        with self._lock:
+            if kind not in self._drivers:
+                self._drivers[kind] = registry.driver_class(kind)(self._context)
+            return self._drivers[kind]
 
     def _look(self, row: ResourceRow) -> Status:
         if row.handle is None or row.state.is_final:
@@ -72,12 +82,25 @@ class Records:
         except DriverUnavailable as error:
             return Status(State.LOST, reason=str(error))
 
+    def _details(self, row: ResourceRow) -> dict[str, Any]:
+        if row.handle is None:
+            return {}
+        try:
+            driver = self.driver(row.kind)
+        except DriverUnavailable:
+            return {}
+        return driver.details(row.handle) if isinstance(driver, HasDetails) else {}
+
     def resources(self, *, ended: bool = False) -> list[Seen]:
         """Return what is on record, looked at now."""
         owners = {owner.id: owner for owner in self.ledger.owners(ended=True)}
+        rows = self.ledger.resources(ended=ended)
+        # Engines and hosts are asked side by side: one that does not answer holds up nobody.
+        with ThreadPoolExecutor(_LOOKS) as pool:
+            looks = list(pool.map(self._look, rows))
         return [
-            Seen(row, owners[row.owner], self._look(row), identity.is_alive(owners[row.owner].identity))
-            for row in self.ledger.resources(ended=ended)
+            Seen(row, owners[row.owner], status, identity.is_alive(owners[row.owner].identity), self._details(row))
+            for row, status in zip(rows, looks, strict=True)
         ]
 
     def matching(self, name: str, *, ended: bool = False) -> list[Seen]:

@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from tether.cli.records import Records, Seen, print_json, print_table
+from tether.drivers import HasLog, HasOutput
 from tether.errors import NotFound
 from tether.ledger.store import EventRow
 from tether.linux import proc, tree
-from tether.model import State
+from tether.model import Handle, State
 
 __all__ = ["add_to"]
 
@@ -42,6 +43,8 @@ def _age(began: float) -> str:
 def _state(seen: Seen) -> str:
     if seen.row.state.is_final or seen.owner_alive:
         return seen.row.state.value
+    if seen.status.state is State.LOST:
+        return "lost"
     if seen.status.state is State.GONE:
         return "gone, not settled"
     return "kept" if seen.row.on_death == "keep" else "orphaned"
@@ -131,16 +134,35 @@ def logs(
     """Print what a resource wrote; also of one that has ended."""
     records = Records()
     seen = records.matching(name, ended=True)[-1]
-    path = Path(seen.row.handle.data["log"]) if seen.row.handle and seen.row.handle.data.get("log") else None
+    row = seen.row
+    driver = records.driver(row.kind)
+    if row.handle is not None and isinstance(driver, HasOutput):
+        _print_output(driver, row.handle, lines, follow=follow)
+        return
+    path = driver.log_path(row.handle) if row.handle is not None and isinstance(driver, HasLog) else None
     if path is None or not path.exists():
-        raise NotFound(f"resource {seen.row.name} has no log here: its output goes elsewhere")
+        raise NotFound(f"resource {row.name} has no log here: its output goes elsewhere")
+    _print_file(records, row.id, path, lines, follow=follow)
+
+
+def _print_output(driver: HasOutput, handle: Handle, lines: int | None, *, follow: bool) -> None:
+    """Print what an engine or a host keeps."""
+    out = sys.stdout.buffer
+    out.write(driver.read_log(handle, lines))
+    out.flush()
+    for data in driver.follow_log(handle) if follow else ():
+        out.write(data)
+        out.flush()
+
+
+def _print_file(records: Records, tag: str, path: Path, lines: int | None, *, follow: bool) -> None:
     out = sys.stdout.buffer
     with path.open("rb") as file:
         data = file.read()
         out.write(data if lines is None else b"".join(data.splitlines(keepends=True)[-lines:] if lines else []))
         out.flush()
         while follow:
-            row = records.ledger.resource(seen.row.id)
+            row = records.ledger.resource(tag)
             ended = row is None or row.state.is_final
             data = file.read()
             out.write(data)

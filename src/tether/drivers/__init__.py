@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,28 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from tether.lifecycle import Ended, Event
 from tether.model import Handle, OnDeath, Progress, Status, Usage
+from tether.probes import Target
 from tether.protocol import PluginExecutionMode
 from tether.reaper.launch import ShimChannel
 
-__all__ = ["CanAdopt", "CanPause", "Context", "Driver", "HasLog", "HasPort", "HasStreams", "Terminal"]
+__all__ = [
+    "CanAdopt",
+    "CanAttach",
+    "CanPause",
+    "Context",
+    "Driver",
+    "HasDetails",
+    "HasGuard",
+    "HasInside",
+    "HasLog",
+    "HasOutput",
+    "HasPlan",
+    "HasPort",
+    "HasStreams",
+    "HasTarget",
+    "HasUrl",
+    "Terminal",
+]
 
 
 def _no_shim() -> AbstractContextManager[ShimChannel]:
@@ -44,6 +62,7 @@ class Context:
 
     Attributes:
         state_dir: for logs and the like.
+        owner: the id of the owner whose resources these are; empty for who only looks.
         shim: lends a shim that is armed, as a context manager: at its end the next one is prepared. Only an owner has shims.
         watch: has the owner's thread call a function whenever a socket can be read, until that returns False; then the
             socket is closed.
@@ -54,6 +73,7 @@ class Context:
     """
 
     state_dir: Path
+    owner: str = ""
     shim: Callable[[], AbstractContextManager[ShimChannel]] = _no_shim
     watch: Callable[[socket.socket, Callable[[], bool]], None] = _ignore
     emit: Callable[[str, Event], None] = _ignore
@@ -148,6 +168,86 @@ class HasPort(Protocol):
 
     def port(self, handle: Handle) -> int | None:
         """Return the port on this machine, or None if this one has none."""
+        ...
+
+
+@runtime_checkable
+class HasUrl(Protocol):
+    """A driver whose resources answer elsewhere than at a port of this machine, or not by plain HTTP."""
+
+    def url(self, handle: Handle) -> str | None:
+        """Return where it answers, or None if this one does not."""
+        ...
+
+
+@runtime_checkable
+class HasTarget(Protocol):
+    """A driver whose resources are probed in another way than a process tree of this machine."""
+
+    def target(self, handle: Handle) -> Target:
+        """Return what is probed; its ``subject`` is filled in by the caller."""
+        ...
+
+
+@runtime_checkable
+class HasOutput(Protocol):
+    """A driver whose resources' output is kept elsewhere than in a file of this machine."""
+
+    def read_log(self, handle: Handle, lines: int | None) -> bytes:
+        """Return the last lines of the output, or all of it; also of one that has ended, as far as it was saved."""
+        ...
+
+    def follow_log(self, handle: Handle) -> Iterator[bytes]:
+        """Yield what is written from now on, until it ends; empty bytes now and then, when there is nothing new."""
+        ...
+
+
+@runtime_checkable
+class HasDetails(Protocol):
+    """A driver that can tell more of its resources than all can."""
+
+    def details(self, handle: Handle) -> dict[str, Any]:
+        """Return what consumers look for (``container_id``, ``conda_env``, ...): ready for JSON, no secrets."""
+        ...
+
+
+@runtime_checkable
+class HasInside(Protocol):
+    """A driver whose resources are environments that commands run in."""
+
+    def inside(self, handle: Handle, argv: Sequence[str]) -> list[str]:
+        """Return the command that runs ``argv`` in it."""
+        ...
+
+
+@runtime_checkable
+class HasPlan(Protocol):
+    """A driver whose resources may survive this machine, or are found only where they are.
+
+    The plan is recorded with a full sync to the disk before anything is created, and is enough for `destroy`: a crash between any
+    two steps of `start` leaves nothing that can't be found.
+    """
+
+    def plan(self, spec: Any, tag: str) -> Handle:
+        """Return by what the resource will be found. Creates nothing and talks to nobody."""
+        ...
+
+
+@runtime_checkable
+class HasGuard(Protocol):
+    """A driver whose resources may be guarded by something that ends them by itself when their owner is dead."""
+
+    def is_guarded(self, handle: Handle) -> bool:
+        """Whether it is so guarded now."""
+        ...
+
+
+@runtime_checkable
+class CanAttach(Protocol):
+    """A driver whose resources may have been there before: those are let go of, and never ended."""
+
+    def is_attached(self, handle: Handle) -> bool:
+        """Whether this one was there before."""
         ...
 
 

@@ -17,7 +17,7 @@ from tether.errors import Busy, DeadlineExceeded, Gone, StartError, StateDirErro
 from tether.ledger import place
 from tether.lifecycle import Ended, MainExited, Paused, Stuck
 from tether.linux import identity, members, proc, signals, tier, tree
-from tether.model import Handle, Identity, OnDeath, Progress, State, Status, Usage
+from tether.model import Handle, Identity, Inside, OnDeath, Progress, State, Status, Usage
 from tether.protocol import PluginExecutionMode
 from tether.reaper import wire
 from tether.reaper.launch import ShimChannel
@@ -170,6 +170,10 @@ class ProcessDriver:
             return Status(State.READY, reason="its shim has gone", pids=tuple(pid for pid, _ in left))
         return Status(State.GONE, reason="seen to be gone")
 
+    def is_guarded(self, handle: Handle) -> bool:
+        """Whether its shim lives."""
+        return _is_alive(handle, "shim")
+
     def usage(self, handle: Handle) -> Usage:
         """Add up the live members."""
         stats = [stat for pid in self.inspect(handle).pids if (stat := proc.read_stat(pid)) is not None]
@@ -292,9 +296,8 @@ class ProcessDriver:
 def outcome(receipt: dict[str, Any]) -> Ended:
     """Turn what a shim says at its end into an event."""
     asked = receipt["why"] == "asked by signal"
-    how = "by force" if receipt["forced"] else "in order"
     why = "ended by itself" if receipt["why"] == "by itself" else receipt["why"]
-    proof = f"shim {receipt['shim']} ended it {how}: {receipt['proof']}"
+    proof = receipt["said"]
     if receipt["shm"]:
         proof += f"; removed {', '.join(receipt['shm'])}"
     return Ended(receipt["status"], why, asked=asked, proof=proof)
@@ -373,7 +376,10 @@ def _request(
     run_dir: Path,
 ) -> dict[str, Any]:
     cwd = os.getcwdb() if spec.cwd is None else os.fsencode(os.path.abspath(spec.cwd))
-    argv = [os.fsencode(put_port(str(argument), port)) for argument in spec.argv]
+    words = [str(argument) for argument in spec.argv]
+    if spec.env_in is not None and isinstance(spec.env_in, Inside):
+        words = spec.env_in.inside(words)
+    argv = [os.fsencode(put_port(word, port)) for word in words]
     env = _environment(spec, tag, port)
     return {
         "tag": tag,

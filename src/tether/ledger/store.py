@@ -275,12 +275,13 @@ class Ledger:
         return next(map(_owner_row, self._select("SELECT * FROM owners WHERE id = ?", owner)), None)
 
     def claim(self, owner: str, settler: str, expected: str | None) -> bool:
-        """Become the one that settles this owner's estate; False if somebody else became it meanwhile."""
+        """Become the one that settles this owner's estate; False if somebody else became it meanwhile, or has settled it."""
+        live = f"EXISTS (SELECT 1 FROM resources WHERE owner = owners.id AND state IN {_IN_LIVE})"
         with self._transaction() as db:
             return bool(
                 db.execute(
-                    "UPDATE owners SET settler = ? WHERE id = ? AND settler IS ?",
-                    (settler, owner, expected),
+                    f"UPDATE owners SET settler = ? WHERE id = ? AND settler IS ? AND (ended IS NULL OR {live})",
+                    (settler, owner, expected, *_LIVE),
                 ).rowcount
             )
 
@@ -292,15 +293,26 @@ class Ledger:
     # -- resources -----------------------------------------------------------------------------------------------------
 
     def add_resource(
-        self, tag: str, owner: str, name: str, kind: str, spec: dict[str, Any], on_death: str, keep_for: float
+        self,
+        tag: str,
+        owner: str,
+        name: str,
+        kind: str,
+        spec: dict[str, Any],
+        on_death: str,
+        keep_for: float,
+        plan: Handle | None = None,
     ) -> None:
-        """Record a resource before anything of it is created."""
+        """Record a resource before anything of it is created; with a plan of where it will be, that survives the machine."""
         now = time.time()
         with self._transaction() as db:
             db.execute(
-                "INSERT INTO resources (id, owner, name, kind, state, spec, on_death, keep_for, began, changed) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (tag, owner, name, kind, State.PENDING.value, json.dumps(spec), on_death, keep_for, now, now),
+                "INSERT INTO resources (id, owner, name, kind, state, spec, handle, on_death, keep_for, began, changed) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(tag, owner, name, kind, State.PENDING.value, json.dumps(spec), _handle_text(plan)),
+                    *(on_death, keep_for, now, now),
+                ),
             )
 
     def write(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tether import faults, registry
-from tether.drivers import CanAdopt, Context, Driver
+from tether.drivers import CanAdopt, CanAttach, Context, Driver, HasGuard, HasPlan
 from tether.errors import LedgerError, TetherError
 from tether.ledger.store import Ledger, OwnerRow, ResourceRow
 from tether.linux import cgroup, identity, members, tree
@@ -29,8 +29,14 @@ _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 30.0
 _RETRY_LIMIT_S = 300.0
 _TAG_LIMIT_S = 10.0
+_LATE_NEWS_S = 0.5
+_OTHERS_S = 60.0
+_LOOK_AGAIN_S = 0.05
 
-What = Literal["ended", "already gone", "failed", "kept", "ending", "would end"]
+What = Literal[
+    "ended", "already gone", "let go", "failed", "kept", "ending", "elsewhere", "adopted", "would end"
+]
+_NOT_ENDED = ("kept", "ending", "elsewhere", "adopted")
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,8 @@ class Outcome:
         owner: the owner's name.
         resource: the resource's id; None for what plugins left without being on record.
         name, kind: the resource's.
-        what: "ended" now, "already gone", "failed" (it stays on record), "kept" for the next owner, "ending" (its shim is at it),
-            or "would end" in a dry run.
+        what: "ended" now, "already gone", "let go" (it was there before), "failed" (it stays on record), "kept" for the next owner,
+            "ending" (its shim is at it), "elsewhere" (left to a sweep that waits), "adopted" meanwhile, or "would end" in a dry run.
         detail: how that is known, or why it failed.
     """
 
@@ -82,11 +88,12 @@ class _Settling:
 
     def __init__(self, ledger: Ledger, state_dir: Path, owner: OwnerRow, receipts: Mapping[str, Any]) -> None:
         self._ledger = ledger
-        self._context = Context(state_dir)
+        self._context = Context(state_dir, owner.id)
         self._owner = owner
         self._receipts = receipts
         self._drivers: dict[str, Driver] = {}
         self._final: dict[str, State] = {}
+        self._fences: dict[str, int] = {}
         self._exit_codes: dict[str, int | None] = {row: each["status"] for row, each in receipts.items()}
 
     def _driver(self, kind: str) -> Driver:
@@ -94,11 +101,11 @@ class _Settling:
             self._drivers[kind] = registry.driver_class(kind)(self._context)
         return self._drivers[kind]
 
-    def resources(self, *, wait_for_shims: bool, kept_too: bool) -> Iterator[Outcome]:
+    def resources(self, *, patient: bool, kept_too: bool) -> Iterator[Outcome]:
         """Settle every resource; one that fails stays on record and keeps nobody from the next."""
         for row in self._ledger.resources(self._owner.id):
             try:
-                outcome = self._settle(row, wait_for_shims, kept_too)
+                outcome = self._settle(row, patient, kept_too)
             except TetherError as error:
                 outcome = self._outcome(row, "failed", str(error))
             except OSError as error:
@@ -110,48 +117,85 @@ class _Settling:
     def _outcome(self, row: ResourceRow, what: What, detail: str) -> Outcome:
         return Outcome(self._owner.name, row.id, row.name, row.kind, what, detail)
 
-    def _settle(self, row: ResourceRow, wait_for_shims: bool, kept_too: bool) -> Outcome:
+    def _settle(self, row: ResourceRow, patient: bool, kept_too: bool) -> Outcome:
         receipt = self._receipts.get(row.id)
         if receipt is not None:
-            how = "by force" if receipt["forced"] else "in order"
-            return self._outcome(row, "ended", f"shim {receipt['shim']} ended it {how}: {receipt['proof']}")
+            return self._outcome(row, "ended", receipt["said"])
         driver = self._driver(row.kind)
-        handles = [row.handle] if row.handle is not None else driver.find(row.id)
-        alive = [handle for handle in handles if driver.inspect(handle).state is not State.GONE]
+        if row.handle is not None and isinstance(driver, CanAttach) and driver.is_attached(row.handle):
+            return self._outcome(row, "let go", "it was there before, and is not ended")
+        if isinstance(driver, HasPlan) and not patient:
+            if row.on_death == "keep" and not kept_too and self._is_kept_now(row):
+                return self._kept(row)
+            return self._outcome(row, "elsewhere", "it is not of this machine alone; settled apart, or by 'tether reap'")
+        alive = self._alive(row, driver)
         if not alive:
-            left = driver.receipt(row.id) if isinstance(driver, CanAdopt) else None
-            if left is not None:
-                self._exit_codes[row.id] = left.exit_code
-                if not left.asked and left.exit_code != 0:
-                    self._final[row.id] = State.FAILED
-                return self._outcome(row, "already gone", f"{left.why} [{left.proof}]")
-            return self._outcome(row, "already gone", "nothing of it was found")
-        if row.on_death == "keep" and not kept_too and all(_has_live_shim(handle) for handle in alive):
-            # Its shim sees to it that it ends after that time.
-            return self._outcome(
-                row, "kept", f"for {row.keep_for:g} s, to be adopted by an owner named {self._owner.name}"
-            )
-        if not wait_for_shims and all(_has_live_shim(handle) for handle in alive):
+            return self._already_gone(row, driver)
+        guarded = isinstance(driver, HasGuard) and all(driver.is_guarded(handle) for handle in alive)
+        keeps = guarded if isinstance(driver, HasGuard) else self._is_kept_now(row)
+        if row.on_death == "keep" and not kept_too and keeps:
+            return self._kept(row)
+        if guarded and not patient:
             return self._outcome(row, "ending", "its shim is at it")
+        # Whoever adopts it from now on finds a newer fence, and whoever has adopted it made this one old.
+        if not self._ledger.take_over(row.id, row.fence, self._owner.id):
+            return self._outcome(row, "adopted", "by another owner, meanwhile")
+        self._fences[row.id] = row.fence + 1
         for handle in alive:
             if row.on_death == "stop":
                 driver.stop(handle, float(row.spec.get("stop_grace", 0.0)))
             driver.destroy(handle)
         return self._outcome(row, "ended", "its owner died; seen to be gone after that")
 
+    def _kept(self, row: ResourceRow) -> Outcome:
+        return self._outcome(row, "kept", f"for {row.keep_for:g} s, to be adopted by an owner named {self._owner.name}")
+
+    def _is_kept_now(self, row: ResourceRow) -> bool:
+        """Whether the time for which it is kept is not over; it begins when its owner's death is put on record."""
+        return self._owner.ended is None or time.time() < self._owner.ended + row.keep_for
+
+    def _alive(self, row: ResourceRow, driver: Driver) -> list[Handle]:
+        """Return what is there under the row's tag.
+
+        What was asked for just before the owner died may appear after a look that did not show it, so one that is on record as not yet
+        created is looked for twice.
+        """
+        for look in range(2):
+            alive = []
+            for handle in [row.handle] if row.handle is not None else driver.find(row.id):
+                status = driver.inspect(handle)
+                if status.state is not State.GONE:
+                    alive.append(handle)
+                    self._exit_codes.setdefault(row.id, status.exit_code)
+            if alive or row.state is not State.PENDING or not isinstance(driver, HasPlan):
+                break
+            if look == 0:
+                time.sleep(_LATE_NEWS_S)
+        return alive
+
+    def _already_gone(self, row: ResourceRow, driver: Driver) -> Outcome:
+        left = driver.receipt(row.id) if isinstance(driver, CanAdopt) else None
+        if left is None:
+            return self._outcome(row, "already gone", "nothing of it was found")
+        self._exit_codes[row.id] = left.exit_code
+        if not left.asked and left.exit_code != 0:
+            self._final[row.id] = State.FAILED
+        return self._outcome(row, "already gone", f"{left.why} [{left.proof}]")
+
     def _record(self, row: ResourceRow, outcome: Outcome) -> None:
-        if outcome.what in ("kept", "ending"):
+        if outcome.what in _NOT_ENDED:
             return
         state = row.state if outcome.what == "failed" else self._final.get(row.id, State.GONE)
         said = "cleanup failed" if outcome.what == "failed" else "gone"
         detail = f"settled by {_me()}: {outcome.what}, {outcome.detail}"
+        exit_code = self._exit_codes.get(row.id)
         self._ledger.write(
             row.id,
-            row.fence,
+            self._fences.get(row.id, row.fence),
             state,
             [(said, detail)],
             reason=outcome.detail,
-            exit_code=self._exit_codes.get(row.id, row.exit_code),
+            exit_code=row.exit_code if exit_code is None else exit_code,
         )
 
     def strays(self) -> Iterator[Outcome]:
@@ -167,22 +211,13 @@ class _Settling:
         self._ledger.add_event(self._owner.id, None, self._owner.name, "left behind", f"{what}: {detail}")
         yield Outcome(self._owner.name, None, "left behind", "process", what, detail)
 
-    def close(self, outcomes: list[Outcome]) -> bool:
+    def close(self, outcomes: list[Outcome]) -> None:
         """Mark the owner as ended if nothing is left to settle; else leave the estate to others."""
-        if any(outcome.what in ("failed", "ending") for outcome in outcomes):
-            self._ledger.unclaim(self._owner.id, _me())
-            return False
-        if any(outcome.what == "kept" for outcome in outcomes):
-            self._ledger.unclaim(self._owner.id, _me())
-        elif self._owner.cgroup is not None:
-            cgroup.remove(self._owner.cgroup)
-        self._ledger.end_owner(self._owner.id, f"died; its estate was settled by {_me()}")
-        return True
-
-
-def _has_live_shim(handle: Handle) -> bool:
-    shim = handle.data.get("shim")
-    return shim is not None and identity.is_alive(Identity(handle.data["boot"], *shim))
+        if not any(outcome.what in ("failed", "ending", "elsewhere") for outcome in outcomes):
+            if self._owner.cgroup is not None and not any(outcome.what == "kept" for outcome in outcomes):
+                cgroup.remove(self._owner.cgroup)
+            self._ledger.end_owner(self._owner.id, f"died; its estate was settled by {_me()}")
+        self._ledger.unclaim(self._owner.id, _me())
 
 
 def _settle(
@@ -191,7 +226,7 @@ def _settle(
     owner: OwnerRow,
     receipts: Mapping[str, Any],
     *,
-    wait_for_shims: bool,
+    patient: bool,
     kept_too: bool = False,
 ) -> list[Outcome]:
     """Settle one estate once, if nobody else is at it."""
@@ -199,7 +234,7 @@ def _settle(
         return []
     faults.point("sweep.claimed")
     settling = _Settling(ledger, state_dir, owner, receipts)
-    outcomes = [*settling.resources(wait_for_shims=wait_for_shims, kept_too=kept_too), *settling.strays()]
+    outcomes = [*settling.resources(patient=patient, kept_too=kept_too), *settling.strays()]
     settling.close(outcomes)
     return outcomes
 
@@ -208,24 +243,47 @@ def settle_own(state_dir: str, owner: str, receipts: Mapping[str, Any]) -> None:
     """What a reaper does when its owner has died and its shims have ended: settle, with growing pauses, up to a limit.
 
     What is left then stays on record for the next sweep. Without a ledger the trees have ended all the same: the shims saw to it.
+    What is kept with nothing beside it that ends it in time is watched until it is adopted or that time is over.
     """
     pause = _FIRST_PAUSE_S
     deadline = time.monotonic() + _RETRY_LIMIT_S
     while True:
         try:
             ledger = Ledger(Path(state_dir))
-            row = ledger.owner(owner)
-            if row is None or row.ended is not None:
+            try:
+                wait = _settle_once(ledger, Path(state_dir), owner, receipts)
+            finally:
+                ledger.close()
+            if wait is None:
                 return
-            outcomes = _settle(ledger, Path(state_dir), row, receipts, wait_for_shims=True)
-            if outcomes is not None and not any(outcome.what == "failed" for outcome in outcomes):
-                return
+            if wait > 0:
+                time.sleep(wait)
+                deadline = time.monotonic() + _RETRY_LIMIT_S
+                continue
         except LedgerError as error:
             _log.error("estate of owner %s: %s", owner, error)
         if time.monotonic() > deadline:
             return
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def _settle_once(ledger: Ledger, state_dir: Path, owner: str, receipts: Mapping[str, Any]) -> float | None:
+    """Settle one's own owner's estate: None when all is done, how many seconds to wait where something is kept, 0 to try again."""
+    row = ledger.owner(owner)
+    live = ledger.resources(owner)
+    if row is None or (row.ended is not None and not live):
+        return None
+    outcomes = _settle(ledger, state_dir, row, receipts, patient=True)
+    if any(outcome.what == "failed" for outcome in outcomes):
+        return 0.0
+    row = ledger.owner(owner) or row
+    until = [
+        (row.ended or time.time()) + each.keep_for
+        for each in ledger.resources(owner)
+        if not issubclass(registry.driver_class(each.kind), HasGuard)
+    ]
+    return max(_FIRST_PAUSE_S, min(until) - time.time()) if until else None
 
 
 def _remove_folders_of_ended(ledger: Ledger) -> None:
@@ -239,7 +297,7 @@ def _remove_folders_of_ended(ledger: Ledger) -> None:
 
 
 def sweep(
-    ledger: Ledger, state_dir: Path, *, dry_run: bool = False, wait_for_shims: bool = False, kept_too: bool = False
+    ledger: Ledger, state_dir: Path, *, dry_run: bool = False, patient: bool = False, kept_too: bool = False
 ) -> list[Outcome]:
     """Settle the estates of all owners of this user that are dead, and return what came of each resource.
 
@@ -247,22 +305,37 @@ def sweep(
         ledger: the ledger of ``state_dir``.
         state_dir: the state directory.
         dry_run: only say what would be done.
-        wait_for_shims: also wait for trees that their shims are just ending.
+        patient: also wait for trees that their shims are just ending, for estates that somebody else is settling, and for
+            engines and hosts.
         kept_too: end what was kept for the next owner, too.
 
     Safe from several processes at once.
     """
+    dead = dead_owners(ledger)
+    if dry_run:
+        return [
+            Outcome(owner.name, row.id, row.name, row.kind, "would end", f"its owner, pid {owner.identity.pid}, is dead")
+            for owner in dead
+            for row in ledger.resources(owner.id)
+        ]
     outcomes: list[Outcome] = []
-    for owner in dead_owners(ledger):
-        if dry_run:
-            outcomes += [
-                Outcome(
-                    owner.name, row.id, row.name, row.kind, "would end", f"its owner, pid {owner.identity.pid}, is dead"
-                )
-                for row in ledger.resources(owner.id)
-            ]
-        else:
-            outcomes += _settle(ledger, state_dir, owner, {}, wait_for_shims=wait_for_shims, kept_too=kept_too)
-    if not dry_run:
-        _remove_folders_of_ended(ledger)
+    for owner in dead:
+        outcomes += _settle(ledger, state_dir, owner, {}, patient=patient, kept_too=kept_too)
+    if patient:
+        for owner in dead:
+            outcomes += _settle_after_others(ledger, state_dir, owner.id, kept_too=kept_too)
+    _remove_folders_of_ended(ledger)
     return outcomes
+
+
+def _settle_after_others(ledger: Ledger, state_dir: Path, owner: str, *, kept_too: bool) -> list[Outcome]:
+    """Wait for somebody else who settles an estate, and do it if they died of it."""
+    deadline = time.monotonic() + _OTHERS_S
+    while time.monotonic() < deadline:
+        row = ledger.owner(owner)
+        if row is None or row.settler is None or row.settler == _me():
+            break
+        if not _is_claimed(row):
+            return _settle(ledger, state_dir, row, {}, patient=True, kept_too=kept_too)
+        time.sleep(_LOOK_AGAIN_S)
+    return []

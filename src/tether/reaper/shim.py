@@ -362,13 +362,13 @@ class Shim:
 
     def _finish(self) -> None:
         removed = shm.remove_unused(self._shm)
+        how = "in order" if self._killing is None else "by force"
+        proof = "ECHILD" if self._is_subreaper else "seen gone twice"
         receipt: Message = {
             "tag": self._request["tag"],
-            "shim": os.getpid(),
             "status": self._main_status,
             "why": self._why,
-            "forced": self._killing is not None,
-            "proof": "ECHILD" if self._is_subreaper else "seen gone twice",
+            "said": f"shim {os.getpid()} ended it {how}: {proof}",
             "shm": removed,
         }
         self._say({"ended": receipt})
