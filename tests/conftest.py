@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import engine as engines
 import support
+from engine import Engine
 from tether import Owner
 from tether.linux import proc, signals, tree
 
@@ -24,7 +26,10 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         return
 
     def left() -> list[int]:
-        return [pid for pid in tree.descendants(os.getpid()) if pid not in before]
+        # An engine that a test stopped and started again is the fixture's.
+        running = request.getfixturevalue("engine").process if "engine" in request.fixturenames else None
+        expected = {running.pid, *tree.descendants(running.pid)} if running is not None else set()
+        return [pid for pid in tree.descendants(os.getpid()) if pid not in before | expected]
 
     try:
         support.eventually(lambda: not left(), 8.0)
@@ -65,6 +70,16 @@ def make_owner(private_state: Path) -> Iterator[Callable[..., Owner]]:
     yield make
     for each in made:
         each.shutdown(grace=0.5)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """A Docker engine of the tests' own."""
+    missing = engines.why_not()
+    if missing:
+        pytest.skip(missing)
+    with tempfile.TemporaryDirectory(prefix="tether-docker-") as folder, engines.running(Path(folder)) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

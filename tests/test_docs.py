@@ -22,7 +22,7 @@ def _blocks() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("code", [code for _, code in _blocks()], ids=[name for name, _ in _blocks()])
-def test_an_example_of_the_documentation_runs(code: str, tmp_path: Path) -> None:
+def test_an_example_of_the_documentation_runs(code: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """As it is printed, in a Python of its own."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -31,8 +31,44 @@ def test_an_example_of_the_documentation_runs(code: str, tmp_path: Path) -> None
         timeout=60,
         check=False,
         cwd=tmp_path,
+        env={**os.environ, **_with_engine(code, request)},
     )
     assert done.returncode == 0, done.stderr
+
+
+def _with_engine(code: str, request: pytest.FixtureRequest) -> dict[str, str]:
+    """What runs a container finds the engine of the tests."""
+    return {"DOCKER_HOST": request.getfixturevalue("engine").url} if "Container" in code else {}
+
+
+def test_the_driver_of_the_documentation_passes_the_contract(tmp_path: Path) -> None:
+    """As a package of somebody else's: the driver, an entry point, and the contract."""
+    page = (ROOT / "docs/drivers.md").read_text()
+    driver, contract = (
+        "".join(re.findall(rf"^```python {what}\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
+        for what in ("driver", "contract")
+    )
+    (tmp_path / "my_package.py").write_text(driver)
+    (tmp_path / "test_it.py").write_text("from my_package import *\n" + contract)
+    (tmp_path / "my_package-1.0.dist-info").mkdir()
+    (tmp_path / "my_package-1.0.dist-info/METADATA").write_text(
+        "Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n"
+    )
+    (tmp_path / "my_package-1.0.dist-info/entry_points.txt").write_text(
+        "[tether.drivers]\nscratch = my_package:ScratchDriver\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_it.py"],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout
+    assert "skipped" not in done.stdout
 
 
 def test_the_readme_is_python() -> None:
@@ -43,9 +79,10 @@ def test_the_readme_is_python() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
-def test_an_example_program_runs(example: str, tmp_path: Path) -> None:
+def test_an_example_program_runs(example: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Each is run to its end. Slow: real servers."""
-    environ = {**os.environ, "TETHER_STATE_DIR": str(tmp_path / "state")}
+    engine = _with_engine((ROOT / "examples" / example).read_text(), request)
+    environ = {**os.environ, "TETHER_STATE_DIR": str(tmp_path / "state"), **engine}
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / example)],
         capture_output=True,

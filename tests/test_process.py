@@ -17,6 +17,7 @@ import pytest
 import tether
 from support import eventually
 from tether import Busy, DeadlineExceeded, Owner, Process, SpecError, StartError, State
+from tether.linux import sockets
 from tether.spec import put_port, redact
 
 SERVE = """
@@ -383,7 +384,7 @@ def test_a_port_that_was_taken_is_changed_once(owner: Owner, monkeypatch: pytest
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen()
-        free = process.free_port()
+        free = sockets.free_port()
         ports = iter([sock.getsockname()[1], free])
         monkeypatch.setattr(process, "free_port", lambda: next(ports))
         heard: list[str] = []

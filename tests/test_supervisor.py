@@ -150,7 +150,10 @@ def test_starts_from_many_threads_get_one_name_each(rig: Rig) -> None:
 
 def test_a_kind_without_driver_says_what_there_is(rig: Rig) -> None:
     """And how to get one."""
-    with pytest.raises(DriverUnavailable, match=r"no driver for 'steam' here \(there are: conda, container, fake, plugin, process, service\)"):
+    with pytest.raises(
+        DriverUnavailable,
+        match=r"no driver for 'steam' here \(there are: conda, container, fake, plugin, process, service\)",
+    ):
         rig.supervisor.driver("steam")
 
 

@@ -2,7 +2,7 @@
 
 What lies where, imports going downwards only:
 
-    cli/  testing/  aio.py                           faces: what people and other frameworks touch
+    cli/  plugins/  testing/  aio.py                 faces: what people and other frameworks touch
     owner.py  resource.py  plugin.py  roster.py      one app's resources: start, watch, restart, shut down
     supervisor.py  managed.py  guard.py
     drivers/                                         one file a kind of resource, found by entry point
@@ -17,6 +17,9 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from tether.drivers.conda import CondaEnv
+    from tether.drivers.container import Container, ContainerRef, Mount
+    from tether.drivers.service import Service
     from tether.errors import (
         Busy,
         DeadlineExceeded,
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from tether.model import Ready, State, Usage
     from tether.owner import Owner
     from tether.plugin import ManagedPlugin
-    from tether.probes import call, http, log, tcp
+    from tether.probes import call, healthy, http, log, tcp
     from tether.protocol import (
         CloudAwarePlugin,
         CloudProviderType,
@@ -52,6 +55,9 @@ __all__ = [
     "Busy",
     "CloudAwarePlugin",
     "CloudProviderType",
+    "CondaEnv",
+    "Container",
+    "ContainerRef",
     "DeadlineExceeded",
     "DriverUnavailable",
     "ExecError",
@@ -59,6 +65,7 @@ __all__ = [
     "LedgerError",
     "LifecycleAwarePlugin",
     "ManagedPlugin",
+    "Mount",
     "NotFound",
     "Owner",
     "PluginError",
@@ -68,6 +75,7 @@ __all__ = [
     "ReaperError",
     "RemoteResourceInfo",
     "Resource",
+    "Service",
     "SpecError",
     "StartError",
     "State",
@@ -76,6 +84,7 @@ __all__ = [
     "Usage",
     "call",
     "get_all_managed_pids",
+    "healthy",
     "http",
     "is_lifecycle_aware",
     "log",
@@ -85,6 +94,9 @@ __all__ = [
 __version__ = "0.1.0"
 
 _MODULES = {
+    "drivers.conda": "CondaEnv",
+    "drivers.container": "Container ContainerRef Mount",
+    "drivers.service": "Service",
     "errors": (
         "Busy DeadlineExceeded DriverUnavailable ExecError Gone LedgerError NotFound PluginError ReaperError SpecError "
         "StartError StateDirError TetherError"
@@ -92,7 +104,7 @@ _MODULES = {
     "model": "Ready State Usage",
     "owner": "Owner",
     "plugin": "ManagedPlugin",
-    "probes": "call http log tcp",
+    "probes": "call healthy http log tcp",
     "protocol": (
         "CloudAwarePlugin CloudProviderType LifecycleAwarePlugin PluginExecutionMode RemoteResourceInfo "
         "get_all_managed_pids is_lifecycle_aware"

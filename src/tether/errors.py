@@ -13,6 +13,7 @@ __all__ = [
     "ExecError",
     "Gone",
     "LedgerError",
+    "NotCreated",
     "NotFound",
     "PluginError",
     "ReaperError",
@@ -21,6 +22,7 @@ __all__ = [
     "StateDirError",
     "TetherError",
     "exec_error",
+    "require_extra",
 ]
 
 
@@ -50,6 +52,10 @@ class StartError(TetherError):
     def __str__(self) -> str:
         message = str(self.args[0]) if self.args else ""
         return f"{message}\n--- last lines of its log ---\n{self.log_tail}" if self.log_tail else message
+
+
+class NotCreated(StartError):
+    """A resource could not be started, and nothing of it was created or asked for yet."""
 
 
 class ExecError(StartError, OSError):
@@ -141,4 +147,14 @@ class PluginError(TetherError):
             f"mend the plugin, or check it with 'tether check MODULE:{name}'",
             plugin=name,
             method=method,
+        )
+
+
+def require_extra(module: str, extra: str, what: str) -> None:
+    """Raise DriverUnavailable, with the command that mends it, if ``module`` is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        raise DriverUnavailable(
+            f"{what} needs the extra '{extra}', which is not installed; run: pip install 'tether[{extra}]'"
         )

@@ -4,6 +4,7 @@
 
 start.recorded   the row is committed, nothing was created
 start.armed      a shim is at hand and has said that it is armed
+start.making     a driver has made a part of the resource (a network, a folder, a container that does not run yet)
 start.spawned    the command runs, its identity is not on record
 start.created    the record has the handle
 stop.asked       the end is on record as wanted, nothing was sent
@@ -29,6 +30,7 @@ VARIABLE = "TETHER_FAULTS"
 POINTS = (
     "start.recorded",
     "start.armed",
+    "start.making",
     "start.spawned",
     "start.created",
     "stop.asked",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tether.lifecycle import Event, Life
 from tether.model import Handle, OnDeath, State
 from tether.probes import Target
 
-__all__ = ["Managed", "new_id", "tail"]
+__all__ = ["Managed", "Names", "new_id", "tail"]
 
 _TAIL_BYTES = 64 * 1024
 
@@ -40,6 +40,23 @@ def tail(path: Path | None, lines: int) -> str:
     except OSError:
         return ""
     return "\n".join(data.decode(errors="replace").splitlines()[-lines:]) if lines else ""
+
+
+class Names:
+    """The names that an owner makes for resources without one."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def choose(self, text: str, used: Collection[str]) -> str:
+        """Return a name made of ``text``, with a number if it was used before."""
+        cleaned = "".join(character if character.isalnum() or character in "._-" else "-" for character in text)
+        base = cleaned.lstrip("._-")[:100] or "resource"
+        while True:
+            number = self._numbers[base] = self._numbers.get(base, 0) + 1
+            name = base if number == 1 else f"{base}-{number}"
+            if name not in used:
+                return name
 
 
 class Managed:

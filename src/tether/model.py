@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from tether.errors import SpecError
 
 __all__ = [
+    "Finding",
     "Handle",
     "Identity",
     "Inside",
@@ -137,6 +138,23 @@ class Ready:
             raise SpecError(f"a readiness probe needs a time limit above 0 seconds, not {self.timeout!r}")
 
 
+@dataclass(frozen=True)
+class Finding:
+    """One thing that ``tether doctor`` looked at.
+
+    Attributes:
+        what: what was looked at.
+        good: whether it is as good as can be.
+        found: what was found.
+        follows: what follows from that.
+    """
+
+    what: str
+    good: bool
+    found: str
+    follows: str
+
+
 class Spec(Protocol):
     """What every spec has, whatever it starts."""
 
@@ -148,6 +166,11 @@ class Spec(Protocol):
     @property
     def name(self) -> str | None:
         """The resource's name within its owner; None to have one made."""
+        ...
+
+    @property
+    def default_name(self) -> str:
+        """What a name is made of if there is none."""
         ...
 
     @property
@@ -215,6 +238,7 @@ class Recorded:
     stop_grace: float
     stays_up: bool
     ready: None = None
+    default_name: str = ""
     needs: Sequence[str] | None = None
 
     def record(self) -> dict[str, Any]:

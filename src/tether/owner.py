@@ -10,10 +10,10 @@ import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from dataclasses import replace
-from typing import Any, Self, cast, get_args
+from typing import Any, Self, get_args
 
 from tether import shutdown
 from tether.drivers import HasGuard, Terminal
@@ -28,6 +28,7 @@ from tether.plugin import ManagedPlugin
 from tether.reaper import estate
 from tether.resource import Resource
 from tether.roster import Roster
+from tether.spec import Process
 from tether.supervisor import Supervisor
 from tether.telemetry import Notice, Telemetry
 
@@ -170,12 +171,12 @@ class Owner:
     def _with_environment(self, spec: Spec, on_progress: Progress | None) -> Spec:
         """Start the environment that a process runs in, where only its spec was given; one of an equal spec is used again."""
         wanted = getattr(spec, "env_in", None)
-        if wanted is None or isinstance(wanted, Inside):
+        if wanted is None or isinstance(wanted, Inside) or not isinstance(spec, Process):
             return spec
         for resource in self.resources:
             if resource.spec == wanted:
-                return replace(cast("Any", spec), env_in=resource)
-        return replace(cast("Any", spec), env_in=self.start(wanted, on_progress=on_progress))
+                return replace(spec, env_in=resource)
+        return replace(spec, env_in=self.start(wanted, on_progress=on_progress))
 
     def _adopt_or_start(self, spec: Spec, name: str, progress: Progress) -> Resource:
         """Adopt what an earlier owner of this name kept from an equal spec; stop it if the spec has changed."""

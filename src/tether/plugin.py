@@ -36,14 +36,18 @@ class ManagedPlugin:
 
     def start(self, spec: Spec, *, on_progress: Callable[[str], None] | None = None) -> Resource:
         """Start a resource that belongs to this plugin. See `Owner.start`."""
-        owner = self._owner
-        if owner is None:
-            from tether.owner import Owner
-
-            owner = self._owner = self._own_owner = Owner(type(self).__name__.lstrip("_"))
-        resource = owner.start(spec, on_progress=on_progress)
+        resource = self.owner.start(spec, on_progress=on_progress)
         self._started = [*self._live(), resource]
         return resource
+
+    @property
+    def owner(self) -> Owner:
+        """The owner that the plugin is registered with; one of its own is made if there is none."""
+        if self._owner is None:
+            from tether.owner import Owner
+
+            self._owner = self._own_owner = Owner(type(self).__name__.lstrip("_"))
+        return self._owner
 
     def _live(self) -> list[Resource]:
         return [resource for resource in self._started or [] if not resource.state.is_final]

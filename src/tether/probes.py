@@ -31,6 +31,7 @@ class Target:
 
     Attributes:
         host, port: where it listens; port None for what has none.
+        direct: where a connection is tried instead, if what listens at the port may be somebody's proxy.
         pids: lists the live members of its tree; None if it is no process tree of this machine.
         log: returns its output.
         health: says what is missing by its own health check, empty for nothing; None if it has no such check.
@@ -39,6 +40,7 @@ class Target:
 
     host: str = "127.0.0.1"
     port: int | None = None
+    direct: tuple[str, int] | None = None
     pids: Callable[[], tuple[int, ...]] | None = None
     log: Callable[[], bytes] = bytes
     health: Callable[[], str] | None = None
@@ -101,10 +103,11 @@ def _tcp(_: Ready, target: Target) -> str:
     missing = _listens(target)
     if missing:
         return missing
+    host, port = target.direct or (target.host, target.port or 0)
     try:
-        socket.create_connection((target.host, target.port or 0), _ONE_TRY_S).close()
+        socket.create_connection((host, port), _ONE_TRY_S).close()
     except OSError as error:
-        return f"no connection to {target.host}:{target.port}: {error}"
+        return f"no connection to {host}:{port}: {error}"
     return ""
 
 

@@ -24,9 +24,7 @@ class Wait:
     may: frozenset[str]
 
 
-def order(
-    needs: Mapping[str, Sequence[str] | None], inside: Mapping[str, str | None] | None = None
-) -> dict[str, Wait]:
+def order(needs: Mapping[str, Sequence[str] | None], inside: Mapping[str, str | None] | None = None) -> dict[str, Wait]:
     """Return for whom each resource waits.
 
     Args:

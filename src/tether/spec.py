@@ -71,10 +71,16 @@ class SpecBase:
     """What specs of every kind have in common: how the fields that all of them have are checked, and the fingerprint."""
 
     name: str | None
+    kind: str
     needs: Sequence[str] | None
     on_death: OnDeath | None
     keep_for: float
     stop_grace: float
+
+    @property
+    def default_name(self) -> str:
+        """What a name is made of if there is none."""
+        return self.kind
 
     def _check_common(self) -> None:
         if self.name is not None:
@@ -193,6 +199,11 @@ class Process(SpecBase):
             raise SpecError("ready=log() needs stdout or stderr to be 'log'")
         if self.ready is not None and self.ready.kind == "health":
             raise SpecError("ready=healthy() is for containers, whose image may have a health check; use another probe")
+
+    @property
+    def default_name(self) -> str:
+        """The program's name."""
+        return str(self.argv[0]).rpartition("/")[2]
 
     @property
     def uses_port(self) -> bool:

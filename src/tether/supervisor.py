@@ -6,13 +6,22 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
-from pathlib import Path
 from typing import Any
 
 from tether import faults, lifecycle, probes, registry
 from tether.clock import Clock, SystemClock
 from tether.drivers import CanAdopt, Context, Driver, HasPlan
-from tether.errors import Busy, DeadlineExceeded, DriverUnavailable, Gone, LedgerError, SpecError, StartError, TetherError
+from tether.errors import (
+    Busy,
+    DeadlineExceeded,
+    DriverUnavailable,
+    Gone,
+    LedgerError,
+    NotCreated,
+    SpecError,
+    StartError,
+    TetherError,
+)
 from tether.ledger.store import Ledger, ResourceRow
 from tether.lifecycle import (
     Adopted,
@@ -31,8 +40,8 @@ from tether.lifecycle import (
     Stuck,
 )
 from tether.linux import sockets
-from tether.managed import Managed, new_id
-from tether.model import Handle, OnDeath, Progress, Ready, Spec, State
+from tether.managed import Managed, Names, new_id
+from tether.model import Handle, OnDeath, Progress, Spec, State
 from tether.retries import Retries
 from tether.telemetry import Notice, Telemetry
 
@@ -74,7 +83,7 @@ class Supervisor:
         self._retries = Retries()
         self._lock = threading.Lock()
         self._managed: dict[str, Managed] = {}
-        self._numbers: dict[str, int] = {}
+        self._names = Names()
 
     def driver(self, kind: str) -> Driver:
         """Return this owner's driver of a kind."""
@@ -157,9 +166,10 @@ class Supervisor:
 
     def _settle_gone(self, managed: Managed, driver: CanAdopt) -> None:
         """It ended while nobody owned it: say how, if its shim left word."""
-        ended = driver.receipt(managed.tag) or Ended(None, "ended while nobody owned it")
-        if managed.handle is not None:
-            managed.driver.destroy(managed.handle)
+        if managed.handle is None:
+            return
+        ended = driver.receipt(managed.handle) or Ended(None, "ended while nobody owned it")
+        managed.driver.destroy(managed.handle)
         self.apply(managed, ended)
 
     def bring_up(self, managed: Managed, progress: Progress) -> None:
@@ -179,20 +189,12 @@ class Supervisor:
             missing = set(spec.needs or ()) - used
             if missing:
                 raise SpecError(f"{spec.name or spec.kind} needs {', '.join(sorted(missing))}, which was not started")
-            name = spec.name or self._free_name(_default_name(spec), used)
+            name = spec.name or self._names.choose(spec.default_name or spec.kind, used)
             if name in used:
                 raise Busy(f"resource {name} is running already; stop it first, or give the new one another name")
             managed = Managed(new_id(), name, spec, driver, on_death)
             self._managed[managed.tag] = managed
             return managed
-
-    def _free_name(self, base: str, used: set[str]) -> str:
-        """Return ``base``, or with a number that was not used before."""
-        while True:
-            number = self._numbers[base] = self._numbers.get(base, 0) + 1
-            name = base if number == 1 else f"{base}-{number}"
-            if name not in used:
-                return name
 
     def _leave(self, managed: Managed) -> None:
         with self._lock:
@@ -202,13 +204,16 @@ class Supervisor:
         try:
             handle = managed.driver.start(managed.spec, managed.tag, managed.on_death, progress)
         except BaseException as error:
-            self._clear_attempt(managed, f"could not start: {error}")
+            if isinstance(error, NotCreated):
+                self.apply(managed, Refused(f"could not start: {error}"))
+            else:
+                self._clear_attempt(managed, f"could not start: {error}")
             raise
         try:
             faults.point("start.spawned")
             self._created(managed, handle)
             faults.point("start.created")
-            if managed.state is not State.READY:
+            if managed.spec.ready is not None:
                 self._await_ready(managed, progress)
         except BaseException:
             # Interrupted, for instance by Ctrl-C: what was not handed out must not stay.
@@ -241,7 +246,7 @@ class Supervisor:
             managed.early.clear()
 
     def _await_ready(self, managed: Managed, progress: Progress) -> None:
-        ready = managed.spec.ready or Ready("call", bool)
+        ready = managed.spec.ready
         target = managed.target()
         deadline = self._clock.monotonic() + ready.timeout
         pause = _FIRST_PROBE_PAUSE_S
@@ -404,7 +409,7 @@ class Supervisor:
         faults.point("stop.ended")
         with managed.condition:
             if not managed.state.is_final:
-                why = f"let go, it was there before ({end.why})" if managed.is_attached else end.why
+                why = f"let go, it stays ({end.why})" if managed.is_attached else end.why
                 self.apply(managed, Ended(None, why))
 
     def _try_again(self, managed: Managed, end: End) -> None:
@@ -437,10 +442,3 @@ class Supervisor:
                         f"resource {managed.name} is still {managed.state.value} after {timeout_s:g} s"
                     )
                 self._clock.wait(managed.condition, left)
-
-
-def _default_name(spec: Any) -> str:
-    argv = getattr(spec, "argv", None)
-    base = Path(argv[0]).name if argv else spec.kind
-    cleaned = "".join(character if character.isalnum() or character in "._-" else "-" for character in base)
-    return cleaned.lstrip("._-")[:100] or spec.kind

@@ -6,37 +6,23 @@ import os
 import platform
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from tether import registry
 from tether.cli.records import print_json, print_table
+from tether.drivers import CanDiagnose, Context
 from tether.errors import TetherError
 from tether.ledger import place
 from tether.ledger.store import Ledger
 from tether.linux import cgroup, tier
+from tether.model import Finding
 from tether.reaper.launch import Reaper
 
 __all__ = ["add_to"]
-
-_ENGINE_SOCKETS = (
-    "/var/run/docker.sock",
-    "/run/podman/podman.sock",
-    f"{os.environ.get('XDG_RUNTIME_DIR', '/nonexistent')}/docker.sock",
-    f"{os.environ.get('XDG_RUNTIME_DIR', '/nonexistent')}/podman/podman.sock",
-)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at: whether it is as good as can be, what was found, and what follows."""
-
-    what: str
-    good: bool
-    found: str
-    follows: str
 
 
 def add_to(app: typer.Typer) -> None:
@@ -102,14 +88,12 @@ def _state_dir() -> Finding:
     return Finding("state directory", True, str(folder), "private, and the ledger can be written")
 
 
-def _engine() -> Finding:
-    given = os.environ.get("DOCKER_HOST", "")
-    found = (
-        [given] if given else [path for path in dict.fromkeys(_ENGINE_SOCKETS) if os.access(path, os.R_OK | os.W_OK)]
-    )
-    if found:
-        return Finding("container engine", True, ", ".join(found), "containers can be started")
-    return Finding("container engine", False, "no socket found", "containers can't be started until one runs here")
+def _drivers() -> list[Finding]:
+    """What each driver that can tell says of what it needs."""
+    with tempfile.TemporaryDirectory() as folder:
+        context = Context(place.prepare(Path(folder) / "state"))
+        drivers = [registry.driver_class(kind)(context) for kind in registry.kinds()]
+        return [driver.diagnose() for driver in drivers if isinstance(driver, CanDiagnose)]
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -117,7 +101,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
     Exits with 1 if nothing can be started here.
     """
-    findings = [_kernel(), _pidfd(), _children_file(), _guard(), _state_dir(), _engine()]
+    findings = [_kernel(), _pidfd(), _children_file(), _guard(), _state_dir(), *_drivers()]
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:

@@ -73,9 +73,7 @@ def reap(
         sys.stdout.write(_INSTALL.format(command=f"{shlex.quote(sys.executable)} -m tether reap"))
         return
     records = Records()
-    outcomes = estate.sweep(
-        records.ledger, records.state_dir, dry_run=dry_run, patient=True, kept_too=everything
-    )
+    outcomes = estate.sweep(records.ledger, records.state_dir, dry_run=dry_run, patient=True, kept_too=everything)
     if as_json:
         print_json([asdict(outcome) for outcome in outcomes])
     elif outcomes:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from tether.lifecycle import Ended, Event
-from tether.model import Handle, OnDeath, Progress, Status, Usage
+from tether.model import Finding, Handle, OnDeath, Progress, Status, Usage
 from tether.probes import Target
 from tether.protocol import PluginExecutionMode
 from tether.reaper.launch import ShimChannel
@@ -18,6 +18,7 @@ from tether.reaper.launch import ShimChannel
 __all__ = [
     "CanAdopt",
     "CanAttach",
+    "CanDiagnose",
     "CanPause",
     "Context",
     "Driver",
@@ -98,7 +99,8 @@ class Driver(Protocol):
         ``on_death`` is the rule that holds, whether it is the spec's or its owner's.
 
         Raises:
-            StartError: nothing is left of the attempt.
+            NotCreated: nothing was asked for yet.
+            StartError: nothing is left of the attempt; where the driver has a plan, its caller destroys what is.
         """
         ...
 
@@ -139,7 +141,7 @@ class CanAdopt(Protocol):
         """
         ...
 
-    def receipt(self, tag: str) -> Ended | None:
+    def receipt(self, handle: Handle) -> Ended | None:
         """Return how a resource ended while nobody owned it; None if that is not known."""
         ...
 
@@ -239,6 +241,15 @@ class HasGuard(Protocol):
 
     def is_guarded(self, handle: Handle) -> bool:
         """Whether it is so guarded now."""
+        ...
+
+
+@runtime_checkable
+class CanDiagnose(Protocol):
+    """A driver that can say whether what it needs is there."""
+
+    def diagnose(self) -> Finding:
+        """Look, for ``tether doctor``; never raises for what is merely missing."""
         ...
 
 

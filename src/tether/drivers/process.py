@@ -17,6 +17,7 @@ from tether.errors import Busy, DeadlineExceeded, Gone, StartError, StateDirErro
 from tether.ledger import place
 from tether.lifecycle import Ended, MainExited, Paused, Stuck
 from tether.linux import identity, members, proc, signals, tier, tree
+from tether.linux.sockets import free_port
 from tether.model import Handle, Identity, Inside, OnDeath, Progress, State, Status, Usage
 from tether.protocol import PluginExecutionMode
 from tether.reaper import wire
@@ -164,7 +165,9 @@ class ProcessDriver:
         """Look at the shim; where that has gone, at what is left."""
         if _is_alive(handle, "shim"):
             below = tree.descendants(handle.data["shim"][0])
-            return Status(State.READY, pids=_main_first(handle, below))
+            if below:
+                return Status(State.READY, pids=_main_first(handle, below))
+            # It is just about to end itself; or it can't see its tree by lineage, on a kernel without subreapers.
         left = [] if _is_of_earlier_boot(handle) else members.find(self._marks(handle))
         if left:
             return Status(State.READY, reason="its shim has gone", pids=tuple(pid for pid, _ in left))
@@ -221,10 +224,10 @@ class ProcessDriver:
         exited: int | None = received[0]["exited"]
         return exited
 
-    def receipt(self, tag: str) -> Ended | None:
+    def receipt(self, handle: Handle) -> Ended | None:
         """Read what the shim of a kept tree left at its end. See `tether.drivers.CanAdopt`."""
         try:
-            return outcome(wire.unpack((self._run_dir / f"{tag}.ended").read_bytes()))
+            return outcome(wire.unpack((self._run_dir / f"{handle.tag}.ended").read_bytes()))
         except (OSError, ValueError, EOFError, KeyError):
             return None
 
@@ -327,13 +330,6 @@ def _is_alive(handle: Handle, who: str) -> bool:
 def _main_first(handle: Handle, below: list[int]) -> tuple[int, ...]:
     main = handle.data["main"][0]
     return tuple([pid for pid in below if pid == main] + [pid for pid in below if pid != main])
-
-
-def free_port() -> int:
-    """Return a port of the loopback address on which nobody listens now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def _environment(spec: Process, tag: str, port: int | None) -> dict[bytes, bytes]:

@@ -73,6 +73,13 @@ def open_private(path: Path, flags: int) -> int:
     return fd
 
 
+def write_private(path: Path, data: bytes) -> None:
+    """Write a whole file of the state directory, of mode 0600. Raises OSError."""
+    fd = open_private(path, os.O_WRONLY | os.O_TRUNC)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+
+
 def key(folder: Path) -> bytes:
     """Return the secret of this state directory, made when it is first asked for: 32 bytes.
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable
 
 from tether.linux import proc
 
-__all__ = ["holds_socket", "listening_inodes", "parse_listeners"]
+__all__ = ["free_port", "holds_socket", "listening_inodes", "parse_listeners"]
 
 _LISTEN = b"0A"
+
+
+def free_port() -> int:
+    """Return a port of the loopback address on which nobody listens now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 def parse_listeners(table: bytes, port: int) -> set[int]:

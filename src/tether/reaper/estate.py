@@ -33,9 +33,7 @@ _LATE_NEWS_S = 0.5
 _OTHERS_S = 60.0
 _LOOK_AGAIN_S = 0.05
 
-What = Literal[
-    "ended", "already gone", "let go", "failed", "kept", "ending", "elsewhere", "adopted", "would end"
-]
+What = Literal["ended", "already gone", "let go", "failed", "kept", "ending", "elsewhere", "adopted", "would end"]
 _NOT_ENDED = ("kept", "ending", "elsewhere", "adopted")
 
 
@@ -47,8 +45,9 @@ class Outcome:
         owner: the owner's name.
         resource: the resource's id; None for what plugins left without being on record.
         name, kind: the resource's.
-        what: "ended" now, "already gone", "let go" (it was there before), "failed" (it stays on record), "kept" for the next owner,
-            "ending" (its shim is at it), "elsewhere" (left to a sweep that waits), "adopted" meanwhile, or "would end" in a dry run.
+        what: "ended" now, "already gone", "let go" (it stays), "failed" (it stays on record), "kept" for the next
+            owner, "ending" (its shim is at it), "elsewhere" (left to a sweep that waits), "adopted" meanwhile, or "would end" in
+            a dry run.
         detail: how that is known, or why it failed.
     """
 
@@ -123,20 +122,27 @@ class _Settling:
             return self._outcome(row, "ended", receipt["said"])
         driver = self._driver(row.kind)
         if row.handle is not None and isinstance(driver, CanAttach) and driver.is_attached(row.handle):
-            return self._outcome(row, "let go", "it was there before, and is not ended")
+            return self._outcome(row, "let go", "it stays: it was there before, or is for everybody")
         if isinstance(driver, HasPlan) and not patient:
-            if row.on_death == "keep" and not kept_too and self._is_kept_now(row):
-                return self._kept(row)
-            return self._outcome(row, "elsewhere", "it is not of this machine alone; settled apart, or by 'tether reap'")
+            return self._pass_over(row, kept_too)
         alive = self._alive(row, driver)
         if not alive:
             return self._already_gone(row, driver)
+        return self._spare(row, driver, alive, patient, kept_too) or self._end(row, driver, alive)
+
+    def _spare(
+        self, row: ResourceRow, driver: Driver, alive: list[Handle], patient: bool, kept_too: bool
+    ) -> Outcome | None:
+        """Say why something that is there is not ended here and now; None if it is."""
         guarded = isinstance(driver, HasGuard) and all(driver.is_guarded(handle) for handle in alive)
         keeps = guarded if isinstance(driver, HasGuard) else self._is_kept_now(row)
         if row.on_death == "keep" and not kept_too and keeps:
             return self._kept(row)
         if guarded and not patient:
             return self._outcome(row, "ending", "its shim is at it")
+        return None
+
+    def _end(self, row: ResourceRow, driver: Driver, alive: list[Handle]) -> Outcome:
         # Whoever adopts it from now on finds a newer fence, and whoever has adopted it made this one old.
         if not self._ledger.take_over(row.id, row.fence, self._owner.id):
             return self._outcome(row, "adopted", "by another owner, meanwhile")
@@ -146,6 +152,12 @@ class _Settling:
                 driver.stop(handle, float(row.spec.get("stop_grace", 0.0)))
             driver.destroy(handle)
         return self._outcome(row, "ended", "its owner died; seen to be gone after that")
+
+    def _pass_over(self, row: ResourceRow, kept_too: bool) -> Outcome:
+        """What is at an engine or a host is not for a sweep that must not wait."""
+        if row.on_death == "keep" and not kept_too and self._is_kept_now(row):
+            return self._kept(row)
+        return self._outcome(row, "elsewhere", "it is not of this machine alone; settled apart, or by 'tether reap'")
 
     def _kept(self, row: ResourceRow) -> Outcome:
         return self._outcome(row, "kept", f"for {row.keep_for:g} s, to be adopted by an owner named {self._owner.name}")
@@ -157,8 +169,8 @@ class _Settling:
     def _alive(self, row: ResourceRow, driver: Driver) -> list[Handle]:
         """Return what is there under the row's tag.
 
-        What was asked for just before the owner died may appear after a look that did not show it, so one that is on record as not yet
-        created is looked for twice.
+        What was asked for just before the owner died may appear after a look that did not show it, so one that is on record as
+        not yet created is looked for twice.
         """
         for look in range(2):
             alive = []
@@ -174,7 +186,8 @@ class _Settling:
         return alive
 
     def _already_gone(self, row: ResourceRow, driver: Driver) -> Outcome:
-        left = driver.receipt(row.id) if isinstance(driver, CanAdopt) else None
+        handle = row.handle or Handle(row.kind, row.id, {})
+        left = driver.receipt(handle) if isinstance(driver, CanAdopt) and not isinstance(driver, HasPlan) else None
         if left is None:
             return self._outcome(row, "already gone", "nothing of it was found")
         self._exit_codes[row.id] = left.exit_code
@@ -314,7 +327,9 @@ def sweep(
     dead = dead_owners(ledger)
     if dry_run:
         return [
-            Outcome(owner.name, row.id, row.name, row.kind, "would end", f"its owner, pid {owner.identity.pid}, is dead")
+            Outcome(
+                owner.name, row.id, row.name, row.kind, "would end", f"its owner, pid {owner.identity.pid}, is dead"
+            )
             for owner in dead
             for row in ledger.resources(owner.id)
         ]

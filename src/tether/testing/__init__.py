@@ -4,6 +4,8 @@
     owner.start(FakeSpec(name="db", fails={"stop": 1}))
 
 They are for timing and for faults. What a process does is tested with a real process.
+
+`DriverContract` and `OutageContract` are what every driver must do, as tests; they need pytest.
 """
 
 from __future__ import annotations
@@ -19,7 +21,23 @@ from tether.lifecycle import Ended, MainExited
 from tether.model import Handle, OnDeath, Progress, Ready, State, Status, Usage
 from tether.protocol import PluginExecutionMode
 
-__all__ = ["FakeClock", "FakeDriver", "FakeSpec"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tether.testing.contract import DriverContract, OutageContract
+
+__all__ = ["DriverContract", "FakeClock", "FakeDriver", "FakeSpec", "OutageContract"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the contract, and with it pytest, when it is asked for."""
+    if name not in ("DriverContract", "OutageContract"):
+        raise AttributeError(f"module 'tether.testing' has no attribute {name!r}")
+    import pytest
+
+    pytest.register_assert_rewrite("tether.testing.contract")
+    from tether.testing import contract
+
+    return getattr(contract, name)
 
 
 class FakeClock:
@@ -61,6 +79,7 @@ class FakeSpec:
     stays_up: bool = True
     fails: Mapping[str, int] = field(default_factory=dict)
     kind: str = field(default="fake", init=False)
+    default_name: str = field(default="fake", init=False)
 
     def record(self) -> dict[str, Any]:
         """See `tether.model.Spec`."""

@@ -1,0 +1,24 @@
+"""Ready-made plugins for the cases that users have. Each is lifecycle-aware, and configured by a dataclass.
+
+server.py     ServerPlugin: any HTTP server; LlamaServer and VLLMServer are settings of it
+container.py  ContainerPlugin
+conda.py      CondaPlugin
+service.py    ServicePlugin
+"""
+
+from __future__ import annotations
+
+from tether.plugins.conda import CondaPlugin
+from tether.plugins.container import ContainerPlugin
+from tether.plugins.server import HttpServer, LlamaServer, ServerPlugin, VLLMServer
+from tether.plugins.service import ServicePlugin
+
+__all__ = [
+    "CondaPlugin",
+    "ContainerPlugin",
+    "HttpServer",
+    "LlamaServer",
+    "ServerPlugin",
+    "ServicePlugin",
+    "VLLMServer",
+]

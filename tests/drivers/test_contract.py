@@ -1,0 +1,130 @@
+"""Every driver passes the contract, each with its real service."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from typing import ClassVar
+
+import pytest
+
+import channel
+from engine import IMAGE, Engine
+from tether import CondaEnv, Container, Process, Service, log, registry, tcp
+from tether.linux import sockets
+from tether.testing import DriverContract, OutageContract
+
+
+class TestProcess(DriverContract):
+    """A process with a helper in a session of its own."""
+
+    says = "up"
+    within_s = 1.0
+
+    def make_spec(self, name: str) -> Process:
+        """A shell with a helper that left its session."""
+        return Process(["sh", "-c", "setsid sleep 100 & echo up; exec sleep 100"], name=name, ready=log("up"))
+
+
+class TestContainer(OutageContract):
+    """A container with a network and a volume of its own, at an engine that the tests started."""
+
+    says = "serving"
+    engine: ClassVar[Engine]
+
+    @pytest.fixture(autouse=True)
+    def _with_engine(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        type(self).engine = engine
+        # What has only a tag is looked for at the engine in use.
+        monkeypatch.setenv("DOCKER_HOST", engine.url)
+
+    def make_spec(self, name: str) -> Container:
+        """A web server that tells its port."""
+        command = ["sh", "-c", "echo serving; exec httpd -f -p {port} -h /bin"]
+        return Container(
+            IMAGE,
+            command,
+            name=name,
+            engine=self.engine.url,
+            network="own",
+            mounts={"/data": None},
+            ready=tcp(),
+            init=True,
+        )
+
+    def leftovers(self) -> list[str]:
+        """What has a label, as the client of Docker's own library sees it."""
+        return self.engine.labelled() if self.engine.process is not None else []
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        """Stop the engine, and start it again."""
+        self.engine.stop()
+        try:
+            yield
+        finally:
+            self.engine.start()
+
+
+class TestCondaEnv(DriverContract):
+    """An environment that ends with its owner, from a channel that was made by hand."""
+
+    address: ClassVar[str]
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _with_channel(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
+        cls.address = channel.make(tmp_path_factory.mktemp("channel"))
+
+    def make_spec(self, name: str) -> CondaEnv:
+        """An ephemeral environment."""
+        return CondaEnv(["tool"], [self.address], name=name, ephemeral=True)
+
+
+class TestCachedCondaEnv(TestCondaEnv):
+    """An environment that stays for everybody who asks for the same; half-made ones do not."""
+
+    stays = True
+
+    def make_spec(self, name: str) -> CondaEnv:
+        """An environment of the cache."""
+        return CondaEnv(["tool"], [self.address], name=name)
+
+
+class TestService(DriverContract):
+    """A server that somebody else runs: the test itself."""
+
+    stays = True
+    port: ClassVar[int]
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _with_server(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        cls.port = sockets.free_port()
+        server = subprocess.Popen(
+            ["timeout", "120", sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(cls.port)],
+            cwd=tmp_path_factory.mktemp("served"),
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 20
+        while not sockets.listening_inodes(cls.port):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield
+        assert server.poll() is None, "the service was ended, which is nobody's of tether"
+        server.kill()
+        server.wait()
+
+    def make_spec(self, name: str) -> Service:
+        """The server."""
+        return Service(f"http://127.0.0.1:{self.port}", name=name)
+
+
+def test_every_kind_has_a_contract() -> None:
+    """No driver is left out; a plugin's processes are no resources that can be started."""
+    tested = {"process", "container", "conda", "service"}
+    assert tested | {"plugin"} == {entry.name for entry in metadata.entry_points(group=registry.GROUP)}
