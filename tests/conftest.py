@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import engine as engines
+import hosts
 import support
 from engine import Engine
 from tether import Owner
@@ -79,6 +80,23 @@ def engine() -> Iterator[Engine]:
     if missing:
         pytest.skip(missing)
     with tempfile.TemporaryDirectory(prefix="tether-docker-") as folder, engines.running(Path(folder)) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def net() -> Iterator[hosts.Net]:
+    """An ordinary user for other hosts."""
+    missing = hosts.why_not()
+    if missing:
+        pytest.skip(missing)
+    with tempfile.TemporaryDirectory(prefix="tether-net-") as folder, hosts.made(Path(folder)) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def host(net: hosts.Net) -> Iterator[hosts.HostOf]:
+    """Another host, with Python."""
+    with hosts.running(net, 1) as started:
         yield started
 
 

@@ -62,6 +62,10 @@ READY = (Created(), Probed())
         ((NotReady("half made"), Ended(None, "removed")), False, State.FAILED, "half made"),
         ((*READY, Unreachable("cut")), True, State.LOST, "cut"),
         ((*READY, Unreachable("cut"), Reached()), True, State.READY, ""),
+        ((*READY, Reached(), Unreachable("cut"), Unreachable("again")), True, State.LOST, "cut"),
+        ((Created(), Unreachable("cut"), Reached()), True, State.STARTING, ""),
+        ((*READY, StopAsked("a"), Unreachable("cut"), Reached(), Ended(0, "a")), True, State.GONE, "a"),
+        ((Created(), Unreachable("cut"), NotReady("slow"), Ended(0, "x")), True, State.FAILED, "slow"),
         ((*READY, StopAsked("a"), Stuck("in the kernel")), True, State.STOPPING, "in the kernel"),
     ],
 )  # fmt: skip

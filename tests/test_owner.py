@@ -527,9 +527,14 @@ def test_a_pid_from_a_stale_file_is_not_ended(make_owner: Callable[..., Owner]) 
     owner = make_owner()
     plugin = Popen(clean=lambda: None)
     plugin.get_child_pids = lambda: [pid, os.getpid(), os.getppid()]  # type: ignore[method-assign]
+    # Started by the app itself, which the plugin names, and which is no process of the plugin's.
+    bystander = subprocess.Popen(["sleep", "60"])
     owner.register(plugin)
     owner.shutdown()
     assert support.is_alive(pid, start)
+    assert bystander.poll() is None
+    bystander.kill()
+    bystander.wait()
     signals.send(pid, start, signal.SIGKILL)
     plugin.kill()
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tether.drivers.conda import CondaEnv
     from tether.drivers.container import Container, ContainerRef, Mount
     from tether.drivers.service import Service
+    from tether.drivers.ssh import RemoteProcess
     from tether.errors import (
         Busy,
         DeadlineExceeded,
@@ -73,6 +74,7 @@ __all__ = [
     "Process",
     "Ready",
     "ReaperError",
+    "RemoteProcess",
     "RemoteResourceInfo",
     "Resource",
     "Service",
@@ -97,6 +99,7 @@ _MODULES = {
     "drivers.conda": "CondaEnv",
     "drivers.container": "Container ContainerRef Mount",
     "drivers.service": "Service",
+    "drivers.ssh": "RemoteProcess",
     "errors": (
         "Busy DeadlineExceeded DriverUnavailable ExecError Gone LedgerError NotFound PluginError ReaperError SpecError "
         "StartError StateDirError TetherError"

@@ -186,6 +186,7 @@ class Life:
         exit_code: of the command, once it is known.
         doomed: the failure that made it stop; it will be FAILED when it has ended.
         created: whether there is, or was, something to end.
+        before: the state in which it was lost, to which it comes back.
         history: the names of the events so far, each with the state that it led to.
     """
 
@@ -195,6 +196,7 @@ class Life:
     exit_code: int | None = None
     doomed: str = ""
     created: bool = False
+    before: State = State.READY
     history: tuple[str, ...] = ()
 
 
@@ -298,11 +300,16 @@ def _stuck(life: Life, event: Stuck) -> _Outcome:
 
 
 def _unreachable(life: Life, event: Unreachable) -> _Outcome:
-    return replace(life, state=State.LOST, reason=event.reason), (Record("lost", event.reason),)
+    if life.state is State.LOST:
+        return life, ()
+    return replace(life, state=State.LOST, before=life.state, reason=event.reason), (Record("lost", event.reason),)
 
 
 def _reached(life: Life, _: Reached) -> _Outcome:
-    return replace(life, state=State.READY, reason=""), (Record("found again"),)
+    if life.state is not State.LOST:
+        return life, ()
+    reason = "stopped before it was lost" if life.before is State.STOPPING else ""
+    return replace(life, state=life.before, reason=reason), (Record("found again"),)
 
 
 def _adopted(life: Life, event: Adopted) -> _Outcome:
@@ -315,14 +322,14 @@ _TABLE: dict[type, tuple[tuple[State, ...], Callable[..., _Outcome]]] = {
     Created: ((State.PENDING, State.STOPPING), _created),
     Probed: ((State.STARTING,), _probed),
     Refused: ((State.PENDING, State.STOPPING), _refused),
-    NotReady: ((State.PENDING, State.STARTING), _not_ready),
+    NotReady: ((State.PENDING, State.STARTING, State.LOST), _not_ready),
     MainExited: (_LIVE, _main_exited),
     Ended: (_LIVE, _ended),
     Paused: (_LIVE, _paused),
     StopAsked: ((State.PENDING, *_LIVE), _stop_asked),
     Stuck: ((State.STOPPING,), _stuck),
-    Unreachable: ((State.STARTING, State.READY, State.STOPPING), _unreachable),
-    Reached: ((State.LOST,), _reached),
+    Unreachable: (_LIVE, _unreachable),
+    Reached: (_LIVE, _reached),
     Adopted: ((State.STARTING, State.READY, State.LOST), _adopted),
 }
 

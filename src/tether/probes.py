@@ -31,6 +31,7 @@ class Target:
 
     Attributes:
         host, port: where it listens; port None for what has none.
+        missing: says what is missing before a connection is tried, where that is not to be seen in this machine's socket tables.
         direct: where a connection is tried instead, if what listens at the port may be somebody's proxy.
         pids: lists the live members of its tree; None if it is no process tree of this machine.
         log: returns its output.
@@ -40,6 +41,7 @@ class Target:
 
     host: str = "127.0.0.1"
     port: int | None = None
+    missing: Callable[[], str] | None = None
     direct: tuple[str, int] | None = None
     pids: Callable[[], tuple[int, ...]] | None = None
     log: Callable[[], bytes] = bytes
@@ -92,6 +94,11 @@ def _stranger(target: Target) -> str:
 
 def _listens(target: Target) -> str:
     """Say why the port is not the resource's yet; empty if it is."""
+    if target.missing is not None:
+        try:
+            return target.missing()
+        except TetherError as error:
+            return str(error)
     if target.pids is None:
         return ""
     if not sockets.listening_inodes(target.port or 0):

@@ -59,7 +59,9 @@ class Registered:
         pids = get_all_managed_pids(self.plugin)
         if pids and self.mode != PluginExecutionMode.EXTERNAL_SERVICE.value:
             ours = set(tree.descendants(os.getpid()))
-            for pid in set(pids) - tree.line_of(os.getpid()):
+            # A plugin that names the app itself does not mean all that the app ever started.
+            named = set(self.call("get_child_pids")) & set(pids) - tree.line_of(os.getpid())
+            for pid in named.union(*map(tree.descendants, named)):
                 stat = proc.read_stat(pid)
                 if stat is not None and (pid in ours or members.carries(proc.environ(pid), {self._owner})):
                     self.seen.add((pid, stat.start))

@@ -10,7 +10,7 @@ from typing import Any
 
 from tether import faults, lifecycle, probes, registry
 from tether.clock import Clock, SystemClock
-from tether.drivers import CanAdopt, Context, Driver, HasPlan
+from tether.drivers import CanAdopt, Context, Driver, HasConnections, HasPlan
 from tether.errors import (
     Busy,
     DeadlineExceeded,
@@ -52,6 +52,7 @@ _log = logging.getLogger("tether")
 _FIRST_PROBE_PAUSE_S = 0.005
 _LONGEST_PROBE_PAUSE_S = 0.25
 _TAIL_LINES = 20
+_NOT_UP = (State.STARTING, State.LOST)
 
 
 class Supervisor:
@@ -251,7 +252,7 @@ class Supervisor:
         deadline = self._clock.monotonic() + ready.timeout
         pause = _FIRST_PROBE_PAUSE_S
         said = ""
-        while managed.state is State.STARTING:
+        while managed.state in _NOT_UP:
             missing = probes.passes(ready, target)
             if missing != said:
                 progress(missing or "ready")
@@ -260,11 +261,11 @@ class Supervisor:
                 self._give_up(managed, missing)
             elif missing and self._clock.monotonic() >= deadline:
                 self._give_up(managed, f"not ready within {ready.timeout:g} s: {missing}")
-            elif not missing:
+            elif not missing and managed.state is State.STARTING:
                 self._advance_from(managed, State.STARTING, Probed())
             else:
                 with managed.condition:
-                    if managed.state is State.STARTING:
+                    if managed.state in _NOT_UP:
                         self._clock.wait(managed.condition, pause)
                 pause = min(pause * 1.5, _LONGEST_PROBE_PAUSE_S)
         if managed.state is not State.READY:
@@ -278,7 +279,8 @@ class Supervisor:
         self._carry_out(managed, instructions)
 
     def _give_up(self, managed: Managed, reason: str) -> None:
-        self._advance_from(managed, State.STARTING, NotReady(reason))
+        for state in _NOT_UP:
+            self._advance_from(managed, state, NotReady(reason))
 
     def _start_error(self, managed: Managed) -> StartError:
         life = managed.life
@@ -422,8 +424,11 @@ class Supervisor:
         self._retries.begin(managed.tag, attempt)
 
     def close(self) -> None:
-        """Try nothing again any more: what is left is the reaper's."""
+        """Try nothing again any more, and close connections: what is left is the reaper's."""
         self._retries.close()
+        for driver in self._drivers.values():
+            if isinstance(driver, HasConnections):
+                driver.close()
 
     def _end_quietly(self, managed: Managed, end: End) -> None:
         try:

@@ -14,7 +14,8 @@ import pytest
 
 import channel
 from engine import IMAGE, Engine
-from tether import CondaEnv, Container, Process, Service, log, registry, tcp
+from hosts import USER, HostOf
+from tether import CondaEnv, Container, Process, RemoteProcess, Service, log, registry, tcp
 from tether.linux import sockets
 from tether.testing import DriverContract, OutageContract
 
@@ -124,7 +125,44 @@ class TestService(DriverContract):
         return Service(f"http://127.0.0.1:{self.port}", name=name)
 
 
+class TestRemoteProcess(OutageContract):
+    """A process on another host, which is an sshd in a network namespace of its own; its helper left the session."""
+
+    says = "up"
+    host: ClassVar[HostOf]
+
+    @pytest.fixture(autouse=True)
+    def _with_host(self, host: HostOf) -> None:
+        type(self).host = host
+
+    def make_spec(self, name: str) -> RemoteProcess:
+        """A shell with a helper."""
+        return RemoteProcess(
+            f"{USER}@{self.host.address}",
+            ["sh", "-c", "setsid sleep 100 & echo up; exec sleep 100"],
+            name=name,
+            key=self.host.net.key,
+            known_hosts=self.host.net.known_hosts,
+            ready=log("up"),
+            lease=6,
+        )
+
+    def leftovers(self) -> list[str]:
+        """What runs in the namespace, and what is kept in the home directory there."""
+        kept = self.host.net.home.glob(".local/state/tether-far-*/*")
+        return [*map(str, self.host.pids()), *map(str, kept)]
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        """Cut the link, and heal it."""
+        self.host.cut()
+        try:
+            yield
+        finally:
+            self.host.heal()
+
+
 def test_every_kind_has_a_contract() -> None:
     """No driver is left out; a plugin's processes are no resources that can be started."""
-    tested = {"process", "container", "conda", "service"}
+    tested = {"process", "container", "conda", "service", "ssh"}
     assert tested | {"plugin"} == {entry.name for entry in metadata.entry_points(group=registry.GROUP)}

@@ -22,6 +22,7 @@ __all__ = [
     "CanPause",
     "Context",
     "Driver",
+    "HasConnections",
     "HasDetails",
     "HasGuard",
     "HasInside",
@@ -143,6 +144,15 @@ class CanAdopt(Protocol):
 
     def receipt(self, handle: Handle) -> Ended | None:
         """Return how a resource ended while nobody owned it; None if that is not known."""
+        ...
+
+
+@runtime_checkable
+class HasConnections(Protocol):
+    """A driver that keeps connections open."""
+
+    def close(self) -> None:
+        """Close them; what the driver started goes on."""
         ...
 
 

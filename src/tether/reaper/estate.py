@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from tether import faults, registry
-from tether.drivers import CanAdopt, CanAttach, Context, Driver, HasGuard, HasPlan
+from tether.drivers import CanAdopt, CanAttach, Context, Driver, HasConnections, HasGuard, HasPlan
 from tether.errors import LedgerError, TetherError
 from tether.ledger.store import Ledger, OwnerRow, ResourceRow
 from tether.linux import cgroup, identity, members, tree
@@ -32,6 +34,7 @@ _TAG_LIMIT_S = 10.0
 _LATE_NEWS_S = 0.5
 _OTHERS_S = 60.0
 _LOOK_AGAIN_S = 0.05
+_SIDE_BY_SIDE = 32
 
 What = Literal["ended", "already gone", "let go", "failed", "kept", "ending", "elsewhere", "adopted", "would end"]
 _NOT_ENDED = ("kept", "ending", "elsewhere", "adopted")
@@ -91,18 +94,23 @@ class _Settling:
         self._owner = owner
         self._receipts = receipts
         self._drivers: dict[str, Driver] = {}
+        self._lock = threading.Lock()
         self._final: dict[str, State] = {}
         self._fences: dict[str, int] = {}
         self._exit_codes: dict[str, int | None] = {row: each["status"] for row, each in receipts.items()}
 
     def _driver(self, kind: str) -> Driver:
-        if kind not in self._drivers:
-            self._drivers[kind] = registry.driver_class(kind)(self._context)
-        return self._drivers[kind]
+        with self._lock:
+            if kind not in self._drivers:
+                self._drivers[kind] = registry.driver_class(kind)(self._context)
+            return self._drivers[kind]
 
     def resources(self, *, patient: bool, kept_too: bool) -> Iterator[Outcome]:
         """Settle every resource; one that fails stays on record and keeps nobody from the next."""
-        for row in self._ledger.resources(self._owner.id):
+        rows = self._ledger.resources(self._owner.id)
+        far = [row for row in rows if patient and self._is_far(row)]
+
+        def settle(row: ResourceRow) -> Outcome:
             try:
                 outcome = self._settle(row, patient, kept_too)
             except TetherError as error:
@@ -111,7 +119,25 @@ class _Settling:
                 outcome = self._outcome(row, "failed", f"{type(error).__name__}: {error}")
             faults.point("sweep.settled")
             self._record(row, outcome)
-            yield outcome
+            return outcome
+
+        yield from map(settle, [row for row in rows if row not in far])
+        if far:
+            # Engines and hosts are asked side by side: one that does not answer holds up nobody.
+            with ThreadPoolExecutor(min(len(far), _SIDE_BY_SIDE)) as pool:
+                yield from pool.map(settle, far)
+
+    def _is_far(self, row: ResourceRow) -> bool:
+        try:
+            return isinstance(self._driver(row.kind), HasPlan)
+        except TetherError:
+            return False
+
+    def disconnect(self) -> None:
+        """Close the connections that were made."""
+        for driver in self._drivers.values():
+            if isinstance(driver, HasConnections):
+                driver.close()
 
     def _outcome(self, row: ResourceRow, what: What, detail: str) -> Outcome:
         return Outcome(self._owner.name, row.id, row.name, row.kind, what, detail)
@@ -241,14 +267,17 @@ def _settle(
     *,
     patient: bool,
     kept_too: bool = False,
-) -> list[Outcome]:
-    """Settle one estate once, if nobody else is at it."""
+) -> list[Outcome] | None:
+    """Settle one estate once; None if somebody else is at it, or was faster."""
     if _is_claimed(owner) or not ledger.claim(owner.id, _me(), owner.settler):
-        return []
+        return None
     faults.point("sweep.claimed")
     settling = _Settling(ledger, state_dir, owner, receipts)
-    outcomes = [*settling.resources(patient=patient, kept_too=kept_too), *settling.strays()]
-    settling.close(outcomes)
+    try:
+        outcomes = [*settling.resources(patient=patient, kept_too=kept_too), *settling.strays()]
+        settling.close(outcomes)
+    finally:
+        settling.disconnect()
     return outcomes
 
 
@@ -288,6 +317,9 @@ def _settle_once(ledger: Ledger, state_dir: Path, owner: str, receipts: Mapping[
     if row is None or (row.ended is not None and not live):
         return None
     outcomes = _settle(ledger, state_dir, row, receipts, patient=True)
+    if outcomes is None:
+        # A sweep is at it; what it can't end is tried again here.
+        return _FIRST_PAUSE_S
     if any(outcome.what == "failed" for outcome in outcomes):
         return 0.0
     row = ledger.owner(owner) or row
@@ -334,23 +366,30 @@ def sweep(
             for row in ledger.resources(owner.id)
         ]
     outcomes: list[Outcome] = []
+    others = []
     for owner in dead:
-        outcomes += _settle(ledger, state_dir, owner, {}, patient=patient, kept_too=kept_too)
-    if patient:
-        for owner in dead:
-            outcomes += _settle_after_others(ledger, state_dir, owner.id, kept_too=kept_too)
+        settled = _settle(ledger, state_dir, owner, {}, patient=patient, kept_too=kept_too)
+        outcomes += settled or []
+        if settled is None and patient:
+            others.append(owner)
+    for owner in others:
+        outcomes += _settle_after_others(ledger, state_dir, owner, kept_too=kept_too)
     _remove_folders_of_ended(ledger)
     return outcomes
 
 
-def _settle_after_others(ledger: Ledger, state_dir: Path, owner: str, *, kept_too: bool) -> list[Outcome]:
-    """Wait for somebody else who settles an estate, and do it if they died of it."""
+def _settle_after_others(ledger: Ledger, state_dir: Path, owner: OwnerRow, *, kept_too: bool) -> list[Outcome]:
+    """Wait for somebody else who settles an estate, and do it if they could not, or died of it."""
     deadline = time.monotonic() + _OTHERS_S
     while time.monotonic() < deadline:
-        row = ledger.owner(owner)
-        if row is None or row.settler is None or row.settler == _me():
-            break
-        if not _is_claimed(row):
-            return _settle(ledger, state_dir, row, {}, patient=True, kept_too=kept_too)
+        row = ledger.owner(owner.id)
+        if row is None or (row.ended is not None and not ledger.resources(owner.id)):
+            return []
+        settled = _settle(ledger, state_dir, row, {}, patient=True, kept_too=kept_too)
+        if settled is not None:
+            return settled
         time.sleep(_LOOK_AGAIN_S)
-    return []
+    return [
+        Outcome(owner.name, row.id, row.name, row.kind, "ending", "somebody else has been settling it for a long time")
+        for row in ledger.resources(owner.id)
+    ]

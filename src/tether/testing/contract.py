@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from tether import registry
-from tether.drivers import Context, Driver, HasPlan
+from tether.drivers import Context, Driver, HasConnections, HasPlan
 from tether.errors import StartError, TetherError
 from tether.faults import POINTS
 from tether.ledger import place
@@ -72,16 +72,20 @@ class DriverContract:
     # -- what the tests use --------------------------------------------------------------------------------------------
 
     @pytest.fixture
-    def state(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    def state(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         """A state directory of the test's own, also for commands."""
         folder = place.prepare(tmp_path / "contract")
         monkeypatch.setenv(place.VARIABLE, str(folder))
-        return folder
+        self._drivers: list[Driver] = []
+        yield folder
+        for driver in self._drivers:
+            if isinstance(driver, HasConnections):
+                driver.close()
 
     def driver(self, state: Path) -> Driver:
         """A driver as another process has it: it owns nothing."""
-        driver: Driver = registry.driver_class(self.make_spec("any").kind)(Context(state))
-        return driver
+        self._drivers.append(registry.driver_class(self.make_spec("any").kind)(Context(state)))
+        return self._drivers[-1]
 
     @contextmanager
     def owner_process(self, state: Path, then: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:

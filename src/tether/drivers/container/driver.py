@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from tether import faults
 from tether.drivers import Context
-from tether.drivers.container import engine, labelled, request
+from tether.drivers.container import engine, images, labelled, request
 from tether.drivers.container.spec import Container, ContainerRef
 from tether.drivers.container.watch import Watch
 from tether.errors import DriverUnavailable, Gone, NotCreated, StartError
@@ -65,7 +65,7 @@ class ContainerDriver:
             self._watch(where).await_listening()
             if isinstance(spec, ContainerRef):
                 return self._attach(spec, tag, where)
-            self._see_to_image(spec, where, progress)
+            images.provide(spec, where, progress)
         except DriverUnavailable as error:
             raise NotCreated(f"cannot start {spec.name or tag}: {error}", resource=spec.name or tag) from error
         try:
@@ -84,49 +84,6 @@ class ContainerDriver:
                 f"cannot attach to {spec.ref}: it does not publish its port {spec.port}", resource=spec.ref
             )
         return self._hold(where, tag, seen, spec.port, port, attached=True)
-
-    def _see_to_image(self, spec: Container, where: str, progress: Progress) -> None:
-        """Fetch the image if that is wanted. Raises NotCreated if it can't be had."""
-        client = engine.connect(where)
-        with engine.asking(where):
-            try:
-                client.inspect_image(spec.image)  # type: ignore[no-untyped-call]
-                if spec.pull != "always":
-                    return
-            except Exception as error:
-                if not engine.is_absent(error):
-                    raise
-                if spec.pull == "never":
-                    raise NotCreated(
-                        f"cannot start {spec.name or spec.image}: there is no image {spec.image} at {where}, and pull='never'",
-                        resource=spec.name or "",
-                    ) from error
-            self._pull(spec, client, progress)
-
-    @staticmethod
-    def _pull(spec: Container, client: Any, progress: Progress) -> None:
-        from docker import errors
-        from docker.utils import parse_repository_tag
-
-        repository, tag = parse_repository_tag(spec.image)
-        failed = f"cannot start {spec.name or spec.image}: its image {spec.image} can't be fetched"
-        done = -1
-        layers: dict[str, tuple[int, int]] = {}
-        try:
-            for line in client.pull(repository, tag=tag or "latest", stream=True, decode=True):
-                if "error" in line:
-                    raise NotCreated(f"{failed}: {line['error']}", resource=spec.name or "")
-                detail = line.get("progressDetail") or {}
-                if line.get("status") == "Downloading" and detail.get("total"):
-                    layers[line["id"]] = (detail["current"], detail["total"])
-                    size = sum(total for _, total in layers.values())
-                    part = 100 * sum(current for current, _ in layers.values()) // size
-                    if part != done:
-                        progress(f"fetching {spec.image}: {part} % of {size / 1e6:.1f} MB")
-                        done = part
-        except errors.APIError as error:
-            raise NotCreated(f"{failed}: {engine.reason(error)}", resource=spec.name or "") from error
-        progress(f"fetched {spec.image}")
 
     def _create(self, spec: Container, tag: str, where: str, progress: Progress) -> Handle:
         client = engine.connect(where)
@@ -335,21 +292,12 @@ class ContainerDriver:
         port = handle.data.get("port")
         return Target(
             port=port,
-            direct=self._direct_address(handle) if port is not None else None,
+            direct=labelled.direct_address(handle.data["engine"], handle.data["container"], handle.data["inside"])
+            if port is not None
+            else None,
             log=lambda: self.read_log(handle, None),
             health=lambda: self._health(handle),
         )
-
-    def _direct_address(self, handle: Handle) -> tuple[str, int] | None:
-        where = handle.data["engine"]
-        seen = labelled.seen(where, handle.data["container"])
-        with engine.asking(where):
-            rootless = any("rootless" in option for option in engine.connect(where).info().get("SecurityOptions") or [])
-        if seen is None or rootless or not where.startswith("unix://"):
-            return None
-        networks = seen["NetworkSettings"]["Networks"].values()
-        address = next((network["IPAddress"] for network in networks if network.get("IPAddress")), None)
-        return None if address is None else (address, handle.data["inside"])
 
     def _health(self, handle: Handle) -> str:
         seen = labelled.seen(handle.data["engine"], handle.data["container"])

@@ -10,7 +10,7 @@ from typing import Any
 from tether.drivers.container import engine
 from tether.errors import DriverUnavailable
 
-__all__ = ["remove", "seen", "with_tag"]
+__all__ = ["direct_address", "remove", "seen", "with_tag"]
 
 _ROUNDS = 5
 _ROUND_PAUSE_S = 0.1
@@ -37,6 +37,18 @@ def with_tag(where: str, tag: str) -> tuple[list[str], list[str], list[str]]:
         networks = [each["Id"] for each in client.networks(filters=label)]
         volumes = [each["Name"] for each in client.volumes(filters=label)["Volumes"] or []]
     return containers, networks, volumes
+
+
+def direct_address(where: str, container: str, port: int) -> tuple[str, int] | None:
+    """Return where a container's port is reached without its engine's proxy; None where that can't be reached from here."""
+    shown = seen(where, container)
+    with engine.asking(where):
+        rootless = any("rootless" in option for option in engine.connect(where).info().get("SecurityOptions") or [])
+    if shown is None or rootless or not where.startswith("unix://"):
+        return None
+    networks = shown["NetworkSettings"]["Networks"].values()
+    address = next((network["IPAddress"] for network in networks if network.get("IPAddress")), None)
+    return None if address is None else (address, port)
 
 
 def remove(where: str, tag: str, before: Callable[[str], None]) -> None:

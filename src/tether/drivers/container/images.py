@@ -1,0 +1,56 @@
+"""Sees to it that an engine has an image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tether.drivers.container import engine
+from tether.drivers.container.spec import Container
+from tether.errors import NotCreated
+from tether.model import Progress
+
+__all__ = ["provide"]
+
+
+def provide(spec: Container, where: str, progress: Progress) -> None:
+    """Fetch the image if that is wanted. Raises NotCreated if it can't be had."""
+    client = engine.connect(where)
+    with engine.asking(where):
+        try:
+            client.inspect_image(spec.image)  # type: ignore[no-untyped-call]
+            if spec.pull != "always":
+                return
+        except Exception as error:
+            if not engine.is_absent(error):
+                raise
+            if spec.pull == "never":
+                raise NotCreated(
+                    f"cannot start {spec.name or spec.image}: there is no image {spec.image} at {where}, and pull='never'",
+                    resource=spec.name or "",
+                ) from error
+        _pull(spec, client, progress)
+
+
+def _pull(spec: Container, client: Any, progress: Progress) -> None:
+    from docker import errors
+    from docker.utils import parse_repository_tag
+
+    repository, tag = parse_repository_tag(spec.image)
+    failed = f"cannot start {spec.name or spec.image}: its image {spec.image} can't be fetched"
+    done = -1
+    layers: dict[str, tuple[int, int]] = {}
+    try:
+        for line in client.pull(repository, tag=tag or "latest", stream=True, decode=True):
+            if "error" in line:
+                raise NotCreated(f"{failed}: {line['error']}", resource=spec.name or "")
+            detail = line.get("progressDetail") or {}
+            if line.get("status") == "Downloading" and detail.get("total"):
+                layers[line["id"]] = (detail["current"], detail["total"])
+                size = sum(total for _, total in layers.values())
+                part = 100 * sum(current for current, _ in layers.values()) // size
+                if part != done:
+                    progress(f"fetching {spec.image}: {part} % of {size / 1e6:.1f} MB")
+                    done = part
+    except errors.APIError as error:
+        raise NotCreated(f"{failed}: {engine.reason(error)}", resource=spec.name or "") from error
+    progress(f"fetched {spec.image}")

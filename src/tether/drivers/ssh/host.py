@@ -1,0 +1,394 @@
+"""The one connection to a host that all its resources share: requests, events, leases, forwarded ports; and when it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from tether.drivers.ssh import shell
+from tether.errors import DriverUnavailable
+
+if TYPE_CHECKING:
+    import asyncssh
+
+__all__ = ["FarError", "Host", "Loop", "Where"]
+
+_T = TypeVar("_T")
+_log = logging.getLogger("tether")
+
+_CONNECT_S = 15.0
+_ANSWER_S = 30.0
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 15.0
+_RENEWALS = 3
+_KEEPALIVE_S = 10
+_LINE = 1 << 24
+
+_FAR = Path(__file__).with_name("far.py")
+_NO_PYTHON = "tether: no python"
+_LOADER = (
+    "import os,sys; sys.version_info<(3,8) and sys.exit(os.write(1,b'" + _NO_PYTHON + "\\n'))\n"
+    "s=b''\n"
+    "while len(s)<%d: s+=os.read(0,%d-len(s)) or sys.exit()\n"
+    "exec(compile(s,'tether-far','exec'))"
+)
+# In a POSIX shell, whatever the login shell is.
+_START = 'exec sh -c \'command -v python3 >/dev/null && exec python3 -I -S -c "$1"; echo "%s"\' sh %s'
+
+
+class FarError(Exception):
+    """The other host refused: as an `OSError` there. Attributes: number, said, filename."""
+
+    def __init__(self, number: int, said: str, filename: str) -> None:
+        super().__init__(number, said, filename)
+        self.number = number
+        self.said = said
+        self.filename = filename
+
+
+@dataclass(frozen=True)
+class Where:
+    """How a host is reached; recorded, so it has no secrets: of keys only the files."""
+
+    host: str
+    port: int | None = None
+    user: str | None = None
+    keys: tuple[str, ...] = ()
+    jump: str | None = None
+    known_hosts: str | None = None
+    verify_host: bool = True
+    config: str | None = None
+
+    def __str__(self) -> str:
+        user = f"{self.user}@" if self.user else ""
+        return f"{user}{self.host}" + (f":{self.port}" if self.port else "")
+
+
+class Loop:
+    """An event loop in a thread of its own, begun when it is first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=_run, args=(self._loop,), name="tether-ssh", daemon=True)
+                self._thread.start()
+            return self._loop
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Run a coroutine there, and return what it returns; an interrupt cancels it."""
+        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._lock:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._thread.join(_CONNECT_S)
+                self._loop = None
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+class Far(Protocol):
+    """What answers on the other host: the agent of far.py, or the weaker one in sh."""
+
+    async def call(self, request: dict[str, Any]) -> Any:
+        """Have one thing done there. Raises FarError; OSError if the connection breaks."""
+        ...
+
+
+class _Agent:
+    """The agent of far.py on one connection."""
+
+    def __init__(self, process: asyncssh.SSHClientProcess[bytes], event: Callable[[dict[str, Any]], None]) -> None:
+        self._process = process
+        self._event = event
+        self._numbers = iter(range(1, 1 << 62))
+        self._pending: dict[int, asyncio.Future[Any]] = {}
+
+    async def call(self, request: dict[str, Any]) -> Any:
+        number = next(self._numbers)
+        future = self._pending[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._process.stdin.write(json.dumps({**request, "id": number}).encode() + b"\n")
+            return await future
+        finally:
+            self._pending.pop(number, None)
+
+    async def listen(self) -> None:
+        """Take in answers and events until the connection breaks."""
+        try:
+            while line := await self._process.stdout.readline():
+                message = json.loads(line)
+                if "event" in message:
+                    self._event(message)
+                    continue
+                future = self._pending.get(message["id"])
+                if future is None or future.done():
+                    continue
+                if "errno" in message:
+                    future.set_exception(FarError(message["errno"], message["said"], message["filename"]))
+                else:
+                    future.set_result(message["value"])
+        finally:
+            for future in self._pending.values():
+                if not future.done():
+                    future.set_exception(ConnectionResetError("the connection broke before it answered"))
+
+
+@dataclass
+class _Held:
+    """A resource whose lease is renewed."""
+
+    lease: float
+    fence: int
+
+
+class Host:
+    """One host. Its coroutines run in the loop's thread.
+
+    Args:
+        where: how it is reached.
+        event: called with each event from there.
+        lost: called with the reason when the connection has broken.
+        back: called when there is one again after that.
+    """
+
+    def __init__(
+        self,
+        where: Where,
+        event: Callable[[dict[str, Any]], None],
+        lost: Callable[[str], None],
+        back: Callable[[], None],
+    ) -> None:
+        self.where = where
+        self.hello: dict[str, Any] = {}
+        self._event, self._lost, self._back = event, lost, back
+        self._connection: asyncssh.SSHClientConnection | None = None
+        self._far: Far | None = None
+        self._connecting: asyncio.Task[Far] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._held: dict[str, _Held] = {}
+        self._changed = asyncio.Event()
+        self._renewing: asyncio.Task[None] | None = None
+        self._ports: dict[str, tuple[int, int]] = {}
+        self._listeners: dict[str, asyncssh.SSHListener] = {}
+
+    # -- the connection ------------------------------------------------------------------------------------------------
+
+    async def call(self, do: str, *, within: float = _ANSWER_S, **more: Any) -> Any:
+        """Have one thing done there, over a connection that is made if there is none.
+
+        Raises:
+            FarError: it was refused there.
+            DriverUnavailable: the host does not answer.
+        """
+        far = await self._reach()
+        try:
+            return await asyncio.wait_for(far.call({"do": do, **more}), within)
+        except (OSError, TimeoutError) as error:
+            self._drop(far, f"host {self.where} does not answer: {_in_words(error)}")
+            raise DriverUnavailable(f"host {self.where} does not answer: {_in_words(error)}") from error
+
+    async def _reach(self) -> Far:
+        """Return the far side; all who wait for a connection share one attempt, and its failure."""
+        if self._far is not None:
+            return self._far
+        if self._connecting is None:
+            self._connecting = asyncio.ensure_future(self._connect())
+            self._connecting.add_done_callback(self._connected)
+        return await asyncio.shield(self._connecting)
+
+    def _connected(self, task: asyncio.Task[Far]) -> None:
+        self._connecting = None
+        if not task.cancelled():
+            task.exception()
+
+    async def _connect(self) -> Far:
+        import asyncssh
+
+        where = self.where
+        options: dict[str, Any] = {
+            "port": where.port or (),
+            "username": where.user or (),
+            "client_keys": list(where.keys) or (),
+            "tunnel": where.jump or (),
+            "known_hosts": (where.known_hosts or ()) if where.verify_host else None,
+            "config": where.config or (),
+            "connect_timeout": _CONNECT_S,
+            "login_timeout": _CONNECT_S,
+            "keepalive_interval": _KEEPALIVE_S,
+            "keepalive_count_max": 3,
+        }
+        try:
+            connection = await asyncssh.connect(where.host, **options)
+        except asyncssh.HostKeyNotVerifiable as error:
+            raise DriverUnavailable(
+                f"host {where}: its host key is not the known one, or none is known ({error.reason}); compare it, and add it "
+                "with ssh-keyscan to known_hosts"
+            ) from error
+        except asyncssh.PermissionDenied as error:
+            raise DriverUnavailable(
+                f"host {where} refused the login of {where.user or 'this user'}: {error.reason}; check user= and key=, or the agent"
+            ) from error
+        except (OSError, asyncssh.Error, asyncssh.KeyImportError, ValueError) as error:
+            raise DriverUnavailable(f"host {where} can't be reached: {_in_words(error)}") from error
+        try:
+            far = await self._start_far(connection)
+        except BaseException as error:
+            connection.abort()
+            if isinstance(error, OSError | asyncssh.Error | ValueError):
+                raise DriverUnavailable(f"host {where}: nothing can be started there: {_in_words(error)}") from error
+            raise
+        self._connection, self._far = connection, far
+        for tag, (inside, outside) in list(self._ports.items()):
+            with contextlib.suppress(OSError):
+                await self._forward(tag, inside, outside)
+        return far
+
+    async def _start_far(self, connection: asyncssh.SSHClientConnection) -> Far:
+        """Send far.py over and have it run; where there is no Python, make do with sh."""
+        import shlex
+
+        program = _FAR.read_bytes()
+        loader = _LOADER % (len(program), len(program))
+        process = await connection.create_process(_START % (_NO_PYTHON, shlex.quote(loader)), encoding=None)
+        process.stdin.write(program)
+        line = await asyncio.wait_for(process.stdout.readline(), _CONNECT_S)
+        if line.strip() == _NO_PYTHON.encode():
+            process.close()
+            far = shell.FarShell(connection)
+            self.hello = await far.greet()
+            return far
+        if not line:
+            said = (await process.stderr.read(2000)).decode(errors="replace").strip()
+            raise ValueError(said or "it closed the session at once")
+        self.hello = json.loads(line)
+        if "errno" in self.hello:
+            raise OSError(self.hello["errno"], f"{self.hello['said']}: {self.hello['filename']} there")
+        agent = _Agent(process, self._event)
+        self._spawn(self._listen(agent))
+        return agent
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _listen(self, agent: _Agent) -> None:
+        said = "the connection was closed"
+        try:
+            await agent.listen()
+        except Exception as error:
+            said = _in_words(error)
+        self._drop(agent, f"host {self.where}: {said}")
+
+    def _drop(self, far: Far, reason: str) -> None:
+        """The connection is of no use any more; what is held is tried to be reached again."""
+        if self._far is not far:
+            return
+        connection, self._connection, self._far = self._connection, None, None
+        self._listeners.clear()
+        if connection is not None:
+            connection.abort()
+        self._changed.set()
+        if self._held:
+            self._lost(reason)
+
+    # -- leases --------------------------------------------------------------------------------------------------------
+
+    def hold(self, tag: str, lease: float, fence: int) -> None:
+        """Renew the lease of a resource from now on, three times in its time."""
+        self._held[tag] = _Held(lease, fence)
+        self._changed.set()
+        if self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.ensure_future(self._renew())
+
+    def let_go(self, tag: str) -> None:
+        """Renew it no more, and close its forwarded port."""
+        self._held.pop(tag, None)
+        self._ports.pop(tag, None)
+        listener = self._listeners.pop(tag, None)
+        if listener is not None:
+            listener.close()
+
+    async def _renew(self) -> None:
+        """Renew what is held, and get the connection back when it has broken, as long as anything is held."""
+        pause = _FIRST_PAUSE_S
+        while self._held:
+            every = min(held.lease for held in self._held.values()) / _RENEWALS
+            if self._far is not None:
+                self._changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), every)
+                if not self._held or self._far is None:
+                    continue
+            was_lost = self._far is None
+            try:
+                tags = {tag: (held.lease, held.fence) for tag, held in self._held.items()}
+                there = await self.call("renew", within=every, tags=tags)
+            except DriverUnavailable as error:
+                _log.debug("%s", error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S, every)
+                continue
+            except FarError as error:
+                _log.warning("host %s could not renew: %s", self.where, error.said)
+                continue
+            pause = _FIRST_PAUSE_S
+            if was_lost or not all(there.values()):
+                self._back()
+
+    # -- ports ---------------------------------------------------------------------------------------------------------
+
+    async def forward(self, tag: str, inside: int, outside: int = 0) -> int:
+        """Forward a port of this machine (0 for a free one) to one there, and return it. Raises OSError."""
+        await self._reach()
+        return await self._forward(tag, inside, outside)
+
+    async def _forward(self, tag: str, inside: int, outside: int) -> int:
+        if self._connection is None:
+            raise ConnectionResetError(f"host {self.where} was lost")
+        listener = await self._connection.forward_local_port("127.0.0.1", outside, "127.0.0.1", inside)
+        self._listeners[tag] = listener
+        self._ports[tag] = (inside, listener.get_port())
+        return listener.get_port()
+
+    async def close(self) -> None:
+        """Let go of everything there; what is there goes on until its lease is over."""
+        self._held.clear()
+        connection, self._connection, self._far = self._connection, None, None
+        for task in [*self._tasks, *([self._renewing] if self._renewing else [])]:
+            task.cancel()
+        if connection is not None:
+            connection.close()
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(connection.wait_closed(), 2.0)
+
+
+def _in_words(error: BaseException) -> str:
+    return str(error) or type(error).__name__

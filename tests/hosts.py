@@ -1,0 +1,214 @@
+"""Real other hosts: each an sshd in a network namespace of its own, with its own host key, and an ordinary user to log in as."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+USER = "tether-far"
+
+
+def run(*argv: str | Path) -> str:
+    """Run a command that must succeed."""
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{argv}: {done.stderr}"
+    return done.stdout
+
+
+def why_not() -> str:
+    """Return why no host can be made here; empty if one can."""
+    if os.getuid() != 0:
+        return "only root can make network namespaces and start sshd in them"
+    for program in ("sshd", "ip", "tc", "useradd"):
+        if shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None:
+            return f"no {program} on this machine"
+    return ""
+
+
+@dataclass
+class Net:
+    """What all hosts of the tests share: the user, its key, and a folder."""
+
+    folder: Path
+
+    @property
+    def key(self) -> Path:
+        """The private key of the user."""
+        return self.folder / "id"
+
+    @property
+    def home(self) -> Path:
+        """The user's home there: all hosts of the tests have the same file system."""
+        return self.folder / "home"
+
+    @property
+    def known_hosts(self) -> Path:
+        """The host keys of all hosts."""
+        return self.folder / "known_hosts"
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[Net]:
+    """Make the user; at the end it is gone."""
+    net = Net(folder)
+    folder.chmod(0o755)
+    with suppress(KeyError):
+        pwd.getpwnam(USER)
+        run("userdel", USER)
+    net.home.mkdir()
+    # A password that nobody has, rather than a locked account, which sshd refuses.
+    run("useradd", "--home-dir", net.home, "--no-create-home", "--shell", "/bin/sh", "--password", "*", USER)
+    shutil.chown(net.home, USER)
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", net.key)
+    net.known_hosts.touch()
+    Path("/run/sshd").mkdir(exist_ok=True)
+    try:
+        yield net
+    finally:
+        subprocess.run(["pkill", "-KILL", "-u", USER], check=False)
+        run("userdel", USER)
+
+
+class HostOf:
+    """One host.
+
+    Args:
+        net: what it shares with the others.
+        number: from 1 on.
+        path: what PATH its logins have; None for the usual one.
+    """
+
+    def __init__(self, net: Net, number: int, path: str | None = None) -> None:
+        self.net = net
+        self.name = f"tether-{number}"
+        self.address = f"10.199.{number}.2"
+        self._number = number
+        self._path = path
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Make the namespace, and start sshd in it."""
+        inside, outside, net = f"tt{self._number}i", f"tt{self._number}o", f"10.199.{self._number}"
+        subprocess.run(["ip", "netns", "del", self.name], check=False, stderr=subprocess.DEVNULL)
+        run("ip", "netns", "add", self.name)
+        run("ip", "link", "add", outside, "type", "veth", "peer", "name", inside, "netns", self.name)
+        run("ip", "addr", "add", f"{net}.1/24", "dev", outside)
+        run("ip", "link", "set", outside, "up")
+        # What is cut must not leave this machine by the default route.
+        subprocess.run(["ip", "route", "add", "unreachable", f"{net}.0/24", "metric", "9999"], check=False)
+        for command in (f"addr add {self.address}/24 dev {inside}", f"link set {inside} up", "link set lo up"):
+            run("ip", "-n", self.name, *command.split())
+        folder = self.net.folder / self.name
+        if not folder.exists():
+            folder.mkdir()
+            run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "host_key")
+            public = (folder / "host_key.pub").read_text().split()[:2]
+            with self.net.known_hosts.open("a") as file:
+                file.write(f"{self.address} {' '.join(public)}\n")
+        (folder / "config").write_text(
+            f"HostKey {folder}/host_key\nAuthorizedKeysFile {self.net.key}.pub\nPidFile {folder}/pid\nUsePAM no\nStrictModes no\n"
+            f"ListenAddress {self.address}:22\nMaxStartups 500\n"
+            + (f"SetEnv PATH={self._path}\n" if self._path else "")
+        )
+        self.serve()
+
+    def serve(self) -> None:
+        """Start sshd."""
+        sshd = shutil.which("sshd", path="/usr/sbin:/sbin:/usr/bin") or "sshd"
+        log = (self.net.folder / self.name / "log").open("ab")
+        self.process = subprocess.Popen(
+            [
+                "ip",
+                "netns",
+                "exec",
+                self.name,
+                "timeout",
+                "900",
+                sshd,
+                "-D",
+                "-e",
+                "-f",
+                self.net.folder / self.name / "config",
+            ],
+            stderr=log,
+            env={name: value for name, value in os.environ.items() if not name.startswith("TETHER_")},
+        )
+        log.close()
+        deadline = time.monotonic() + 10
+        while (
+            subprocess.run(
+                ["ip", "netns", "exec", self.name, "ss", "-Hltn", "sport = 22"], capture_output=True, check=False
+            ).stdout
+            == b""
+        ):
+            assert time.monotonic() < deadline, (self.net.folder / self.name / "log").read_text()
+            time.sleep(0.02)
+
+    def cut(self) -> None:
+        """Take the link down: nothing arrives any more, and nobody is told."""
+        run("ip", "-n", self.name, "link", "set", f"tt{self._number}i", "down")
+
+    def heal(self) -> None:
+        """Put the link up again."""
+        run("ip", "-n", self.name, "link", "set", f"tt{self._number}i", "up")
+
+    def worsen(self, *netem: str) -> None:
+        """Add delay or loss, as tc's netem says it; nothing to end that."""
+        device = ["dev", f"tt{self._number}o", "root"]
+        subprocess.run(["tc", "qdisc", "del", *device], check=False, stderr=subprocess.DEVNULL)
+        if netem:
+            run("tc", "qdisc", "add", *device, "netem", *netem)
+
+    def end_serving(self) -> None:
+        """End sshd and all its connections; what runs there goes on."""
+        if self.process is not None:
+            subprocess.run(["pkill", "-KILL", "-f", f"{self.net.folder / self.name}/config"], check=False)
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+        pids = run("ip", "netns", "pids", self.name).split()
+        for pid in pids:
+            with suppress(OSError):
+                if b"sshd" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(int(pid), 9)
+
+    def pids(self) -> list[int]:
+        """Return what runs there, apart from sshd and what it waits for."""
+        found = []
+        for pid in map(int, run("ip", "netns", "pids", self.name).split()):
+            with suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if words and b"sshd" not in words and b"tether-far" not in words:
+                    found.append(pid)
+        return found
+
+    def remove(self) -> None:
+        """End all that is there, and the namespace."""
+        for pid in run("ip", "netns", "pids", self.name).split():
+            with suppress(OSError):
+                os.kill(int(pid), 9)
+        if self.process is not None:
+            self.process.wait(10)
+        subprocess.run(["ip", "netns", "del", self.name], check=False)
+        subprocess.run(["ip", "link", "del", f"tt{self._number}o"], check=False, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            ["ip", "route", "del", "unreachable", f"10.199.{self._number}.0/24"], check=False, stderr=subprocess.DEVNULL
+        )
+
+
+@contextmanager
+def running(net: Net, number: int, path: str | None = None) -> Iterator[HostOf]:
+    """Make a host; at the end nothing of it is left."""
+    host = HostOf(net, number, path)
+    try:
+        host.start()
+        yield host
+    finally:
+        host.remove()
