@@ -36,6 +36,7 @@ docs: $(VENV)/.ready
 
 bench: $(VENV)/.ready  ## speeds, side by side with peers and the kernel's own floor
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/remote.py
 
 chaos: $(VENV)/.ready  ## SEEDS=1000 random crashes
 	$(BIN)/python benchmarks/chaos.py --seeds $(SEEDS)

@@ -27,9 +27,10 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         return
 
     def left() -> list[int]:
-        # An engine that a test stopped and started again is the fixture's.
-        running = request.getfixturevalue("engine").process if "engine" in request.fixturenames else None
-        expected = {running.pid, *tree.descendants(running.pid)} if running is not None else set()
+        # An engine or sshd that a test stopped and started again is the fixture's.
+        names = [name for name in ("engine", "host") if name in request.fixturenames]
+        running = [process for name in names if (process := request.getfixturevalue(name).process) is not None]
+        expected = {pid for process in running for pid in (process.pid, *tree.descendants(process.pid))}
         return [pid for pid in tree.descendants(os.getpid()) if pid not in before | expected]
 
     try:

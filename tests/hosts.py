@@ -12,7 +12,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tether.linux import tree
+
 USER = "tether-far"
+_LOSS = ["-A", "INPUT", "-m", "statistic", "--mode", "random", "--probability", "0.05", "-j", "DROP"]
 
 
 def run(*argv: str | Path) -> str:
@@ -114,7 +117,7 @@ class HostOf:
                 file.write(f"{self.address} {' '.join(public)}\n")
         (folder / "config").write_text(
             f"HostKey {folder}/host_key\nAuthorizedKeysFile {self.net.key}.pub\nPidFile {folder}/pid\nUsePAM no\nStrictModes no\n"
-            f"ListenAddress {self.address}:22\nMaxStartups 500\n"
+            f"ListenAddress {self.address}:22\nMaxStartups 500\nMaxSessions 200\n"
             + (f"SetEnv PATH={self._path}\n" if self._path else "")
         )
         self.serve()
@@ -159,12 +162,44 @@ class HostOf:
         """Put the link up again."""
         run("ip", "-n", self.name, "link", "set", f"tt{self._number}i", "up")
 
-    def worsen(self, *netem: str) -> None:
-        """Add delay or loss, as tc's netem says it; nothing to end that."""
+    def worsen(self) -> None:
+        """Make packets late and lose some, by tc's netem; on a kernel without it, by a slow link and a filter that drops."""
+        device = ["dev", f"tt{self._number}o", "root"]
+        late = ["tc", "qdisc", "add", *device, "netem", "delay", "80ms", "20ms", "loss", "5%"]
+        if subprocess.run(late, check=False, capture_output=True).returncode == 0:
+            return
+        run("tc", "qdisc", "add", *device, "handle", "1:", "htb", "default", "1")
+        run(
+            "tc",
+            "class",
+            "add",
+            "dev",
+            f"tt{self._number}o",
+            "parent",
+            "1:",
+            "classid",
+            "1:1",
+            "htb",
+            "rate",
+            "400kbit",
+        )
+        run("ip", "netns", "exec", self.name, "iptables", *_LOSS)
+
+    def mend(self) -> None:
+        """Undo that."""
         device = ["dev", f"tt{self._number}o", "root"]
         subprocess.run(["tc", "qdisc", "del", *device], check=False, stderr=subprocess.DEVNULL)
-        if netem:
-            run("tc", "qdisc", "add", *device, "netem", *netem)
+        subprocess.run(
+            ["ip", "netns", "exec", self.name, "iptables", "-F", "INPUT"], check=False, stderr=subprocess.DEVNULL
+        )
+
+    def within(self, *argv: str | Path) -> None:
+        """Run a command as root there, seeing what logins see of the file system."""
+        assert self.process is not None
+        (pid,) = [
+            each for each in tree.descendants(self.process.pid) if b"sshd" in Path(f"/proc/{each}/cmdline").read_bytes()
+        ][:1]
+        run("nsenter", "--mount", "--target", str(pid), *argv)
 
     def end_serving(self) -> None:
         """End sshd and all its connections; what runs there goes on."""

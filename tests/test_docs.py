@@ -38,7 +38,7 @@ def test_an_example_of_the_documentation_runs(code: str, tmp_path: Path, request
 
 def _with_engine(code: str, request: pytest.FixtureRequest) -> dict[str, str]:
     """What runs a container finds the engine of the tests."""
-    return {"DOCKER_HOST": request.getfixturevalue("engine").url} if "Container" in code else {}
+    return {"DOCKER_HOST": request.getfixturevalue("engine").url} if "Container(" in code else {}
 
 
 def test_the_driver_of_the_documentation_passes_the_contract(tmp_path: Path) -> None:

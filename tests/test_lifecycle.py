@@ -65,6 +65,7 @@ READY = (Created(), Probed())
         ((*READY, Reached(), Unreachable("cut"), Unreachable("again")), True, State.LOST, "cut"),
         ((Created(), Unreachable("cut"), Reached()), True, State.STARTING, ""),
         ((*READY, StopAsked("a"), Unreachable("cut"), Reached(), Ended(0, "a")), True, State.GONE, "a"),
+        ((*READY, StopAsked("a"), Unreachable("cut"), MainExited(-15), Ended(-15, "a")), True, State.GONE, "a"),
         ((Created(), Unreachable("cut"), NotReady("slow"), Ended(0, "x")), True, State.FAILED, "slow"),
         ((*READY, StopAsked("a"), Stuck("in the kernel")), True, State.STOPPING, "in the kernel"),
     ],

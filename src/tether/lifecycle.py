@@ -228,6 +228,11 @@ def describe_exit(exit_code: int | None) -> str:
 _Outcome = tuple[Life, tuple[Instruction, ...]]
 
 
+def _is_stopping(life: Life) -> bool:
+    """Whether its end was asked for, also of one that was lost after that."""
+    return life.state is State.STOPPING or (life.state is State.LOST and life.before is State.STOPPING)
+
+
 def _created(life: Life, _: Created) -> _Outcome:
     if life.state is State.STOPPING:
         return replace(life, created=True), (Record("created"), End(life.reason))
@@ -258,7 +263,7 @@ def _main_exited(life: Life, event: MainExited) -> _Outcome:
     life = replace(life, exit_code=event.exit_code)
     said = describe_exit(event.exit_code)
     goes_on = event.exit_code == 0 and (life.state is State.STARTING or not life.stays_up)
-    if life.state is State.STOPPING or event.ending or goes_on:
+    if _is_stopping(life) or event.ending or goes_on:
         return life, (Record("exited", said),)
     reason = f"ended by itself, {said}"
     doomed = replace(life, state=State.STOPPING, reason=reason, doomed=reason)
@@ -270,7 +275,7 @@ def _ended(life: Life, event: Ended) -> _Outcome:
     life = replace(life, exit_code=code)
     if life.doomed:
         final = replace(life, state=State.FAILED, reason=life.doomed)
-    elif life.state is State.STOPPING or event.asked:
+    elif _is_stopping(life) or event.asked:
         final = replace(life, state=State.GONE, reason=event.why)
     elif code == 0 and life.state is State.READY and not life.stays_up:
         final = replace(life, state=State.GONE, reason="finished with exit code 0")

@@ -13,11 +13,11 @@ from typing import Any, Literal
 from tether.errors import SpecError
 from tether.model import Inside, OnDeath, Ready, Spec, check_name
 
-__all__ = ["Process", "SpecBase", "checked_env", "has_port", "put_port", "redact"]
+__all__ = ["SIGNALS", "Process", "SpecBase", "checked_env", "has_port", "put_port", "redact"]
 
 Stream = Literal["log", "inherit", "null", "pipe"]
 
-_SIGNALS = frozenset(map(int, _signal.valid_signals()))
+SIGNALS = frozenset(map(int, _signal.valid_signals()))
 _SECRET_FLAG = re.compile(r"(?i)(key|token|secret|passw|credential|auth)")
 _HIDDEN = "***"
 _MOST_ARGUMENTS = 100
@@ -185,7 +185,7 @@ class Process(SpecBase):
     def _check_numbers(self) -> None:
         if self.port is not None and not 0 < self.port < 65536:
             raise SpecError(f"port={self.port!r} is no port")
-        if self.stop_signal not in _SIGNALS:
+        if self.stop_signal not in SIGNALS:
             raise SpecError(f"stop_signal={self.stop_signal!r} is no signal")
         if self.umask is not None and not 0 <= self.umask <= 0o777:
             raise SpecError(f"umask={self.umask!r} is no file mode mask")

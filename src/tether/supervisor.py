@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import Any
 
 from tether import faults, lifecycle, probes, registry
@@ -120,12 +120,11 @@ class Supervisor:
         try:
             if spec.kind in self._planning:
                 managed.plan = self._planning[spec.kind].plan(spec, managed.tag)
-            with self._ledger.durable() if managed.plan else nullcontext():
-                self._ledger.add_resource(
-                    *(managed.tag, self._owner, managed.name, spec.kind),
-                    {**spec.record(), "fingerprint": fingerprint},
-                    *(on_death, spec.keep_for, managed.plan),
-                )
+            self._ledger.add_resource(
+                *(managed.tag, self._owner, managed.name, spec.kind),
+                {**spec.record(), "fingerprint": fingerprint},
+                *(on_death, spec.keep_for, managed.plan),
+            )
             faults.point("start.recorded")
         except BaseException:
             self._leave(managed)

@@ -2,7 +2,7 @@
 
 run.py      tether run
 show.py     tether ps, tree, logs, events
-end.py      tether stop, kill, reap
+end.py      tether stop, kill, reap, forget
 doctor.py   tether doctor
 check.py    tether check
 records.py  what the others read of the ledger, and how names are looked up

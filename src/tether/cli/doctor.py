@@ -24,6 +24,8 @@ from tether.reaper.launch import Reaper
 
 __all__ = ["add_to"]
 
+_NEEDED = ("guard", "state directory", "connection")
+
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
@@ -96,18 +98,35 @@ def _drivers() -> list[Finding]:
         return [driver.diagnose() for driver in drivers if isinstance(driver, CanDiagnose)]
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Say what this machine offers for holding what apps start, and what follows from what it lacks.
+def _host(destination: str) -> list[Finding]:
+    with tempfile.TemporaryDirectory() as folder:
+        driver = registry.driver_class("ssh")(Context(place.prepare(Path(folder) / "state")))
+        try:
+            found: list[Finding] = driver.diagnose_host(destination)
+        finally:
+            driver.close()
+        return found
 
-    Exits with 1 if nothing can be started here.
+
+def doctor(
+    host: Annotated[
+        str | None, typer.Argument(metavar="[USER@HOST]", help="Look at another host, as ~/.ssh/config reaches it.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what this machine, or another host, offers for holding what apps start, and what follows from what it lacks.
+
+    Exits with 1 if nothing can be started there.
     """
-    findings = [_kernel(), _pidfd(), _children_file(), _guard(), _state_dir(), *_drivers()]
+    findings = _here() if host is None else _host(host)
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
         rows = [[each.what, "ok" if each.good else "--", each.found, each.follows] for each in findings]
         print_table(["WHAT", "", "FOUND", "WHAT FOLLOWS"], rows)
-    if any(
-        not each.good and each.what in ("guard", "state directory") and "armed" not in each.found for each in findings
-    ):
+    if any(not each.good and each.what in _NEEDED and "armed" not in each.found for each in findings):
         raise typer.Exit(1)
+
+
+def _here() -> list[Finding]:
+    return [_kernel(), _pidfd(), _children_file(), _guard(), _state_dir(), *_drivers()]

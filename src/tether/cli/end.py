@@ -1,4 +1,4 @@
-"""``tether stop``, ``kill`` and ``reap``: end things from outside their owner."""
+"""``tether stop``, ``kill``, ``reap`` and ``forget``: end things from outside their owner, or give them up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from tether.cli.records import Records, print_json, print_table
-from tether.errors import NotFound, TetherError
+from tether.errors import Busy, NotFound, TetherError
+from tether.model import State
 from tether.reaper import estate
 
 __all__ = ["add_to"]
@@ -23,6 +24,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("stop")(stop)
     app.command("kill")(kill)
     app.command("reap")(reap)
+    app.command("forget")(forget)
 
 
 def _end(name: str, grace: float | None) -> None:
@@ -83,6 +85,28 @@ def reap(
         sys.stdout.write("nothing to settle: no owner has died and left something\n")
     if any(outcome.what == "failed" for outcome in outcomes):
         raise typer.Exit(1)
+
+
+def forget(name: _Name) -> None:
+    """Give up a resource of a dead owner that can't be reached any more: it is not ended, only no longer on record as live.
+
+    Says what is given up. What can be reached is not forgotten: 'tether reap' ends it.
+    """
+    records = Records()
+    seen = records.one(name)
+    row = seen.row
+    if seen.owner_alive and seen.owner.ended is None:
+        raise Busy(
+            f"resource {row.name} has a living owner, pid {seen.owner.identity.pid}; stop it there, or 'tether kill {row.id}'"
+        )
+    if seen.status.state not in (State.LOST, State.GONE):
+        raise Busy(f"resource {row.name} can be reached; 'tether reap' ends it")
+    where = ", ".join(f"{key} {value}" for key, value in seen.details.items() if value is not None) or "where it was"
+    error = row.reason or seen.status.reason
+    said = f"given up by 'tether forget': if it still runs, nobody ends it ({where}); last error: {error}"
+    records.ledger.write(row.id, row.fence, State.FAILED, [("forgotten", said)], reason=said, exit_code=row.exit_code)
+    sys.stdout.write(f"{row.name} ({row.kind}, id {row.id}): {said}\n")
+    estate.sweep(records.ledger, records.state_dir)
 
 
 _INSTALL = """\

@@ -1,7 +1,7 @@
 """The one place that reads and writes the ledger: SQLite in write-ahead mode, used by many processes at once.
 
 A commit for something local is not synced to the disk: it survives the process, which is all it must. Rows for what
-survives this machine are written with `durable`, which is.
+survives this machine are written with a plan, and are.
 
 A ledger that fails never stops a cleanup: whoever ends something ends it first and records after, and treats LedgerError
 as one more thing to report.
@@ -86,6 +86,21 @@ class EventRow:
     detail: str
 
 
+_INSERT_RESOURCE = (
+    "INSERT INTO resources (id, owner, name, kind, state, spec, handle, on_death, keep_for, began, changed) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+@dataclass
+class _Entry:
+    """A row that waits to be on the disk; ``done`` when somebody has tried, ``error`` if that failed."""
+
+    values: tuple[Any, ...]
+    done: bool = False
+    error: LedgerError | None = None
+
+
 def _is_damage(error: sqlite3.Error) -> bool:
     # Python has DatabaseError itself for "not a database" and "malformed"; its subclasses are about the request or the machine.
     return type(error) is sqlite3.DatabaseError
@@ -135,6 +150,8 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.path = folder / _FILE
         self._lock = threading.RLock()
+        self._waiting_lock = threading.Lock()
+        self._waiting: list[_Entry] = []
         try:
             self._open()
         except sqlite3.OperationalError as error:
@@ -213,7 +230,7 @@ class Ledger:
         return LedgerError(f"ledger {self.path} can't be {what}: {_in_words(error)}")
 
     @contextmanager
-    def durable(self) -> Iterator[None]:
+    def _synced(self) -> Iterator[None]:
         """Within this, every commit is synced to the disk before it returns."""
         with self._lock:
             self._db.execute("PRAGMA synchronous=FULL")
@@ -303,17 +320,38 @@ class Ledger:
         keep_for: float,
         plan: Handle | None = None,
     ) -> None:
-        """Record a resource before anything of it is created; with a plan of where it will be, that survives the machine."""
+        """Record a resource before anything of it is created.
+
+        With a plan, which is for what survives this machine, it is on the disk when this returns. Those that several threads
+        record at once share one commit, since it is the disk that takes the time.
+        """
         now = time.time()
-        with self._transaction() as db:
-            db.execute(
-                "INSERT INTO resources (id, owner, name, kind, state, spec, handle, on_death, keep_for, began, changed) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    *(tag, owner, name, kind, State.PENDING.value, json.dumps(spec), _handle_text(plan)),
-                    *(on_death, keep_for, now, now),
-                ),
-            )
+        texts = (tag, owner, name, kind, State.PENDING.value, json.dumps(spec), _handle_text(plan))
+        entry = _Entry((*texts, on_death, keep_for, now, now))
+        if plan is None:
+            with self._transaction() as db:
+                db.execute(_INSERT_RESOURCE, entry.values)
+            return
+        with self._waiting_lock:
+            self._waiting.append(entry)
+        with self._lock:
+            if not entry.done:
+                self._commit_waiting()
+        if entry.error is not None:
+            raise entry.error
+
+    def _commit_waiting(self) -> None:
+        """Commit all that waits to be on the disk; whoever comes first does it for all."""
+        with self._waiting_lock:
+            entries, self._waiting = self._waiting, []
+        error: LedgerError | None = None
+        try:
+            with self._synced(), self._transaction() as db:
+                db.executemany(_INSERT_RESOURCE, [entry.values for entry in entries])
+        except LedgerError as failure:
+            error = failure
+        for entry in entries:
+            entry.error, entry.done = error, True
 
     def write(
         self,

@@ -4,12 +4,14 @@ server.py     ServerPlugin: any HTTP server; LlamaServer and VLLMServer are sett
 container.py  ContainerPlugin
 conda.py      CondaPlugin
 service.py    ServicePlugin
+remote.py     RemotePlugin
 """
 
 from __future__ import annotations
 
 from tether.plugins.conda import CondaPlugin
 from tether.plugins.container import ContainerPlugin
+from tether.plugins.remote import RemotePlugin
 from tether.plugins.server import HttpServer, LlamaServer, ServerPlugin, VLLMServer
 from tether.plugins.service import ServicePlugin
 
@@ -18,6 +20,7 @@ __all__ = [
     "ContainerPlugin",
     "HttpServer",
     "LlamaServer",
+    "RemotePlugin",
     "ServerPlugin",
     "ServicePlugin",
     "VLLMServer",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +35,10 @@ _PIECE = 1 << 20
 _EXEC_ERRORS = (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENOEXEC, errno.EPERM)
 
 
+class _NotReached(DriverUnavailable):
+    """There was no connection, so nothing was asked for."""
+
+
 class SshDriver:
     """See `tether.drivers.Driver`. The handle has how the host is reached, who shim and command are there, and the ports."""
 
@@ -53,7 +57,7 @@ class SshDriver:
     # -- hosts ---------------------------------------------------------------------------------------------------------
 
     def _host(self, handle: Handle) -> Host:
-        where = Where(**{**handle.data["where"], "keys": tuple(handle.data["where"]["keys"])})
+        where = Where.recorded(handle.data["where"])
         with self._lock:
             if where not in self._hosts:
                 self._hosts[where] = Host(
@@ -90,14 +94,13 @@ class SshDriver:
             spec.host,
             spec.port,
             spec.user,
-            tuple(str(Path(str(key)).expanduser().absolute()) for key in spec.key or ()),  # type: ignore[union-attr]
+            tuple(_absolute(str(key)) for key in spec.key or ()),  # type: ignore[union-attr]
             spec.jump,
-            None if spec.known_hosts is None else str(Path(spec.known_hosts).expanduser().absolute()),
+            None if spec.known_hosts is None else _absolute(str(spec.known_hosts)),
             spec.verify_host,
-            None if spec.config is None else str(Path(spec.config).expanduser().absolute()),
+            None if spec.config is None else _absolute(str(spec.config)),
         )
-        shown = asdict(where)
-        data = {"where": {**shown, "keys": list(where.keys)}, "lease": spec.lease, "signal": int(spec.stop_signal)}
+        data = {"where": where.record(), "lease": spec.lease, "signal": int(spec.stop_signal)}
         return Handle(self.kind, tag, data, _VERSION)
 
     def start(self, spec: RemoteProcess, tag: str, on_death: OnDeath, progress: Progress) -> Handle:
@@ -114,53 +117,56 @@ class SshDriver:
         plan = self.plan(spec, tag)
         host = self._host(plan)
         called = f"{spec.name or spec.default_name} on {host.where}"
-        try:
-            progress(f"connecting to {host.where}")
-            port = None
-            if spec.uses_port:
-                port = spec.listen or int(self._ask(plan, "port"))
-            else:
-                self._ask(plan, "look")
-        except DriverUnavailable as error:
-            raise NotCreated(f"cannot start {called}: {error}", resource=spec.name or "") from error
-        faults.point("start.making")
+        progress(f"connecting to {host.where}")
         # Its end may be heard before its beginning.
         with self._lock:
             self._held[tag] = plan
             self._ended[tag] = threading.Event()
         try:
-            who = self._call(plan, "spawn", **_request(spec, port, on_death))
+            return self._loop.run(self._begin(spec, plan, host, on_death))
         except FarError as error:
             self._let_go(plan)
             if error.number in _EXEC_ERRORS:
                 raise exec_error(error.number, error.filename, called) from error
             raise NotCreated(f"cannot start {called}: {error.said} there", resource=spec.name or "") from error
-        except DriverUnavailable as error:
+        except _NotReached as error:
+            self._let_go(plan)
+            raise NotCreated(f"cannot start {called}: {error}", resource=spec.name or "") from error
+        except (DriverUnavailable, OSError) as error:
             raise StartError(f"cannot start {called}: {error}", resource=spec.name or "") from error
-        faults.point("start.making")
+
+    async def _begin(self, spec: RemoteProcess, plan: Handle, host: Host, on_death: OnDeath) -> Handle:
+        """All of a start that is done in the loop's thread, in one go. Raises _NotReached, FarError, DriverUnavailable, OSError."""
         try:
-            local = None if port is None else self._loop.run(host.forward(tag, port))
-        except OSError as error:
-            raise StartError(f"cannot start {called}: its port can't be forwarded: {error}") from error
-        handle = Handle(self.kind, tag, {**plan.data, **who, "far_port": port, "port": local}, _VERSION)
-        self._hold(handle, 1)
+            await host.reach()
+            port = None
+            if spec.uses_port:
+                port = spec.listen or int(await host.call("port", tag=plan.tag))
+        except DriverUnavailable as error:
+            raise _NotReached(str(error)) from error
+        faults.point("start.making")
+        who = await host.call("spawn", tag=plan.tag, **_request(spec, port, on_death))
+        faults.point("start.making")
+        local = None if port is None else await host.forward(plan.tag, port)
+        handle = Handle(self.kind, plan.tag, {**plan.data, **who, "far_port": port, "port": local}, _VERSION)
+        self._hold(handle, host, 1)
         return handle
 
-    def _hold(self, handle: Handle, fence: int) -> None:
+    def _hold(self, handle: Handle, host: Host, fence: int) -> None:
+        """Renew its lease from now on. Called in the loop's thread."""
         with self._lock:
             if handle.tag not in self._held:
                 # It has ended meanwhile, and all is done.
                 return
             self._held[handle.tag] = handle
-        host = self._host(handle)
-        self._loop.loop.call_soon_threadsafe(host.hold, handle.tag, handle.data["lease"], fence)
+        host.hold(handle.tag, handle.data["lease"], fence)
 
     def _let_go(self, handle: Handle) -> None:
         with self._lock:
             self._held.pop(handle.tag, None)
             self._ports.pop(handle.tag, None)
             ended = self._ended.pop(handle.tag, None)
-        self._loop.loop.call_soon_threadsafe(self._host(handle).let_go, handle.tag)
+        self._loop.run(self._host(handle).let_go(handle.tag))
         if ended is not None:
             ended.set()
 
@@ -366,7 +372,7 @@ class SshDriver:
         with self._lock:
             self._held[handle.tag] = handle
             self._ended[handle.tag] = threading.Event()
-        self._hold(handle, fence)
+        self._loop.loop.call_soon_threadsafe(self._hold, handle, self._host(handle), fence)
         exited: int | None = self._ask(handle, "look").get("exited")
         return exited
 
@@ -426,6 +432,10 @@ class SshDriver:
 
 async def _close_all(hosts: list[Host]) -> None:
     await asyncio.gather(*(host.close() for host in hosts), return_exceptions=True)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def _request(spec: RemoteProcess, port: int | None, on_death: OnDeath) -> dict[str, Any]:

@@ -8,6 +8,7 @@ socket, who shim and command are, and in the end the receipt.
 
 import ctypes
 import errno
+import gc
 import json
 import os
 import select
@@ -24,6 +25,16 @@ FIRST_PAUSE_S = 0.25
 FORGET_S = 14 * 24 * 3600
 MESSAGE = 1 << 17
 VERSION = 1
+SIGNALS = [
+    each for each in range(1, signal.NSIG) if each not in (signal.SIGKILL, signal.SIGSTOP) and not 31 < each < 35
+]
+MOST_FDS = os.sysconf("SC_OPEN_MAX")
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.prctl  # looked up here once, for all shims
+
+
+def heed(*_):
+    """A signal is heard by the wakeup descriptor."""
 
 
 def now():
@@ -34,6 +45,10 @@ def now():
 def boot_id():
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
+
+
+BOOT = boot_id()
+UMASK = os.umask(0o077)
 
 
 def home():
@@ -155,11 +170,9 @@ def listens(port, pids):
 
 
 def write_whole(path, value):
-    """Write a file that is whole whenever it is there, and on the disk."""
+    """Write a file that is whole whenever it is there. After a reboot nothing lives that it could tell of, so it needs no sync."""
     with open(path + ".new", "w") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
+        file.write(json.dumps(value))
     os.rename(path + ".new", path)
 
 
@@ -175,12 +188,11 @@ def read_json(path):
 
 
 class Shim:
-    """Holds one tree. Runs in a process of its own, in the folder of its command."""
+    """Holds one tree. Made in the agent, where nothing is copied; runs in a process of its own, in the folder of its command."""
 
-    def __init__(self, request, first):
+    def __init__(self, request, first, folder):
         self.request = request
         self.connections = [first]
-        self.lease_over = now() + request["lease"]
         self.fence = request["fence"]
         self.main = 0
         self.status = None
@@ -189,75 +201,113 @@ class Shim:
         self.next_signal = 0.0
         self.pause = FIRST_PAUSE_S
         self.forced = False
+        self.env = {name: value for name, value in os.environ.items() if name != "TETHER_RESOURCE"}
+        for name, value in request["env"].items():
+            self.env.pop(name, None) if value is None else self.env.update({name: value})
+        self.env["TETHER_RESOURCE"] = request["tag"]
+        self.folder = os.open(folder, os.O_RDONLY)
+        self.log = os.open(os.path.join(folder, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            # A full disk is said before anything runs. Some file systems can't reserve room; there it is seen later.
+            os.posix_fallocate(self.log, 0, 4096)
+            os.ftruncate(self.log, 0)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                os.close(self.log)
+                os.close(self.folder)
+                raise
         self.wake, self.waker = os.pipe()
         os.set_blocking(self.waker, False)
+        self.null = os.open(os.devnull, os.O_RDWR)
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.listener.bind("/proc/self/fd/%d/s" % self.folder)
+        self.listener.listen(8)
+        self.used = sorted(
+            [self.wake, self.waker, self.folder, self.log, self.null, self.listener.fileno(), first.fileno()]
+        )
+
+    def release(self):
+        """In the agent: close its copies."""
+        for fd in (self.wake, self.waker, self.folder, self.log, self.null):
+            os.close(fd)
+        self.listener.close()
+        self.connections[0].close()
+
+    def become(self):
+        """In the forked child: leave the agent's session and connection behind, and hold the tree."""
+        try:
+            os.setsid()
+            os.fchdir(self.folder)
+            for fd in (0, 1, 2):
+                os.dup2(self.null, fd)
+            below = 2
+            for fd in self.used:
+                os.closerange(below + 1, fd)
+                below = fd
+            os.closerange(below + 1, MOST_FDS)
+            try:
+                self.run()
+            except OSError as error:
+                self.tell({"refused": [error.errno, error.strerror, error.filename or ""]})
+        finally:
+            os._exit(0)
 
     def run(self):
-        if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-            raise OSError(ctypes.get_errno(), "this kernel has no child subreapers")
-        signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self.waker)
-        for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
-            signal.signal(each, signal.SIG_IGN)
-        self.listener.bind("s")
-        self.listener.listen(8)
+        if LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+            raise OSError(ctypes.get_errno(), "this kernel has no child subreapers")
+        self.lease_over = now() + self.request["lease"]
         self.main = self.execute()
-        me = {
-            "shim": [os.getpid(), read_stat(os.getpid())[3]],
-            "main": [self.main, read_stat(self.main)[3]],
-            "boot": boot_id(),
-        }
-        write_whole("who", me)
-        self.tell({"spawned": me})
+        self.tell({"spawned": [os.getpid(), self.main]})
         while not self.reap():
             self.act()
             self.wait()
         self.finish()
 
     def execute(self):
-        """Run the command in a session of its own; an error of its execution is raised here."""
+        """Run the command in a session of its own; an error of its execution is raised here, with what it is about."""
         request = self.request
-        log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        said, says = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            what = "the log"
+        os.umask(UMASK if request["umask"] is None else request["umask"])
+        try:
+            os.chdir(request["cwd"] or os.path.expanduser("~"))
+            return self.spawn(request["argv"], self.env, self.log)
+        finally:
+            os.umask(0o077)
+            os.fchdir(self.folder)
+            os.close(self.log)
+
+    @staticmethod
+    def spawn(argv, env, log):
+        """posix_spawn(3) rather than fork: it reports the error of the exec itself, and copies no page of this process."""
+        program, refused = argv[0], OSError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
+        folders = [""] if "/" in program else env.get("PATH", os.defpath).split(":")
+        signals = [
+            each
+            for each in range(1, signal.NSIG)
+            if each not in (signal.SIGKILL, signal.SIGSTOP) and not 31 < each < 35
+        ]
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, log, 1),
+            (os.POSIX_SPAWN_DUP2, log, 2),
+        ]
+        for folder in folders:
             try:
-                os.setsid()
-                signal.set_wakeup_fd(-1)
-                for each in range(1, signal.NSIG):
-                    try:
-                        signal.signal(each, signal.SIG_DFL)
-                    except (OSError, ValueError):
-                        continue
-                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-                os.dup2(log, 1)
-                os.dup2(log, 2)
-                env = {name: value for name, value in os.environ.items() if name != "TETHER_RESOURCE"}
-                for name, value in request["env"].items():
-                    env.pop(name, None) if value is None else env.update({name: value})
-                env["TETHER_RESOURCE"] = request["tag"]
-                folder = request["cwd"] or os.path.expanduser("~")
-                what = folder
-                os.chdir(folder)
-                what = request["argv"][0]
-                if request["umask"] is not None:
-                    os.umask(request["umask"])
-                os.execvpe(request["argv"][0], request["argv"], env)
+                return os.posix_spawn(
+                    os.path.join(folder, program),
+                    argv,
+                    env,
+                    file_actions=actions,
+                    setsid=True,
+                    setsigmask=[],
+                    setsigdef=SIGNALS,
+                )
             except OSError as error:
-                os.write(says, json.dumps([error.errno, what]).encode())
-            finally:
-                os._exit(127)
-        os.close(says)
-        os.close(log)
-        failure = os.read(said, 4096)
-        os.close(said)
-        if failure:
-            os.waitpid(pid, 0)
-            number, what = json.loads(failure.decode())
-            raise OSError(number, os.strerror(number), what)
-        return pid
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                    refused = OSError(error.errno, os.strerror(error.errno), argv[0])
+                    if error.errno != errno.EACCES:
+                        break
+        raise refused
 
     def reap(self):
         """Collect who has ended; True when the kernel says that nobody is left."""
@@ -392,29 +442,6 @@ class Shim:
         self.tell({"ended": receipt})
 
 
-def become_shim(request, folder, ours):
-    """In the forked child: leave the agent behind, and hold the tree."""
-    try:
-        os.setsid()
-        if os.fork():
-            os._exit(0)
-        os.chdir(folder)
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
-        keep = ours.fileno()
-        os.closerange(3, keep)
-        os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
-        os.umask(0o077)
-        shim = Shim(request, ours)
-        try:
-            shim.run()
-        except OSError as error:
-            shim.tell({"refused": [error.errno, error.strerror, error.filename or ""]})
-    finally:
-        os._exit(0)
-
-
 # -- the agent -----------------------------------------------------------------------------------------------------------
 
 
@@ -449,6 +476,7 @@ class Agent:
         rest = b""
         while True:
             ready, _, _ = select.select([0, *self.shims.values()], [], [])
+            self.reap()
             for tag, line in [(tag, line) for tag, line in self.shims.items() if line in ready]:
                 self.hear(tag, line)
             if 0 in ready:
@@ -458,6 +486,15 @@ class Agent:
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
                     self.answer(json.loads(line.decode()))
+
+    @staticmethod
+    def reap():
+        """Collect shims that have ended; those that live on when this process ends are init's."""
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            pass
 
     def answer(self, request):
         try:
@@ -497,7 +534,7 @@ class Agent:
             return
         message = json.loads(data.decode())
         if "spawned" in message:
-            say({"id": self.waiting.pop(tag), "value": message["spawned"]})
+            say({"id": self.waiting.pop(tag), "value": self.introduce(tag, *message["spawned"])})
         elif "refused" in message:
             number, said, filename = message["refused"]
             shutil.rmtree(self.folder(tag), ignore_errors=True)
@@ -506,20 +543,34 @@ class Agent:
             message["event"] = "exited" if "exited" in message else "ended"
             say(message)
 
+    def introduce(self, tag, shim, main):
+        """Put on record who shim and command are. Here, since every page that a shim touches is copied for it."""
+        known = {
+            "shim": [shim, (read_stat(shim) or [0] * 4)[3]],
+            "main": [main, (read_stat(main) or [0] * 4)[3]],
+            "boot": BOOT,
+        }
+        try:
+            with open(os.path.join(self.folder(tag), "who"), "wb", 0) as file:
+                file.write(json.dumps(known).encode())
+        except OSError:
+            # The shim is reached by its socket; only what it leaves if it is killed is harder to find.
+            pass
+        return known
+
     def do_spawn(self, request):
         folder = self.folder(request["tag"])
         os.mkdir(folder, 0o700)
         try:
-            write_whole(os.path.join(folder, "begun"), {"at": time.time(), "room": " " * 4096})
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            shim = Shim(request, theirs, folder)
             pid = os.fork()
         except OSError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         if pid == 0:
-            become_shim(request, folder, theirs)
-        theirs.close()
-        os.waitpid(pid, 0)
+            shim.become()
+        shim.release()
         self.shims[request["tag"]] = ours
         self.waiting[request["tag"]] = request["id"]
 
@@ -568,7 +619,7 @@ class Agent:
         who = read_json(os.path.join(self.folder(tag), "who"))
         for _ in range(100):
             left = carriers(tag)
-            if who and who["boot"] == boot_id():
+            if who and who["boot"] == BOOT:
                 for pid, start in (who["main"], who["shim"]):
                     if is_alive(pid, start):
                         left += [pid, *descendants(pid)]
@@ -588,7 +639,7 @@ class Agent:
         if not os.path.isdir(folder):
             return {"known": False}
         who, ended = read_json(os.path.join(folder, "who")), read_json(os.path.join(folder, "ended"))
-        alive = bool(who) and who["boot"] == boot_id() and is_alive(*who["shim"]) and ended is None
+        alive = bool(who) and who["boot"] == BOOT and is_alive(*who["shim"]) and ended is None
         pids = descendants(who["shim"][0]) if alive else ([] if ended else carriers(request["tag"]))
         stats = [each for each in map(read_stat, pids) if each]
         return {
@@ -647,9 +698,13 @@ def say(message):
 
 
 if __name__ == "__main__":
-    # Ends with the connection, however that ends; what it forked does not.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # Ends with the connection, however that ends; what it forked does not, and finds all this set.
+    for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+        signal.signal(each, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, heed)
+    gc.collect()
+    gc.disable()
+    gc.freeze()
     try:
         agent = Agent()
     except OSError as error:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -65,6 +65,15 @@ class Where:
     known_hosts: str | None = None
     verify_host: bool = True
     config: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return it ready for JSON."""
+        return {**self.__dict__, "keys": list(self.keys)}
+
+    @classmethod
+    def recorded(cls, data: Mapping[str, Any]) -> Where:
+        """Return what `record` returned as it was."""
+        return cls(**{**data, "keys": tuple(data["keys"])})
 
     def __str__(self) -> str:
         user = f"{self.user}@" if self.user else ""
@@ -207,15 +216,23 @@ class Host:
             FarError: it was refused there.
             DriverUnavailable: the host does not answer.
         """
-        far = await self._reach()
+        far = await self.reach()
+        import asyncssh
+
         try:
             return await asyncio.wait_for(far.call({"do": do, **more}), within)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, asyncssh.Error) as error:
             self._drop(far, f"host {self.where} does not answer: {_in_words(error)}")
             raise DriverUnavailable(f"host {self.where} does not answer: {_in_words(error)}") from error
 
-    async def _reach(self) -> Far:
-        """Return the far side; all who wait for a connection share one attempt, and its failure."""
+    async def reach(self) -> Far:
+        """Return the far side, connected to if need be; all who wait for a connection share one attempt, and its failure.
+
+        Raises:
+            DriverUnavailable: the host can't be reached, or nothing can be started there.
+        """
+        if self._far is not None and self._connection is not None and self._connection.is_closed():
+            self._drop(self._far, f"host {self.where}: the connection was closed")
         if self._far is not None:
             return self._far
         if self._connecting is None:
@@ -266,7 +283,7 @@ class Host:
             raise
         self._connection, self._far = connection, far
         for tag, (inside, outside) in list(self._ports.items()):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, asyncssh.Error):
                 await self._forward(tag, inside, outside)
         return far
 
@@ -324,42 +341,51 @@ class Host:
     def hold(self, tag: str, lease: float, fence: int) -> None:
         """Renew the lease of a resource from now on, three times in its time."""
         self._held[tag] = _Held(lease, fence)
-        self._changed.set()
+        if lease <= _RENEWALS * self._every_s():
+            self._changed.set()
         if self._renewing is None or self._renewing.done():
             self._renewing = asyncio.ensure_future(self._renew())
 
-    def let_go(self, tag: str) -> None:
+    async def let_go(self, tag: str) -> None:
         """Renew it no more, and close its forwarded port."""
         self._held.pop(tag, None)
         self._ports.pop(tag, None)
         listener = self._listeners.pop(tag, None)
         if listener is not None:
             listener.close()
+            await listener.wait_closed()
+
+    def _every_s(self) -> float:
+        """How often what is held must be renewed."""
+        return min((held.lease for held in self._held.values()), default=_KEEPALIVE_S) / _RENEWALS
 
     async def _renew(self) -> None:
         """Renew what is held, and get the connection back when it has broken, as long as anything is held."""
+        now = asyncio.get_running_loop().time
         pause = _FIRST_PAUSE_S
+        due = now() + self._every_s()
         while self._held:
-            every = min(held.lease for held in self._held.values()) / _RENEWALS
-            if self._far is not None:
+            if self._far is not None and now() < due:
                 self._changed.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), every)
-                if not self._held or self._far is None:
-                    continue
+                    await asyncio.wait_for(self._changed.wait(), due - now())
+                # Something with a shorter lease may have come.
+                due = min(due, now() + self._every_s())
+                continue
             was_lost = self._far is None
             try:
                 tags = {tag: (held.lease, held.fence) for tag, held in self._held.items()}
-                there = await self.call("renew", within=every, tags=tags)
+                there = await self.call("renew", within=self._every_s(), tags=tags)
             except DriverUnavailable as error:
                 _log.debug("%s", error)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_S, every)
+                await asyncio.sleep(min(pause, self._every_s()))
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
                 continue
             except FarError as error:
                 _log.warning("host %s could not renew: %s", self.where, error.said)
-                continue
+                there = {}
             pause = _FIRST_PAUSE_S
+            due = now() + self._every_s()
             if was_lost or not all(there.values()):
                 self._back()
 
@@ -367,7 +393,7 @@ class Host:
 
     async def forward(self, tag: str, inside: int, outside: int = 0) -> int:
         """Forward a port of this machine (0 for a free one) to one there, and return it. Raises OSError."""
-        await self._reach()
+        await self.reach()
         return await self._forward(tag, inside, outside)
 
     async def _forward(self, tag: str, inside: int, outside: int) -> int:

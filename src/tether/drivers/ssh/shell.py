@@ -22,7 +22,7 @@ h=${HOME:-/tmp}/.local/state/tether-far-sh
 mkdir -p "$h" || exit 28
 t=%(tag)s
 d=$h/$t
-alive() { [ -s "$d/main" ] && kill -0 -- "-$(cat "$d/main")" 2>/dev/null; }
+alive() { [ -s "$d/who" ] && kill -0 "$(cat "$d/who")" 2>/dev/null; }
 """
 
 _SPAWN = """
@@ -35,16 +35,28 @@ echo "$(($(date +%%s) + %(lease_whole)s))" > "$d/lease"
 export TETHER_RESOURCE=$t
 (
 trap '' HUP
-set -m
 %(umask)s
-%(argv)s >"$d/log" 2>&1 </dev/null &
-main=$!
-set +m
+# A process group of its own, by the program that some systems have or the shell's job control; else the command alone is held.
+if command -v setsid >/dev/null 2>&1; then
+  setsid %(argv)s >"$d/log" 2>&1 </dev/null &
+  main=$!
+else
+  set -m 2>/dev/null
+  %(argv)s >"$d/log" 2>&1 </dev/null &
+  main=$!
+  set +m 2>/dev/null
+fi
+n=0
+while ! kill -0 "-$main" 2>/dev/null && kill -0 "$main" 2>/dev/null && [ $n -lt 10 ]; do
+  n=$((n + 1)); sleep 0.02 2>/dev/null || sleep 1
+done
+if kill -0 "-$main" 2>/dev/null; then who=-$main; else who=$main; fi
+echo "$who" > "$d/who"
 echo "$main" > "$d/main.new" && mv "$d/main.new" "$d/main"
-( while kill -0 -- "-$main" 2>/dev/null || kill -0 "$main" 2>/dev/null; do
+( while kill -0 "$who" 2>/dev/null || kill -0 "$main" 2>/dev/null; do
     over=$(cat "$d/lease" 2>/dev/null || echo 0)
     kept=$((over + %(keep)s))
-    if [ "$(date +%%s)" -ge "$kept" ]; then echo "its lease was over" > "$d/why"; kill -9 -- "-$main" 2>/dev/null; fi
+    if [ "$(date +%%s)" -ge "$kept" ]; then echo "its lease was over" > "$d/why"; kill -9 "$who" 2>/dev/null; fi
     sleep 1
   done ) &
 wait "$main"
@@ -69,13 +81,13 @@ _STOP = """
 [ -d "$d" ] || { echo gone; exit 0; }
 alive || { echo gone; exit 0; }
 [ -s "$d/why" ] || echo %(why)s > "$d/why"
-main=$(cat "$d/main")
-kill -%(signal)s -- "-$main" 2>/dev/null
-kill -CONT -- "-$main" 2>/dev/null
+who=$(cat "$d/who")
+kill -%(signal)s "$who" 2>/dev/null
+kill -CONT "$who" 2>/dev/null
 n=0
 while alive && [ $n -lt %(rounds)s ]; do n=$((n + 1)); sleep 0.1 2>/dev/null || { sleep 1; n=$((n + 9)); }; done
 n=0
-while alive && [ $n -lt 100 ]; do kill -9 -- "-$main" 2>/dev/null; n=$((n + 1)); sleep 0.1 2>/dev/null || sleep 1; done
+while alive && [ $n -lt 100 ]; do kill -9 "$who" 2>/dev/null; n=$((n + 1)); sleep 0.1 2>/dev/null || sleep 1; done
 n=0
 while [ ! -e "$d/ended" ] && [ $n -lt 30 ]; do n=$((n + 1)); sleep 0.1 2>/dev/null || sleep 1; done
 echo gone

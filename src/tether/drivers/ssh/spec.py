@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from tether.errors import SpecError, require_extra
 from tether.model import OnDeath, Ready
-from tether.spec import SpecBase, checked_env, has_port, redact
+from tether.spec import SIGNALS, SpecBase, checked_env, has_port, redact
 
 __all__ = ["RemoteProcess"]
 
@@ -108,7 +108,7 @@ class RemoteProcess(SpecBase):
                 raise SpecError(f"{port!r} is no port")
         if not self.lease >= 1:
             raise SpecError(f"lease={self.lease!r} must be 1 or more seconds: it is renewed three times in that time")
-        if self.stop_signal not in _signal.valid_signals():
+        if self.stop_signal not in SIGNALS:
             raise SpecError(f"stop_signal={self.stop_signal!r} is no signal")
         if self.umask is not None and not 0 <= self.umask <= 0o777:
             raise SpecError(f"umask={self.umask!r} is no file mode mask")
