@@ -91,6 +91,16 @@ def why_not() -> str:
     return ""
 
 
+def make_rootfs(path: Path) -> None:
+    """Make an archive of a root file system with nothing but busybox."""
+    with tarfile.open(path, "w") as tar:
+        tar.add("/bin/busybox", "bin/busybox")
+        for name in ("sh", "sleep", "httpd", "nc", "cat", "echo", "ps", "env", "kill", "true", "id"):
+            link = tarfile.TarInfo(f"bin/{name}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(link)
+
+
 @contextmanager
 def running(folder: Path) -> Iterator[Engine]:
     """Start an engine with an image of busybox; at the end nothing of it is left."""
@@ -98,12 +108,7 @@ def running(folder: Path) -> Iterator[Engine]:
     try:
         engine.start()
         rootfs = folder / "image.tar"
-        with tarfile.open(rootfs, "w") as tar:
-            tar.add("/bin/busybox", "bin/busybox")
-            for name in ("sh", "sleep", "httpd", "nc", "cat", "echo", "ps", "env", "kill", "true", "id"):
-                link = tarfile.TarInfo(f"bin/{name}")
-                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-                tar.addfile(link)
+        make_rootfs(rootfs)
         api = engine.client.api
         api.import_image_from_file(str(rootfs), repository="tether-test", tag="latest")
         yield engine

@@ -653,7 +653,7 @@ def test_the_plugin(owner: Owner, host: HostOf) -> None:
 
 def test_stopped_while_it_is_lost(owner: Owner, host: HostOf) -> None:
     """Said, kept on record, and done when the link is back."""
-    job = owner.start(spec(host, ["sleep", "90"], lease=30))
+    job = owner.start(spec(host, ["sleep", "90"], lease=6))
     host.cut()
     errors: list[BaseException] = []
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from tether.errors import LedgerError
 from tether.ledger import place
+from tether.ledger.rows import EventRow, OwnerRow, ResourceRow, handle_text, owner_row, resource_row
 from tether.ledger.schema import MIGRATIONS
 from tether.model import Handle, Identity, State
 
@@ -36,54 +37,6 @@ _KEEP_EVENTS = 100_000
 _FILE = "ledger.db"
 _LIVE = tuple(state.value for state in State if not state.is_final)
 _IN_LIVE = f"({', '.join('?' * len(_LIVE))})"
-
-
-@dataclass(frozen=True)
-class OwnerRow:
-    """One owner as recorded. ``ended`` and ``began`` are seconds since the epoch."""
-
-    id: str
-    name: str
-    identity: Identity
-    uid: int
-    cgroup: str | None
-    began: float
-    ended: float | None
-    settler: str | None
-
-
-@dataclass(frozen=True)
-class ResourceRow:
-    """One resource as recorded. Times are seconds since the epoch."""
-
-    id: str
-    owner: str
-    name: str
-    kind: str
-    state: State
-    reason: str
-    exit_code: int | None
-    url: str | None
-    spec: dict[str, Any]
-    handle: Handle | None
-    on_death: str
-    keep_for: float
-    fence: int
-    began: float
-    changed: float
-
-
-@dataclass(frozen=True)
-class EventRow:
-    """One thing that happened. ``resource`` is None if it happened to the owner."""
-
-    seq: int
-    at: float
-    owner: str
-    resource: str | None
-    name: str
-    what: str
-    detail: str
 
 
 _INSERT_RESOURCE = (
@@ -113,28 +66,6 @@ def _in_words(error: Exception) -> str:
     if "full" in text:
         return f"{text}: make room on that disk"
     return text
-
-
-def _owner_row(row: sqlite3.Row) -> OwnerRow:
-    identity = Identity(row["boot"], row["pid"], row["start"])
-    return OwnerRow(
-        row["id"], row["name"], identity, row["uid"], row["cgroup"], row["began"], row["ended"], row["settler"]
-    )
-
-
-def _handle_text(handle: Handle | None) -> str | None:
-    if handle is None:
-        return None
-    return json.dumps({"kind": handle.kind, "tag": handle.tag, "data": dict(handle.data), "version": handle.version})
-
-
-def _resource_row(row: sqlite3.Row) -> ResourceRow:
-    values = {key: row[key] for key in row.keys()}  # noqa: SIM118 - iterating a sqlite3.Row gives values
-    handle = values["handle"]
-    values["state"] = State(values["state"])
-    values["spec"] = json.loads(values["spec"])
-    values["handle"] = None if handle is None else Handle(**json.loads(handle))
-    return ResourceRow(**values)
 
 
 class Ledger:
@@ -285,11 +216,11 @@ class Ledger:
         """Return the owners that have not ended or have live resources (kept ones), or all of them; the oldest first."""
         live = f"EXISTS (SELECT 1 FROM resources WHERE owner = owners.id AND state IN {_IN_LIVE})"
         where, values = ("", ()) if ended else (f"WHERE ended IS NULL OR {live}", _LIVE)
-        return [_owner_row(row) for row in self._select(f"SELECT * FROM owners {where} ORDER BY began", *values)]
+        return [owner_row(row) for row in self._select(f"SELECT * FROM owners {where} ORDER BY began", *values)]
 
     def owner(self, owner: str) -> OwnerRow | None:
         """Return one owner."""
-        return next(map(_owner_row, self._select("SELECT * FROM owners WHERE id = ?", owner)), None)
+        return next(map(owner_row, self._select("SELECT * FROM owners WHERE id = ?", owner)), None)
 
     def claim(self, owner: str, settler: str, expected: str | None) -> bool:
         """Become the one that settles this owner's estate; False if somebody else became it meanwhile, or has settled it."""
@@ -326,7 +257,7 @@ class Ledger:
         record at once share one commit, since it is the disk that takes the time.
         """
         now = time.time()
-        texts = (tag, owner, name, kind, State.PENDING.value, json.dumps(spec), _handle_text(plan))
+        texts = (tag, owner, name, kind, State.PENDING.value, json.dumps(spec), handle_text(plan))
         entry = _Entry((*texts, on_death, keep_for, now, now))
         if plan is None:
             with self._transaction() as db:
@@ -376,7 +307,7 @@ class Ledger:
             row = db.execute(
                 "UPDATE resources SET state = ?, reason = ?, exit_code = ?, url = coalesce(?, url), "
                 "handle = coalesce(?, handle), changed = ? WHERE id = ? AND fence = ? RETURNING owner, name",
-                (state.value, reason, exit_code, url, _handle_text(handle), time.time(), tag, fence),
+                (state.value, reason, exit_code, url, handle_text(handle), time.time(), tag, fence),
             ).fetchone()
             for what, detail in events if row else []:
                 self._add_event(db, row["owner"], tag, row["name"], what, detail)
@@ -402,7 +333,7 @@ class Ledger:
             os.getuid(),
             name,
         )
-        return [_resource_row(row) for row in rows]
+        return [resource_row(row) for row in rows]
 
     def resources(self, owner: str | None = None, *, ended: bool = False) -> list[ResourceRow]:
         """Return the resources (of one owner) that have not ended, or all on record, the oldest first."""
@@ -415,11 +346,11 @@ class Ledger:
             values.extend(_LIVE)
         where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
         rows = self._select(f"SELECT * FROM resources {where} ORDER BY began, rowid", *values)
-        return [_resource_row(row) for row in rows]
+        return [resource_row(row) for row in rows]
 
     def resource(self, tag: str) -> ResourceRow | None:
         """Return one resource."""
-        return next(map(_resource_row, self._select("SELECT * FROM resources WHERE id = ?", tag)), None)
+        return next(map(resource_row, self._select("SELECT * FROM resources WHERE id = ?", tag)), None)
 
     # -- events --------------------------------------------------------------------------------------------------------
 

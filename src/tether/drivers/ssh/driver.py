@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from tether import faults
 from tether.drivers import Context
+from tether.drivers.ssh import diagnosis
 from tether.drivers.ssh.host import FarError, Host, Loop, Where
 from tether.drivers.ssh.spec import RemoteProcess
 from tether.errors import DeadlineExceeded, DriverUnavailable, Gone, NotCreated, StartError, exec_error
@@ -28,6 +29,7 @@ __all__ = ["SshDriver"]
 
 _VERSION = 1
 _STUCK_S = 10.0
+_ANSWER_S = 30.0
 _LOOK_PAUSE_S = 0.05
 _FOLLOW_PAUSE_S = 0.3
 _SAVED_BYTES = 1 << 20
@@ -62,6 +64,7 @@ class SshDriver:
             if where not in self._hosts:
                 self._hosts[where] = Host(
                     where,
+                    self._loop.connecting,
                     self._heard,
                     lambda reason: self._lost(where, reason),
                     lambda: self._in_thread(self._back, where),
@@ -306,20 +309,7 @@ class SshDriver:
             seen = self._ask(handle, "diagnose")
         except DriverUnavailable as error:
             return [Finding("connection", False, str(error), "nothing can be started there")]
-        hello = self._host(handle).hello
-        python = hello["python"]
-        found = [
-            Finding("connection", True, f"boot {hello['boot']}, files in {hello['home']}", "leases can be held there")
-        ]
-        if python:
-            found.append(Finding("shim there", True, f"Python {python}", "the whole tree is held, whatever it does"))
-        else:
-            follows = "only the command's process group is held: what leaves it escapes"
-            found.append(Finding("shim there", False, "no Python 3.8 or later, only sh", follows))
-        room = f"{seen['free'] / 1e6:.0f} MB free"
-        found.append(Finding("room there", seen["free"] > _SAVED_BYTES, room, "for logs and receipts"))
-        found.append(Finding("running there", True, f"{len(seen['running'])}", "of this user, by any owner"))
-        return found
+        return diagnosis.findings(self._host(handle).hello, seen)
 
     # -- output --------------------------------------------------------------------------------------------------------
 
@@ -399,7 +389,9 @@ class SshDriver:
     def _end(self, handle: Handle, grace: float, why: str) -> None:
         with self._lock:
             ended = self._ended.get(handle.tag)
-        answer = self._ask(handle, "stop", grace=grace, why=why, signal=handle.data["signal"])
+        # Where there is only sh, the answer comes when it has ended.
+        more = {"why": why, "signal": handle.data["signal"], "within": grace + _ANSWER_S}
+        answer = self._ask(handle, "stop", grace=grace, **more)
         deadline = time.monotonic() + grace + _STUCK_S
         if answer == "asked":
             while time.monotonic() < deadline:

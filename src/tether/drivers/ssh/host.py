@@ -24,6 +24,7 @@ _T = TypeVar("_T")
 _log = logging.getLogger("tether")
 
 _CONNECT_S = 15.0
+_CONNECTING_AT_ONCE = 64
 _ANSWER_S = 30.0
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 15.0
@@ -81,11 +82,16 @@ class Where:
 
 
 class Loop:
-    """An event loop in a thread of its own, begun when it is first needed."""
+    """An event loop in a thread of its own, begun when it is first needed.
+
+    Attributes:
+        connecting: how many hosts may be connected to at once; so many that some dead ones keep nobody waiting.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.connecting = asyncio.Semaphore(_CONNECTING_AT_ONCE)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -182,6 +188,7 @@ class Host:
 
     Args:
         where: how it is reached.
+        connecting: limits how many are connected to at once.
         event: called with each event from there.
         lost: called with the reason when the connection has broken.
         back: called when there is one again after that.
@@ -190,11 +197,13 @@ class Host:
     def __init__(
         self,
         where: Where,
+        connecting: asyncio.Semaphore,
         event: Callable[[dict[str, Any]], None],
         lost: Callable[[str], None],
         back: Callable[[], None],
     ) -> None:
         self.where = where
+        self._gate = connecting
         self.hello: dict[str, Any] = {}
         self._event, self._lost, self._back = event, lost, back
         self._connection: asyncssh.SSHClientConnection | None = None
@@ -262,7 +271,8 @@ class Host:
             "keepalive_count_max": 3,
         }
         try:
-            connection = await asyncssh.connect(where.host, **options)
+            async with self._gate:
+                connection = await asyncssh.connect(where.host, **options)
         except asyncssh.HostKeyNotVerifiable as error:
             raise DriverUnavailable(
                 f"host {where}: its host key is not the known one, or none is known ({error.reason}); compare it, and add it "
