@@ -85,15 +85,15 @@ class HostOf:
     Args:
         net: what it shares with the others.
         number: from 1 on.
-        path: what PATH its logins have; None for the usual one.
+        settings: more lines of its sshd_config.
     """
 
-    def __init__(self, net: Net, number: int, path: str | None = None) -> None:
+    def __init__(self, net: Net, number: int, settings: str = "") -> None:
         self.net = net
         self.name = f"tether-{number}"
         self.address = f"10.199.{number}.2"
         self._number = number
-        self._path = path
+        self._settings = settings
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -117,8 +117,7 @@ class HostOf:
                 file.write(f"{self.address} {' '.join(public)}\n")
         (folder / "config").write_text(
             f"HostKey {folder}/host_key\nAuthorizedKeysFile {self.net.key}.pub\nPidFile {folder}/pid\nUsePAM no\nStrictModes no\n"
-            f"ListenAddress {self.address}:22\nMaxStartups 500\nMaxSessions 200\n"
-            + (f"SetEnv PATH={self._path}\n" if self._path else "")
+            f"ListenAddress {self.address}:22\nMaxStartups 500\nMaxSessions 200\n" + self._settings
         )
         self.serve()
 
@@ -239,9 +238,9 @@ class HostOf:
 
 
 @contextmanager
-def running(net: Net, number: int, path: str | None = None) -> Iterator[HostOf]:
+def running(net: Net, number: int, settings: str = "") -> Iterator[HostOf]:
     """Make a host; at the end nothing of it is left."""
-    host = HostOf(net, number, path)
+    host = HostOf(net, number, settings)
     try:
         host.start()
         yield host

@@ -594,7 +594,7 @@ def bare(net: Net, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostOf]
         "trap",
     ]:
         os.symlink("/bin/busybox", folder / name)
-    with hosts.running(net, 4, path=str(folder)) as host:
+    with hosts.running(net, 4, f"SetEnv PATH={folder}\n") as host:
         yield host
 
 
@@ -624,6 +624,13 @@ def test_with_only_sh_there(owner: Owner, bare: HostOf, net: Net) -> None:
     last.wait(timeout=30)
     assert last.state is State.FAILED
     eventually(lambda: not kept_there(net))
+
+
+def test_a_login_that_greets(owner: Owner, net: Net) -> None:
+    """What a login says before anything else is passed over."""
+    greeting = 'ForceCommand echo Welcome; echo "{}"; eval "$SSH_ORIGINAL_COMMAND"\n'
+    with hosts.running(net, 6, greeting) as host:
+        assert owner.start(spec(host, ["true"])).wait(timeout=10) == 0
 
 
 def _words(pid: int) -> str:

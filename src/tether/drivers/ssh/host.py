@@ -305,7 +305,7 @@ class Host:
         loader = _LOADER % (len(program), len(program))
         process = await connection.create_process(_START % (_NO_PYTHON, shlex.quote(loader)), encoding=None)
         process.stdin.write(program)
-        line = await asyncio.wait_for(process.stdout.readline(), _CONNECT_S)
+        line = await asyncio.wait_for(_first_word(process.stdout), _CONNECT_S)
         if line.strip() == _NO_PYTHON.encode():
             process.close()
             far = shell.FarShell(connection)
@@ -424,6 +424,14 @@ class Host:
             connection.close()
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(connection.wait_closed(), 2.0)
+
+
+async def _first_word(stdout: asyncssh.SSHReader[bytes]) -> bytes:
+    """Return the first line that is ours: some logins write a greeting before it. Empty if there is none."""
+    while line := await stdout.readline():
+        if line.startswith((b'{"hello"', b'{"errno"', _NO_PYTHON.encode())):
+            return line
+    return b""
 
 
 def _in_words(error: BaseException) -> str:
