@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,9 @@ from tether.drivers import Context
 from tether.errors import DriverUnavailable
 from tether.ledger import place
 from tether.ledger.store import Ledger
+from tether.lifecycle import Unreachable
 from tether.linux import identity
+from tether.model import Handle
 from tether.supervisor import Supervisor
 from tether.telemetry import Notice, Telemetry
 from tether.testing import FakeClock, FakeDriver, FakeSpec
@@ -165,3 +168,36 @@ def test_a_listener_that_raises_keeps_nobody_from_anything(rig: Rig) -> None:
     telemetry.subscribe(heard.append)
     telemetry.publish(Notice("o", None, "x", "failed", "y"))
     assert len(heard) == 1
+
+
+def test_stopped_while_somebody_creates_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A creation that takes long is not waited for without end; when it is done after all, what it made is ended."""
+    begun, go_on = threading.Event(), threading.Event()
+    create = rig.driver.start
+
+    def slow(*arguments: Any) -> Handle:
+        begun.set()
+        assert go_on.wait(20)
+        return create(*arguments)
+
+    monkeypatch.setattr(rig.driver, "start", slow)
+    thread = threading.Thread(target=rig.start, args=(FakeSpec(name="slow"),))
+    thread.start()
+    assert begun.wait(20)
+    managed = rig.supervisor.by_name("slow")
+    assert managed is not None
+    with pytest.raises(DeadlineExceeded, match="slow is still stopping after 30 s"):
+        rig.supervisor.stop(managed, "enough")
+    go_on.set()
+    thread.join(20)
+    rig.supervisor.wait(managed, None)
+    assert (managed.state, managed.life.reason) == (State.GONE, "enough")
+    assert rig.driver.find(managed.tag) == []
+
+
+def test_what_is_lost_is_not_asked_for_its_processes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its host may take long to answer; a snapshot of an app must not."""
+    managed = rig.start(FakeSpec(name="far"))
+    rig.supervisor.emit(managed.tag, Unreachable("cut"))
+    monkeypatch.setattr(rig.driver, "inspect", lambda _: pytest.fail("asked"))
+    assert managed.pids() == ()

@@ -85,6 +85,8 @@ class Managed:
         # Looked up by name, not isinstance(): that costs a start more than anything else of this object.
         self._port_of: Callable[[Handle], int | None] | None = getattr(driver, "port", None)
         self._log_of: Callable[[Handle], Path | None] | None = getattr(driver, "log_path", None)
+        # Where there can be none, nobody is asked: that may be another host, which may take long to answer.
+        self._has_pids: bool = getattr(driver, "has_pids", True)
         self._url_of: Callable[[Handle], str | None] | None = getattr(driver, "url", None)
 
     @property
@@ -139,8 +141,8 @@ class Managed:
         return self.handle is not None and isinstance(self.driver, CanAttach) and self.driver.is_attached(self.handle)
 
     def pids(self) -> tuple[int, ...]:
-        """Its live processes on this machine."""
-        if self.handle is None or self.state.is_final:
+        """Its live processes on this machine; of one that is lost, none can be seen."""
+        if self.handle is None or self.state.is_final or self.state is State.LOST or not self._has_pids:
             return ()
         try:
             return self.driver.inspect(self.handle).pids

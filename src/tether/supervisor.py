@@ -52,6 +52,7 @@ _log = logging.getLogger("tether")
 _FIRST_PROBE_PAUSE_S = 0.005
 _LONGEST_PROBE_PAUSE_S = 0.25
 _TAIL_LINES = 20
+_CREATION_S = 30.0
 _NOT_UP = (State.STARTING, State.LOST)
 
 
@@ -387,12 +388,12 @@ class Supervisor:
         for end in ends:
             self._end(managed, end, grace)
         if not ends:
-            self.wait(managed, None)
+            # Somebody is just creating it, and ends it as soon as it is there.
+            self.wait(managed, _CREATION_S)
 
     def _end(self, managed: Managed, end: End, grace: float | None = None) -> None:
         if managed.handle is None:
-            # Whoever creates it ends it as soon as it is there.
-            self.wait(managed, None)
+            self.wait(managed, _CREATION_S)
             return
         faults.point("destroy.asked" if end.force else "stop.asked")
         try:

@@ -85,7 +85,10 @@ class Context:
 
 
 class Driver(Protocol):
-    """Starts, finds, inspects, stops and destroys one kind of resource."""
+    """Starts, finds, inspects, stops and destroys one kind of resource.
+
+    A driver whose resources have no processes on this machine may say so with ``has_pids = False``.
+    """
 
     kind: ClassVar[str]
     modes: ClassVar[frozenset[PluginExecutionMode]]

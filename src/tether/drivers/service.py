@@ -102,6 +102,7 @@ class ServiceDriver:
 
     kind: ClassVar[str] = "service"
     modes: ClassVar[frozenset[PluginExecutionMode]] = frozenset({PluginExecutionMode.EXTERNAL_SERVICE})
+    has_pids: ClassVar[bool] = False
 
     def __init__(self, context: Context) -> None:
         self._context = context

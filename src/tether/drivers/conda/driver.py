@@ -32,6 +32,7 @@ class CondaDriver:
 
     kind: ClassVar[str] = "conda"
     modes: ClassVar[frozenset[PluginExecutionMode]] = frozenset({PluginExecutionMode.CONDA_ENV})
+    has_pids: ClassVar[bool] = False
 
     def __init__(self, context: Context) -> None:
         self._folder = context.state_dir / "conda"

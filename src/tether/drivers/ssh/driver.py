@@ -46,6 +46,7 @@ class SshDriver:
 
     kind: ClassVar[str] = "ssh"
     modes: ClassVar[frozenset[PluginExecutionMode]] = frozenset({PluginExecutionMode.REMOTE_SSH})
+    has_pids: ClassVar[bool] = False
 
     def __init__(self, context: Context) -> None:
         self._context = context
