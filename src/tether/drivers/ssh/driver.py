@@ -72,18 +72,13 @@ class SshDriver:
                 )
             return self._hosts[where]
 
-    def _call(self, handle: Handle, do: str, **more: Any) -> Any:
-        """Have one thing done for a resource on its host. Raises FarError, DriverUnavailable."""
-        return self._loop.run(self._host(handle).call(do, tag=handle.tag, **more))
-
     def _ask(self, handle: Handle, do: str, **more: Any) -> Any:
-        """The same, where a refusal means that it can't be done now."""
+        """Have one thing done for a resource on its host. Raises DriverUnavailable, also where it was refused there."""
+        host = self._host(handle)
         try:
-            return self._call(handle, do, **more)
+            return self._loop.run(host.call(do, tag=handle.tag, **more))
         except FarError as error:
-            raise DriverUnavailable(
-                f"host {self._host(handle).where} refused: {error.said} {error.filename}".rstrip()
-            ) from error
+            raise DriverUnavailable(f"host {host.where} refused: {error.said} {error.filename}".rstrip()) from error
 
     @staticmethod
     def _in_thread(work: Any, *arguments: Any) -> None:
