@@ -163,12 +163,14 @@ class ProcessDriver:
 
     def inspect(self, handle: Handle) -> Status:
         """Look at the shim; where that has gone, at what is left."""
+        marks = self._marks(handle)
         if _is_alive(handle, "shim"):
             below = tree.descendants(handle.data["shim"][0])
             if below:
                 return Status(State.READY, pids=_main_first(handle, below))
             # It is just about to end itself; or it can't see its tree by lineage, on a kernel without subreapers.
-        left = [] if _is_of_earlier_boot(handle) else members.find(self._marks(handle))
+            marks.exclude.add(handle.data["shim"][0])
+        left = [] if _is_of_earlier_boot(handle) else members.find(marks)
         if left:
             return Status(State.READY, reason="its shim has gone", pids=tuple(pid for pid, _ in left))
         return Status(State.GONE, reason="seen to be gone")
