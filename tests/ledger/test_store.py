@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from support import Runner
 from tether import Owner, Process, State
 from tether.errors import LedgerError, StateDirError, TetherError
 from tether.ledger import place
@@ -334,3 +336,25 @@ def test_any_text_can_be_an_event(text: str) -> None:
         ledger.add_event("o1", None, "app", "said", text)
         assert ledger.events()[-1].detail == text
         ledger.close()
+
+
+OPENING = """
+import os, sys, time
+from pathlib import Path
+from tether.ledger.store import Ledger
+folder, at = Path(sys.argv[1]), float(sys.argv[2])
+for number in range(20):
+    each = folder / str(number)
+    time.sleep(max(0.0, at + 0.03 * number - time.time()))
+    Ledger(each).close()
+print("ok")
+"""
+
+
+def test_a_new_ledger_is_opened_by_many_at_once(runner: Runner, tmp_path: Path) -> None:
+    """None is told that it is locked."""
+    for number in range(20):
+        place.prepare(tmp_path / str(number))
+    at = time.time() + 1.0
+    openers = [runner.popen(OPENING, tmp_path, str(at)) for _ in range(6)]
+    assert [opener.communicate(timeout=60)[0] for opener in openers] == ["ok\n"] * 6

@@ -33,6 +33,7 @@ __all__ = ["EventRow", "Ledger", "OwnerRow", "ResourceRow"]
 _log = logging.getLogger("tether")
 
 _BUSY_S = 10.0
+_SWITCH_PAUSE_S = 0.01
 _KEEP_EVENTS = 100_000
 _FILE = "ledger.db"
 _LIVE = tuple(state.value for state in State if not state.is_final)
@@ -100,7 +101,7 @@ class Ledger:
         )
         self._db.row_factory = sqlite3.Row
         try:
-            self._db.execute("PRAGMA journal_mode=WAL")
+            self._begin_write_ahead()
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._migrate()
             for table in ("owners", "resources", "events"):
@@ -108,6 +109,18 @@ class Ledger:
         except BaseException:
             self._db.close()
             raise
+
+    def _begin_write_ahead(self) -> None:
+        """Switch a new file to write-ahead mode. Of several processes that do so at once, SQLite refuses some without waiting."""
+        deadline = time.monotonic() + _BUSY_S
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(_SWITCH_PAUSE_S)
 
     def _set_aside(self, error: sqlite3.Error) -> Path:
         """Give a damaged ledger another name, for a person to look at; what it knew of is ended by its guards all the same."""
