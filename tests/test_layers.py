@@ -17,7 +17,7 @@ SOURCE = Path(tether.__file__).parent
 LAYERS = [
     {"errors", "model", "spec", "protocol"},
     {"linux", "clock", "faults"},
-    {"lifecycle", "ledger", "telemetry", "watcher", "shutdown", "probes", "registry", "retries"},
+    {"lifecycle", "ledger", "telemetry", "watcher", "shutdown", "probes", "registry", "retries", "logs"},
     {"reaper"},
     {"drivers"},
     {"managed", "supervisor", "resource", "plugin", "guard", "roster", "owner"},

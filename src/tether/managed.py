@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import threading
 from collections.abc import Callable, Collection
@@ -10,36 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tether import logs
 from tether.drivers import CanAttach, Driver, HasDetails, HasOutput, HasTarget
 from tether.errors import DriverUnavailable
 from tether.lifecycle import Event, Life
 from tether.model import Handle, OnDeath, State
 from tether.probes import Target
 
-__all__ = ["Managed", "Names", "new_id", "tail"]
-
-_TAIL_BYTES = 64 * 1024
+__all__ = ["Managed", "Names", "new_id"]
 
 
 def new_id() -> str:
     """Return a new tag: short, and never used before."""
     return secrets.token_hex(8)
-
-
-def tail(path: Path | None, lines: int) -> str:
-    """Return the last lines of a file, as text; empty if there is no file."""
-    if path is None:
-        return ""
-    try:
-        with path.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            size = file.tell()
-            span = max(_TAIL_BYTES, 512 * lines)
-            file.seek(max(0, size - span))
-            data = file.read()
-    except OSError:
-        return ""
-    return "\n".join(data.decode(errors="replace").splitlines()[-lines:]) if lines else ""
 
 
 class Names:
@@ -116,7 +98,7 @@ class Managed:
         if self.handle is not None and isinstance(self.driver, HasOutput):
             return self.driver.read_log(self.handle, lines).decode(errors="replace")
         if lines is not None:
-            return tail(self.log_path, lines)
+            return logs.tail(self.log_path, lines)
         path = self.log_path
         return path.read_bytes().decode(errors="replace") if path is not None and path.exists() else ""
 

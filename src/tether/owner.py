@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, get_args
 
-from tether import shutdown
+from tether import logs, shutdown
 from tether.drivers import HasGuard, Terminal
 from tether.errors import Gone, NotFound, SpecError, TetherError
 from tether.guard import Guard
@@ -100,7 +100,7 @@ class Owner:
     def _forget_old(self) -> None:
         """Remove what ended long ago: records, logs and receipts."""
         for tag in self._ledger.forget_old(time.time() - _REMEMBER_S):
-            for path in (self.state_dir / "logs" / f"{tag}.log", self.state_dir / "run" / f"{tag}.ended"):
+            for path in (logs.path(self.state_dir, tag), self.state_dir / "run" / f"{tag}.ended"):
                 path.unlink(missing_ok=True)
 
     def __repr__(self) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
-from tether import faults, lifecycle, probes, registry
+from tether import faults, lifecycle, probes
 from tether.clock import Clock, SystemClock
-from tether.drivers import CanAdopt, Context, Driver, HasConnections, HasPlan
+from tether.drivers import CanAdopt, Context, Driver, Drivers
 from tether.errors import (
     Busy,
     DeadlineExceeded,
@@ -80,8 +80,7 @@ class Supervisor:
         self._telemetry = telemetry
         self._context = context(self.emit)
         self._clock = clock or SystemClock()
-        self._drivers: dict[str, Driver] = {}
-        self._planning: dict[str, HasPlan] = {}
+        self._drivers = Drivers(self._context)
         self._retries = Retries()
         self._lock = threading.Lock()
         self._managed: dict[str, Managed] = {}
@@ -89,12 +88,7 @@ class Supervisor:
 
     def driver(self, kind: str) -> Driver:
         """Return this owner's driver of a kind."""
-        with self._lock:
-            if kind not in self._drivers:
-                driver = self._drivers[kind] = registry.driver_class(kind)(self._context)
-                if isinstance(driver, HasPlan):
-                    self._planning[kind] = driver
-            return self._drivers[kind]
+        return self._drivers.of(kind)
 
     def live(self) -> list[Managed]:
         """Return what has not ended, in the order of its start."""
@@ -119,8 +113,9 @@ class Supervisor:
         driver = self.driver(spec.kind)
         managed = self._enter(spec, driver, on_death)
         try:
-            if spec.kind in self._planning:
-                managed.plan = self._planning[spec.kind].plan(spec, managed.tag)
+            # Looked up by name for the same reason as in Managed: a start pays for isinstance() with a protocol.
+            plan = getattr(driver, "plan", None)
+            managed.plan = None if plan is None else plan(spec, managed.tag)
             self._ledger.add_resource(
                 *(managed.tag, self._owner, managed.name, spec.kind),
                 {**spec.record(), "fingerprint": fingerprint},
@@ -426,9 +421,7 @@ class Supervisor:
     def close(self) -> None:
         """Try nothing again any more, and close connections: what is left is the reaper's."""
         self._retries.close()
-        for driver in self._drivers.values():
-            if isinstance(driver, HasConnections):
-                driver.close()
+        self._drivers.close()
 
     def _end_quietly(self, managed: Managed, end: End) -> None:
         try:

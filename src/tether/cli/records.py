@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tether import registry
-from tether.drivers import Context, Driver, HasDetails
+from tether.drivers import Context, Driver, Drivers, HasDetails
 from tether.errors import DriverUnavailable, NotFound, SpecError
 from tether.ledger import place
 from tether.ledger.store import Ledger, OwnerRow, ResourceRow
@@ -63,16 +61,11 @@ class Records:
     def __init__(self) -> None:
         self.state_dir: Path = place.prepare(place.state_dir())
         self.ledger = Ledger(self.state_dir)
-        self._context = Context(self.state_dir)
-        self._drivers: dict[str, Driver] = {}
-        self._lock = threading.Lock()
+        self._drivers = Drivers(Context(self.state_dir))
 
     def driver(self, kind: str) -> Driver:
         """Return a driver that owns nothing, but can look and end."""
-        with self._lock:
-            if kind not in self._drivers:
-                self._drivers[kind] = registry.driver_class(kind)(self._context)
-            return self._drivers[kind]
+        return self._drivers.of(kind)
 
     def _look(self, row: ResourceRow) -> Status:
         if row.handle is None or row.state.is_final:

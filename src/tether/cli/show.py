@@ -15,6 +15,7 @@ from tether.drivers import HasLog, HasOutput
 from tether.errors import NotFound
 from tether.ledger.store import EventRow
 from tether.linux import proc, tree
+from tether.logs import last_lines
 from tether.model import Handle, State
 
 __all__ = ["add_to"]
@@ -159,7 +160,7 @@ def _print_file(records: Records, tag: str, path: Path, lines: int | None, *, fo
     out = sys.stdout.buffer
     with path.open("rb") as file:
         data = file.read()
-        out.write(data if lines is None else b"".join(data.splitlines(keepends=True)[-lines:] if lines else []))
+        out.write(last_lines(data, lines))
         out.flush()
         while follow:
             row = records.ledger.resource(tag)

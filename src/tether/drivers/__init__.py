@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from tether import registry
 from tether.lifecycle import Ended, Event
 from tether.model import Finding, Handle, OnDeath, Progress, Status, Usage
 from tether.probes import Target
@@ -22,6 +24,7 @@ __all__ = [
     "CanPause",
     "Context",
     "Driver",
+    "Drivers",
     "HasConnections",
     "HasDetails",
     "HasGuard",
@@ -127,6 +130,32 @@ class Driver(Protocol):
     def usage(self, handle: Handle) -> Usage:
         """Say what the resource uses now."""
         ...
+
+
+class Drivers:
+    """The drivers of one owner, sweep or command: each made when its kind is first met.
+
+    Args:
+        context: what they may use.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._lock = threading.Lock()
+        self._made: dict[str, Driver] = {}
+
+    def of(self, kind: str) -> Driver:
+        """Return the driver of a kind. Raises DriverUnavailable."""
+        with self._lock:
+            if kind not in self._made:
+                self._made[kind] = registry.driver_class(kind)(self._context)
+            return self._made[kind]
+
+    def close(self) -> None:
+        """Close the connections of those that keep any; what they started goes on."""
+        for driver in self._made.values():
+            if isinstance(driver, HasConnections):
+                driver.close()
 
 
 @runtime_checkable

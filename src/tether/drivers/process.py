@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tether import faults
+from tether import faults, logs
 from tether.drivers import Context, Terminal
 from tether.errors import Busy, DeadlineExceeded, Gone, StartError, StateDirError, exec_error
 from tether.ledger import place
@@ -295,7 +295,7 @@ class ProcessDriver:
         return "nothing of it was found twice in a row"
 
     def _log(self, tag: str) -> Path:
-        return self._context.state_dir / "logs" / f"{tag}.log"
+        return logs.path(self._context.state_dir, tag)
 
 
 def outcome(receipt: dict[str, Any]) -> Ended:

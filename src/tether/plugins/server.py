@@ -115,16 +115,7 @@ class LlamaServer:
         argv += ["--ctx-size", str(self.context)] if self.context else []
         argv += [] if self.gpu_layers is None else ["--n-gpu-layers", str(self.gpu_layers)]
         argv += [] if self.parallel is None else ["--parallel", str(self.parallel)]
-        key = {} if self.api_key is None else {"LLAMA_API_KEY": self.api_key}
-        return HttpServer(
-            [*argv, *self.args],
-            self.name,
-            "/health",
-            {**key, **self.env},
-            self.timeout,
-            self.stop_grace,
-            env_in=self.env_in,
-        ).process()
+        return _model_server(self, argv, "LLAMA_API_KEY")
 
 
 @dataclass(frozen=True)
@@ -175,16 +166,21 @@ class VLLMServer:
         argv += ["--host", "127.0.0.1", "--port", "{port}", "--tensor-parallel-size", str(self.tensor_parallel)]
         argv += [] if self.gpu_memory is None else ["--gpu-memory-utilization", str(self.gpu_memory)]
         argv += [] if self.max_model_len is None else ["--max-model-len", str(self.max_model_len)]
-        key = {} if self.api_key is None else {"VLLM_API_KEY": self.api_key}
-        return HttpServer(
-            [*argv, *self.args],
-            self.name,
-            "/health",
-            {**key, **self.env},
-            self.timeout,
-            self.stop_grace,
-            env_in=self.env_in,
-        ).process()
+        return _model_server(self, argv, "VLLM_API_KEY")
+
+
+def _model_server(settings: LlamaServer | VLLMServer, argv: list[str], key_variable: str) -> Process:
+    """What both servers of models have in common: a health check, and an API key that goes into the environment."""
+    key = {} if settings.api_key is None else {key_variable: settings.api_key}
+    return HttpServer(
+        [*argv, *settings.args],
+        settings.name,
+        "/health",
+        {**key, **settings.env},
+        settings.timeout,
+        settings.stop_grace,
+        env_in=settings.env_in,
+    ).process()
 
 
 class ServerPlugin(SinglePlugin):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tether import faults, registry
-from tether.drivers import CanAdopt, CanAttach, Context, Driver, HasConnections, HasGuard, HasPlan
+from tether.drivers import CanAdopt, CanAttach, Context, Driver, Drivers, HasGuard, HasPlan
 from tether.errors import LedgerError, TetherError
 from tether.ledger.store import Ledger, OwnerRow, ResourceRow
 from tether.linux import cgroup, identity, members, tree
@@ -90,20 +89,12 @@ class _Settling:
 
     def __init__(self, ledger: Ledger, state_dir: Path, owner: OwnerRow, receipts: Mapping[str, Any]) -> None:
         self._ledger = ledger
-        self._context = Context(state_dir, owner.id)
         self._owner = owner
         self._receipts = receipts
-        self._drivers: dict[str, Driver] = {}
-        self._lock = threading.Lock()
+        self._drivers = Drivers(Context(state_dir, owner.id))
         self._final: dict[str, State] = {}
         self._fences: dict[str, int] = {}
         self._exit_codes: dict[str, int | None] = {row: each["status"] for row, each in receipts.items()}
-
-    def _driver(self, kind: str) -> Driver:
-        with self._lock:
-            if kind not in self._drivers:
-                self._drivers[kind] = registry.driver_class(kind)(self._context)
-            return self._drivers[kind]
 
     def resources(self, *, patient: bool, kept_too: bool) -> Iterator[Outcome]:
         """Settle every resource; one that fails stays on record and keeps nobody from the next."""
@@ -129,15 +120,13 @@ class _Settling:
 
     def _is_far(self, row: ResourceRow) -> bool:
         try:
-            return isinstance(self._driver(row.kind), HasPlan)
+            return isinstance(self._drivers.of(row.kind), HasPlan)
         except TetherError:
             return False
 
     def disconnect(self) -> None:
         """Close the connections that were made."""
-        for driver in self._drivers.values():
-            if isinstance(driver, HasConnections):
-                driver.close()
+        self._drivers.close()
 
     def _outcome(self, row: ResourceRow, what: What, detail: str) -> Outcome:
         return Outcome(self._owner.name, row.id, row.name, row.kind, what, detail)
@@ -146,7 +135,7 @@ class _Settling:
         receipt = self._receipts.get(row.id)
         if receipt is not None:
             return self._outcome(row, "ended", receipt["said"])
-        driver = self._driver(row.kind)
+        driver = self._drivers.of(row.kind)
         if row.handle is not None and isinstance(driver, CanAttach) and driver.is_attached(row.handle):
             return self._outcome(row, "let go", "it stays: it was there before, or is for everybody")
         if isinstance(driver, HasPlan) and not patient:

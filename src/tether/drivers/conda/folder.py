@@ -71,35 +71,36 @@ def write_synced(path: Path, text: str) -> None:
 
 
 @contextmanager
-def locked(path: Path, progress: Progress) -> Iterator[None]:
-    """Hold a lock, waiting for whoever has it."""
+def _lock_file(path: Path) -> Iterator[tuple[int, bool]]:
+    """Open a lock's file and take the lock if nobody has it: the descriptor, and whether it is held. Closing it lets go."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fd = place.open_private(path, os.O_RDWR)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
         except OSError:
-            progress("waiting for another process that is making it")
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
+            held = False
+        yield fd, held
     finally:
         os.close(fd)
 
 
 @contextmanager
+def locked(path: Path, progress: Progress) -> Iterator[None]:
+    """Hold a lock, waiting for whoever has it."""
+    with _lock_file(path) as (fd, held):
+        if not held:
+            progress("waiting for another process that is making it")
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def locked_if_free(path: Path) -> Iterator[bool]:
     """Hold a lock if nobody has it, and say whether it is held."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd = place.open_private(path, os.O_RDWR)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except OSError:
-            free = False
-        yield free
-    finally:
-        os.close(fd)
+    with _lock_file(path) as (_, held):
+        yield held
 
 
 def lock_is_free(path: Path) -> bool:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tether import faults
+from tether import faults, logs
 from tether.drivers import Context
 from tether.drivers.container import engine, images, labelled, request
 from tether.drivers.container.spec import Container, ContainerRef
@@ -142,9 +142,15 @@ class ContainerDriver:
         with self._lock:
             self._held[tag] = handle
             self._starting.discard(tag)
-        # It may have ended before this was known; looked at again, for its end may have been heard meanwhile.
-        if not attached and self.inspect(handle).state is not State.READY:
-            threading.Thread(target=self._look_again, args=(handle,), name=f"tether-ended-{tag}", daemon=True).start()
+        # It may have ended before this was known: what was heard of it meanwhile was passed over.
+        status = Status(State.READY) if attached else self.inspect(handle)
+        if status.state is not State.READY:
+            threading.Thread(
+                target=self._clear_ended,
+                args=(handle, status.exit_code, "ended by itself"),
+                name=f"tether-ended-{tag}",
+                daemon=True,
+            ).start()
         return handle
 
     def _begin_to_hold(self, where: str, tag: str, container: str) -> None:
@@ -154,16 +160,6 @@ class ContainerDriver:
             self._held[tag] = Handle(
                 self.kind, tag, {"engine": where, "container": container, "attached": False}, _VERSION
             )
-
-    def _look_again(self, handle: Handle) -> None:
-        """It ended while it was being started."""
-        try:
-            status = self.inspect(handle)
-        except DriverUnavailable:
-            # Heard of when the engine is back.
-            return
-        if status.state is not State.READY:
-            self._clear_ended(handle, status.exit_code, "ended by itself")
 
     # -- what the engine says ------------------------------------------------------------------------------------------
 
@@ -321,15 +317,14 @@ class ContainerDriver:
     # -- output --------------------------------------------------------------------------------------------------------
 
     def _saved(self, tag: str) -> Path:
-        return self._context.state_dir / "logs" / f"{tag}.log"
+        return logs.path(self._context.state_dir, tag)
 
     def read_log(self, handle: Handle, lines: int | None) -> bytes:
         """Ask the engine; of one that has ended, read what was saved."""
         where, container = handle.data["engine"], handle.data.get("container")
         saved = self._saved(handle.tag)
         if saved.exists():
-            data = saved.read_bytes()
-            return data if lines is None else b"".join(data.splitlines(keepends=True)[-lines:] if lines else [])
+            return logs.last_lines(saved.read_bytes(), lines)
         if container is None:
             return b""
         with engine.asking(where):

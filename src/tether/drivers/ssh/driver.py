@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tether import faults
+from tether import faults, logs
 from tether.drivers import Context
 from tether.drivers.ssh import diagnosis
 from tether.drivers.ssh.host import FarError, Host, Loop, Where
@@ -310,7 +310,7 @@ class SshDriver:
     # -- output --------------------------------------------------------------------------------------------------------
 
     def _saved(self, tag: str) -> Path:
-        return self._context.state_dir / "logs" / f"{tag}.log"
+        return logs.path(self._context.state_dir, tag)
 
     def read_log(self, handle: Handle, lines: int | None) -> bytes:
         """Ask its host; of one that has ended, read what was saved. Raises DriverUnavailable."""
@@ -321,7 +321,7 @@ class SshDriver:
             data = b"".join(self._pieces(handle, 0))
         else:
             data = self._ask(handle, "log", offset=-max(1 << 16, 512 * lines), size=_PIECE)["data"].encode("latin-1")
-        return data if lines is None else b"".join(data.splitlines(keepends=True)[-lines:] if lines else [])
+        return logs.last_lines(data, lines)
 
     def _pieces(self, handle: Handle, offset: int) -> Iterator[bytes]:
         """The log from an offset to its end."""
