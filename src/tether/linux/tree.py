@@ -76,12 +76,10 @@ def _below_by_files(pid: int) -> list[int] | None:
 
 
 def _below_by_table(pid: int) -> list[int]:
-    by_parent: dict[int, list[int]] = {}
-    for child, parent in proc.parents().items():
-        by_parent.setdefault(parent, []).append(child)
+    by_parent = proc.children_by_parent()
     queue = [pid]
     for parent in queue:
-        queue += by_parent.pop(parent, [])
+        queue += map(int, by_parent.pop(b"%d" % parent, ()))
     return queue[1:]
 
 
