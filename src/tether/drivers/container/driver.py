@@ -70,7 +70,7 @@ class ContainerDriver:
             raise NotCreated(f"cannot start {spec.name or tag}: {error}", resource=spec.name or tag) from error
         try:
             return self._create(spec, tag, where, progress)
-        except DriverUnavailable as error:
+        except (DriverUnavailable, engine.Absent) as error:
             raise StartError(f"cannot start {spec.name or spec.image}: {error}", resource=spec.name or "") from error
 
     def _attach(self, spec: ContainerRef, tag: str, where: str) -> Handle:
@@ -90,32 +90,25 @@ class ContainerDriver:
         ours = {engine.RESOURCE: tag, engine.OWNER: self._context.owner}
         name = f"tether-{request.base_name(spec)}-{tag}"
         with engine.asking(where):
-            try:
-                if spec.network == "own":
-                    client.create_network(name, driver="bridge", labels=ours)
-                    faults.point("start.making")
-                volumes = {path: f"{name}-{number}" for number, path in enumerate(request.own_volumes(spec))}
-                for volume in volumes.values():
-                    client.create_volume(volume, labels=ours)
-                    faults.point("start.making")
-                progress("creating the container")
-                port = (
-                    sockets.free_port()
-                    if spec.network == "host" and spec.uses_port
-                    else (spec.port or request.PORT_INSIDE)
-                )
-                made = client.create_container(
-                    spec.image, **request.settings(spec, client, name, {**spec.labels, **ours}, volumes, port)
-                )["Id"]
+            if spec.network == "own":
+                client.create_network(name, driver="bridge", labels=ours)
                 faults.point("start.making")
-                progress("starting it")
-                self._begin_to_hold(where, tag, made)
-                client.start(made)
-                seen = client.inspect_container(made)
-            except Exception as error:
-                if engine.is_absent(error):
-                    raise StartError(f"cannot start {spec.name or spec.image}: {engine.reason(error)}") from error
-                raise
+            volumes = {path: f"{name}-{number}" for number, path in enumerate(request.own_volumes(spec))}
+            for volume in volumes.values():
+                client.create_volume(volume, labels=ours)
+                faults.point("start.making")
+            progress("creating the container")
+            port = (
+                sockets.free_port() if spec.network == "host" and spec.uses_port else (spec.port or request.PORT_INSIDE)
+            )
+            made = client.create_container(
+                spec.image, **request.settings(spec, client, name, {**spec.labels, **ours}, volumes, port)
+            )["Id"]
+            faults.point("start.making")
+            progress("starting it")
+            self._begin_to_hold(where, tag, made)
+            client.start(made)
+            seen = client.inspect_container(made)
         if not spec.uses_port:
             return self._hold(where, tag, seen, None, None)
         return self._hold(where, tag, seen, port, port if spec.network == "host" else _published(seen, port))
@@ -327,27 +320,21 @@ class ContainerDriver:
             return logs.last_lines(saved.read_bytes(), lines)
         if container is None:
             return b""
-        with engine.asking(where):
-            try:
+        try:
+            with engine.asking(where):
                 return bytes(engine.connect(where).logs(container, tail="all" if lines is None else lines))
-            except Exception as error:
-                if engine.is_absent(error):
-                    return b""
-                raise
+        except engine.Absent:
+            return b""
 
     def follow_log(self, handle: Handle) -> Iterator[bytes]:
         """Yield what the engine passes on, until the container ends."""
         where = handle.data["engine"]
         if self._saved(handle.tag).exists():
             return
-        with engine.asking(where):
-            try:
-                yield from engine.connect(where).logs(
-                    handle.data["container"], stream=True, follow=True, since=int(time.time())
-                )
-            except Exception as error:
-                if not engine.is_absent(error):
-                    raise
+        with suppress(engine.Absent), engine.asking(where):
+            yield from engine.connect(where).logs(
+                handle.data["container"], stream=True, follow=True, since=int(time.time())
+            )
 
     def _save_log(self, where: str, tag: str, container: str) -> None:
         with suppress(Exception), engine.asking(where):
@@ -381,12 +368,8 @@ class ContainerDriver:
         where, container = handle.data["engine"], handle.data.get("container")
         if container is not None and not handle.data["attached"]:
             self._ending.add(handle.tag)
-            with engine.asking(where):
-                try:
-                    engine.connect(where).stop(container, timeout=math.ceil(grace))
-                except Exception as error:
-                    if not engine.is_absent(error):
-                        raise
+            with suppress(engine.Absent), engine.asking(where):
+                engine.connect(where).stop(container, timeout=math.ceil(grace))
         self.destroy(handle)
 
     def destroy(self, handle: Handle) -> None:

@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tether.errors import DriverUnavailable, require_extra
+from tether.errors import DriverUnavailable, Gone, require_extra
 
 if TYPE_CHECKING:
     from docker import APIClient
 
-__all__ = ["OWNER", "RESOURCE", "address", "asking", "connect", "is_absent", "reason"]
+__all__ = ["OWNER", "RESOURCE", "Absent", "address", "asking", "connect", "reason"]
 
 RESOURCE = "tether.resource"
 """The label with the tag, on containers, networks and volumes."""
@@ -41,17 +41,26 @@ def address(given: str | None) -> str:
     return f"unix://{next((path for path in sockets if Path(path).exists()), sockets[0])}"
 
 
+class Absent(Gone):
+    """The engine has no such container, network, volume or image."""
+
+
 @contextmanager
 def asking(where: str) -> Iterator[None]:
-    """Turn what the client raises when the engine does not answer, or refuses, into DriverUnavailable; "not found" passes."""
+    """Turn what the client raises into our errors.
+
+    Raises:
+        DriverUnavailable: the engine does not answer, or refuses.
+        Absent: it has no such thing.
+    """
     require_extra("docker", "docker", "a container")
     from docker import errors
     from requests import exceptions
 
     try:
         yield
-    except errors.NotFound:
-        raise
+    except errors.NotFound as error:
+        raise Absent(f"container engine {where}: {reason(error)}") from error
     except errors.APIError as error:
         raise DriverUnavailable(f"container engine {where} refused: {reason(error)}") from error
     except (exceptions.RequestException, errors.DockerException, OSError) as error:
@@ -70,13 +79,6 @@ def _root_of(error: BaseException) -> str:
 def reason(error: Any) -> str:
     """Return what the engine said, without the client's words around it."""
     return str(error.explanation or error)
-
-
-def is_absent(error: BaseException) -> bool:
-    """Whether an error says that there is no such thing."""
-    from docker import errors
-
-    return isinstance(error, errors.NotFound)
 
 
 @cache

@@ -15,19 +15,18 @@ __all__ = ["provide"]
 def provide(spec: Container, where: str, progress: Progress) -> None:
     """Fetch the image if that is wanted. Raises NotCreated if it can't be had."""
     client = engine.connect(where)
-    with engine.asking(where):
-        try:
+    try:
+        with engine.asking(where):
             client.inspect_image(spec.image)  # type: ignore[no-untyped-call]
-            if spec.pull != "always":
-                return
-        except Exception as error:
-            if not engine.is_absent(error):
-                raise
-            if spec.pull == "never":
-                raise NotCreated(
-                    f"cannot start {spec.name or spec.image}: there is no image {spec.image} at {where}, and pull='never'",
-                    resource=spec.name or "",
-                ) from error
+        if spec.pull != "always":
+            return
+    except engine.Absent as error:
+        if spec.pull == "never":
+            raise NotCreated(
+                f"cannot start {spec.name or spec.image}: there is no image {spec.image} at {where}, and pull='never'",
+                resource=spec.name or "",
+            ) from error
+    with engine.asking(where):
         _pull(spec, client, progress)
 
 

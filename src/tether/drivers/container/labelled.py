@@ -18,14 +18,12 @@ _ROUND_PAUSE_S = 0.1
 
 def seen(where: str, container: str) -> dict[str, Any] | None:
     """Return what the engine says of a container; None if there is no such."""
-    with engine.asking(where):
-        try:
+    try:
+        with engine.asking(where):
             shown: dict[str, Any] = engine.connect(where).inspect_container(container)
             return shown
-        except Exception as error:
-            if engine.is_absent(error):
-                return None
-            raise
+    except engine.Absent:
+        return None
 
 
 def with_tag(where: str, tag: str) -> tuple[list[str], list[str], list[str]]:
@@ -86,11 +84,10 @@ def _remove(where: str, method: str, what: str, **options: bool) -> DriverUnavai
     try:
         with engine.asking(where):
             getattr(engine.connect(where), method)(what, **options)
+    except engine.Absent:
+        return None
     except DriverUnavailable as error:
         return error
-    except Exception as error:
-        if not engine.is_absent(error):
-            raise
     return None
 
 

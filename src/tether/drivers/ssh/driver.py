@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 from tether import faults, logs
 from tether.drivers import Context
 from tether.drivers.ssh import diagnosis
-from tether.drivers.ssh.host import FarError, Host, Loop, Where
+from tether.drivers.ssh.agent import FarError
+from tether.drivers.ssh.host import Host, Loop, Where
 from tether.drivers.ssh.spec import RemoteProcess
 from tether.errors import DeadlineExceeded, DriverUnavailable, Gone, NotCreated, StartError, exec_error
 from tether.ledger import place

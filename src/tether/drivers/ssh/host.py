@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from tether.drivers.ssh import shell
+from tether.drivers.ssh.agent import Far, FarAgent, FarError
+from tether.drivers.ssh.shell import FarShell
 from tether.errors import DriverUnavailable
 
 if TYPE_CHECKING:
     import asyncssh
 
-__all__ = ["FarError", "Host", "Loop", "Where"]
+__all__ = ["Host", "Loop", "Where"]
 
 _T = TypeVar("_T")
 _log = logging.getLogger("tether")
@@ -30,28 +29,6 @@ _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 15.0
 _RENEWALS = 3
 _KEEPALIVE_S = 10
-_LINE = 1 << 24
-
-_FAR = Path(__file__).with_name("far.py")
-_NO_PYTHON = "tether: no python"
-_LOADER = (
-    "import os,sys; sys.version_info<(3,8) and sys.exit(os.write(1,b'" + _NO_PYTHON + "\\n'))\n"
-    "s=b''\n"
-    "while len(s)<%d: s+=os.read(0,%d-len(s)) or sys.exit()\n"
-    "exec(compile(s,'tether-far','exec'))"
-)
-# In a POSIX shell, whatever the login shell is.
-_START = 'exec sh -c \'command -v python3 >/dev/null && exec python3 -I -S -c "$1"; echo "%s"\' sh %s'
-
-
-class FarError(Exception):
-    """The other host refused: as an `OSError` there. Attributes: number, said, filename."""
-
-    def __init__(self, number: int, said: str, filename: str) -> None:
-        super().__init__(number, said, filename)
-        self.number = number
-        self.said = said
-        self.filename = filename
 
 
 @dataclass(frozen=True)
@@ -126,53 +103,6 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
         loop.run_forever()
     finally:
         loop.close()
-
-
-class Far(Protocol):
-    """What answers on the other host: the agent of far.py, or the weaker one in sh."""
-
-    async def call(self, request: dict[str, Any]) -> Any:
-        """Have one thing done there. Raises FarError; OSError if the connection breaks."""
-        ...
-
-
-class _Agent:
-    """The agent of far.py on one connection."""
-
-    def __init__(self, process: asyncssh.SSHClientProcess[bytes], event: Callable[[dict[str, Any]], None]) -> None:
-        self._process = process
-        self._event = event
-        self._numbers = iter(range(1, 1 << 62))
-        self._pending: dict[int, asyncio.Future[Any]] = {}
-
-    async def call(self, request: dict[str, Any]) -> Any:
-        number = next(self._numbers)
-        future = self._pending[number] = asyncio.get_running_loop().create_future()
-        try:
-            self._process.stdin.write(json.dumps({**request, "id": number}).encode() + b"\n")
-            return await future
-        finally:
-            self._pending.pop(number, None)
-
-    async def listen(self) -> None:
-        """Take in answers and events until the connection breaks."""
-        try:
-            while line := await self._process.stdout.readline():
-                message = json.loads(line)
-                if "event" in message:
-                    self._event(message)
-                    continue
-                future = self._pending.get(message["id"])
-                if future is None or future.done():
-                    continue
-                if "errno" in message:
-                    future.set_exception(FarError(message["errno"], message["said"], message["filename"]))
-                else:
-                    future.set_result(message["value"])
-        finally:
-            for future in self._pending.values():
-                if not future.done():
-                    future.set_exception(ConnectionResetError("the connection broke before it answered"))
 
 
 @dataclass
@@ -298,26 +228,13 @@ class Host:
         return far
 
     async def _start_far(self, connection: asyncssh.SSHClientConnection) -> Far:
-        """Send far.py over and have it run; where there is no Python, make do with sh."""
-        import shlex
-
-        program = _FAR.read_bytes()
-        loader = _LOADER % (len(program), len(program))
-        process = await connection.create_process(_START % (_NO_PYTHON, shlex.quote(loader)), encoding=None)
-        process.stdin.write(program)
-        line = await asyncio.wait_for(_first_word(process.stdout), _CONNECT_S)
-        if line.strip() == _NO_PYTHON.encode():
-            process.close()
-            far = shell.FarShell(connection)
+        """Have the agent run there; where there is no Python, make do with sh."""
+        agent = await FarAgent.start(connection, self._event)
+        if agent is None:
+            far = FarShell(connection)
             self.hello = await far.greet()
             return far
-        if not line:
-            said = (await process.stderr.read(2000)).decode(errors="replace").strip()
-            raise ValueError(said or "it closed the session at once")
-        self.hello = json.loads(line)
-        if "errno" in self.hello:
-            raise OSError(self.hello["errno"], f"{self.hello['said']}: {self.hello['filename']} there")
-        agent = _Agent(process, self._event)
+        self.hello = agent.hello
         self._spawn(self._listen(agent))
         return agent
 
@@ -326,7 +243,7 @@ class Host:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _listen(self, agent: _Agent) -> None:
+    async def _listen(self, agent: FarAgent) -> None:
         said = "the connection was closed"
         try:
             await agent.listen()
@@ -424,14 +341,6 @@ class Host:
             connection.close()
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(connection.wait_closed(), 2.0)
-
-
-async def _first_word(stdout: asyncssh.SSHReader[bytes]) -> bytes:
-    """Return the first line that is ours: some logins write a greeting before it. Empty if there is none."""
-    while line := await stdout.readline():
-        if line.startswith((b'{"hello"', b'{"errno"', _NO_PYTHON.encode())):
-            return line
-    return b""
 
 
 def _in_words(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from tether.drivers.ssh.agent import FarError
 from tether.errors import DriverUnavailable
 
 if TYPE_CHECKING:
@@ -111,8 +112,6 @@ class FarShell:
         said = _bytes(done.stdout).decode("latin-1")
         if done.exit_status:
             wrong = _bytes(done.stderr).decode(errors="replace").strip()
-            from tether.drivers.ssh.host import FarError
-
             raise FarError(done.exit_status, wrong or "it was refused", said.strip())
         return said
 
@@ -125,7 +124,7 @@ class FarShell:
         return {"boot": boot.strip(), "python": None, "home": "~/.local/state/tether-far-sh"}
 
     async def call(self, request: dict[str, Any]) -> Any:
-        """See `tether.drivers.ssh.host.Far`."""
+        """See `tether.drivers.ssh.agent.Far`."""
         return await getattr(self, "_" + request["do"])(request)
 
     async def _spawn(self, request: dict[str, Any]) -> dict[str, Any]:
