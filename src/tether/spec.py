@@ -13,7 +13,7 @@ from typing import Any, Literal
 from tether.errors import SpecError
 from tether.model import Inside, OnDeath, Ready, Spec, check_name
 
-__all__ = ["SIGNALS", "Process", "SpecBase", "checked_env", "has_port", "put_port", "redact"]
+__all__ = ["SIGNALS", "CommandBase", "Process", "SpecBase", "checked_env", "has_port", "put_port", "redact"]
 
 Stream = Literal["log", "inherit", "null", "pipe"]
 
@@ -106,8 +106,49 @@ class SpecBase:
         return hmac.new(key, repr(shown).encode("utf-8", "surrogateescape"), "sha256").hexdigest()
 
 
+class CommandBase(SpecBase):
+    """What specs of commands have in common, wherever they run."""
+
+    argv: Sequence[str | PathLike[str]]
+    env: Mapping[str, str | None]
+    ready: Ready | None
+    stop_signal: int
+    stop_to: Literal["group", "main"]
+    umask: int | None
+
+    @property
+    def default_name(self) -> str:
+        """The program's name."""
+        return str(self.argv[0]).rpartition("/")[2]
+
+    @property
+    def names_port(self) -> bool:
+        """Whether there is a ``{port}`` in its arguments or environment."""
+        values = (*self.argv, *(value for value in self.env.values() if value is not None))
+        return any(has_port(str(value)) for value in values)
+
+    def _check_command(self) -> None:
+        if isinstance(self.argv, str | bytes):
+            raise SpecError(
+                f"argv must be a list of arguments, not one string: {self.argv!r}; "
+                "split it, or write ['sh', '-c', ...] if you mean a shell"
+            )
+        argv = tuple(_text(argument, "an argument") for argument in self.argv)
+        if not argv or not argv[0]:
+            raise SpecError("argv is empty: there is no program to run")
+        object.__setattr__(self, "argv", argv)
+        object.__setattr__(self, "env", checked_env(self.env))
+        self._check_word("stop_to", ("group", "main"))
+        if self.stop_signal not in SIGNALS:
+            raise SpecError(f"stop_signal={self.stop_signal!r} is no signal")
+        if self.umask is not None and not 0 <= self.umask <= 0o777:
+            raise SpecError(f"umask={self.umask!r} is no file mode mask")
+        if self.ready is not None and self.ready.kind == "health":
+            raise SpecError("ready=healthy() is for containers, whose image may have a health check; use another probe")
+
+
 @dataclass(frozen=True)
-class Process(SpecBase):
+class Process(CommandBase):
     """A command to run, and with it everything that it forks.
 
     Args:
@@ -159,16 +200,7 @@ class Process(SpecBase):
 
     def __post_init__(self) -> None:
         """Refuse what can't be right, before anything is created."""
-        if isinstance(self.argv, str | bytes):
-            raise SpecError(
-                f"argv must be a list of arguments, not one string: {self.argv!r}; "
-                "split it, or write ['sh', '-c', ...] if you mean a shell"
-            )
-        argv = tuple(_text(argument, "an argument") for argument in self.argv)
-        if not argv or not argv[0]:
-            raise SpecError("argv is empty: there is no program to run")
-        object.__setattr__(self, "argv", argv)
-        object.__setattr__(self, "env", checked_env(self.env))
+        self._check_command()
         if self.cwd is not None:
             object.__setattr__(self, "cwd", _text(self.cwd, "cwd"))
         object.__setattr__(self, "pass_fds", tuple(self.pass_fds))
@@ -177,7 +209,6 @@ class Process(SpecBase):
             ("stdin", ("null", "inherit", "pipe")),
             ("stdout", ("log", "inherit", "null", "pipe")),
             ("stderr", ("log", "inherit", "null", "pipe")),
-            ("stop_to", ("group", "main")),
         ):
             self._check_word(name, allowed)
         self._check_numbers()
@@ -185,10 +216,6 @@ class Process(SpecBase):
     def _check_numbers(self) -> None:
         if self.port is not None and not 0 < self.port < 65536:
             raise SpecError(f"port={self.port!r} is no port")
-        if self.stop_signal not in SIGNALS:
-            raise SpecError(f"stop_signal={self.stop_signal!r} is no signal")
-        if self.umask is not None and not 0 <= self.umask <= 0o777:
-            raise SpecError(f"umask={self.umask!r} is no file mode mask")
         if any(fd < 3 for fd in self.pass_fds):
             raise SpecError("pass_fds takes descriptors from 3 on; the first three are stdin, stdout and stderr")
         if self.ready is not None and self.ready.kind in ("http", "tcp") and not self.uses_port:
@@ -197,19 +224,11 @@ class Process(SpecBase):
             )
         if self.ready is not None and self.ready.kind == "log" and "log" not in (self.stdout, self.stderr):
             raise SpecError("ready=log() needs stdout or stderr to be 'log'")
-        if self.ready is not None and self.ready.kind == "health":
-            raise SpecError("ready=healthy() is for containers, whose image may have a health check; use another probe")
-
-    @property
-    def default_name(self) -> str:
-        """The program's name."""
-        return str(self.argv[0]).rpartition("/")[2]
 
     @property
     def uses_port(self) -> bool:
         """Whether the command has a port of tether's choosing, or a fixed one."""
-        values = (*self.argv, *(value for value in self.env.values() if value is not None))
-        return self.port is not None or any(has_port(str(value)) for value in values)
+        return self.port is not None or self.names_port
 
     @property
     def stays_up(self) -> bool:

@@ -81,6 +81,16 @@ def test_a_command_from_beginning_to_end(owner: Owner, host: HostOf) -> None:
     assert owner.start(spec(host, ["true"])).wait(timeout=10) == 0
 
 
+_HEX = 'printf %s "$1$X" | od -An -tx1'
+
+
+def test_any_bytes_can_be_an_argument_or_a_value(owner: Owner, host: HostOf) -> None:
+    """As for a process of this machine: what is no text in UTF-8 arrives as it is."""
+    job = owner.start(spec(host, ["sh", "-c", _HEX, "x", b"\xff'\xc3"], env={"X": b"\xfe"}))
+    assert job.wait(timeout=20) == 0
+    assert job.logs().split() == ["ff", "27", "c3", "fe"]
+
+
 def test_a_server_is_reached_through_a_forwarded_port(owner: Owner, host: HostOf) -> None:
     """The url is local; the probe passes only for a member of the tree there."""
     web = owner.start(
@@ -594,6 +604,7 @@ def bare(net: Net, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostOf]
         "echo",
         "seq",
         "trap",
+        "od",
     ]:
         os.symlink("/bin/busybox", folder / name)
     with hosts.running(net, 4, f"SetEnv PATH={folder}\n") as host:
@@ -612,6 +623,9 @@ def test_with_only_sh_there(owner: Owner, bare: HostOf, net: Net) -> None:
         owner.start(spec(bare, ["no-such-program"]))
     with pytest.raises(FileNotFoundError):
         owner.start(spec(bare, ["true"], cwd="/no/such"))
+    odd = owner.start(spec(bare, ["sh", "-c", _HEX, "x", b"\xff'\xc3"], env={"X": b"\xfe"}))
+    odd.wait(timeout=20)
+    assert odd.logs().split() == ["ff", "27", "c3", "fe"]
     server = owner.start(spec(bare, ["sh", "-c", "echo up; sleep 50 & sleep 60"], ready=log("up"), lease=3))
     time.sleep(4)
     assert server.state is State.READY

@@ -70,7 +70,8 @@ def _below_by_files(pid: int) -> list[int] | None:
             queue += _children_of_threads(parent, threads)
         except OSError:
             continue
-        if len(queue) > _MANY and len(queue) * _TABLE_COSTS > len(os.listdir("/proc")):
+        # The kernel counts processes in the links of /proc.
+        if len(queue) > _MANY and len(queue) * _TABLE_COSTS > os.stat("/proc").st_nlink:
             return None
     return list(dict.fromkeys(found))
 

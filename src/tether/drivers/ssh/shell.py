@@ -107,7 +107,9 @@ class FarShell:
 
     async def _run(self, script: str, tag: str = "none") -> str:
         done = await self._connection.run(
-            "exec sh -s", input=(_COMMON % {"tag": shlex.quote(tag)} + script).encode(), encoding=None
+            "exec sh -s",
+            input=(_COMMON % {"tag": shlex.quote(tag)} + script).encode(errors="surrogateescape"),
+            encoding=None,
         )
         said = _bytes(done.stdout).decode("latin-1")
         if done.exit_status:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from tether.errors import SpecError, require_extra
 from tether.model import OnDeath, Ready
-from tether.spec import SIGNALS, SpecBase, checked_env, has_port, redact
+from tether.spec import CommandBase, redact
 
 __all__ = ["RemoteProcess"]
 
@@ -19,7 +19,7 @@ _HOST = re.compile(r"(?:([^@\s:/]+)@)?(\[[0-9A-Fa-f:.%]+\]|[^\s@:/\[\]]+|[0-9A-F
 
 
 @dataclass(frozen=True)
-class RemoteProcess(SpecBase):
+class RemoteProcess(CommandBase):
     """A command to run on another host, and with it everything that it forks there.
 
     Args:
@@ -86,20 +86,13 @@ class RemoteProcess(SpecBase):
                 raise SpecError(f"host={self.host!r} and user={self.user!r} name two users")
             object.__setattr__(self, "user", found[1])
         object.__setattr__(self, "host", found[2].strip("[]"))
-        if isinstance(self.argv, str | bytes):
-            raise SpecError(f"argv must be a list of arguments, not one string: {self.argv!r}; split it")
-        argv = tuple(fspath(word) if isinstance(word, PathLike) else word for word in self.argv)
-        if not argv or not argv[0] or any(not isinstance(word, str) or "\0" in word for word in argv):
-            raise SpecError(f"argv must be a list of texts without NUL, the first the program, not {list(argv)!r}")
-        object.__setattr__(self, "argv", argv)
-        object.__setattr__(self, "env", checked_env(self.env))
+        self._check_command()
         keys = [] if self.key is None else [self.key] if isinstance(self.key, str | PathLike) else self.key
         object.__setattr__(self, "key", tuple(fspath(each) for each in keys))
         for each in ("known_hosts", "config"):
             if getattr(self, each) is not None:
                 object.__setattr__(self, each, fspath(getattr(self, each)))
         self._check_common()
-        self._check_word("stop_to", ("group", "main"))
         self._check_numbers()
 
     def _check_numbers(self) -> None:
@@ -108,27 +101,15 @@ class RemoteProcess(SpecBase):
                 raise SpecError(f"{port!r} is no port")
         if not self.lease >= 1:
             raise SpecError(f"lease={self.lease!r} must be 1 or more seconds: it is renewed three times in that time")
-        if self.stop_signal not in SIGNALS:
-            raise SpecError(f"stop_signal={self.stop_signal!r} is no signal")
-        if self.umask is not None and not 0 <= self.umask <= 0o777:
-            raise SpecError(f"umask={self.umask!r} is no file mode mask")
-        if self.ready is not None and self.ready.kind == "health":
-            raise SpecError("ready=healthy() is for containers, whose image may have a health check; use another probe")
         if self.ready is not None and self.ready.kind in ("http", "tcp") and not self.uses_port:
             raise SpecError(
                 f"ready={self.ready.kind}() needs a port to probe: use {{port}} in argv or env, or give listen="
             )
 
     @property
-    def default_name(self) -> str:
-        """The program's name."""
-        return str(self.argv[0]).rpartition("/")[2]
-
-    @property
     def uses_port(self) -> bool:
         """Whether it has a port there, which is forwarded."""
-        values = (*map(str, self.argv), *(value for value in self.env.values() if value is not None))
-        return self.listen is not None or any(map(has_port, values))
+        return self.listen is not None or self.names_port
 
     @property
     def stays_up(self) -> bool:
