@@ -113,9 +113,7 @@ class Supervisor:
         driver = self.driver(spec.kind)
         managed = self._enter(spec, driver, on_death)
         try:
-            # Looked up by name for the same reason as in Managed: a start pays for isinstance() with a protocol.
-            plan = getattr(driver, "plan", None)
-            managed.plan = None if plan is None else plan(spec, managed.tag)
+            managed.plan = self._plan(managed)
             self._ledger.add_resource(
                 *(managed.tag, self._owner, managed.name, spec.kind),
                 {**spec.record(), "fingerprint": fingerprint},
@@ -191,6 +189,11 @@ class Supervisor:
             managed = Managed(new_id(), name, spec, driver, on_death)
             self._managed[managed.tag] = managed
             return managed
+
+    def _plan(self, managed: Managed) -> Handle | None:
+        # Looked up by name for the same reason as in Managed: a start pays for isinstance() with a protocol.
+        plan = getattr(managed.driver, "plan", None)
+        return None if plan is None else plan(managed.spec, managed.tag)
 
     def _leave(self, managed: Managed) -> None:
         with self._lock:
@@ -297,7 +300,12 @@ class Supervisor:
         return chosen and managed.state.is_final and bool(sockets.listening_inodes(managed.port or 0))
 
     def _begin_again(self, managed: Managed, why: str) -> None:
+        plan = self._plan(managed)
         with managed.condition:
+            if plan is not None:
+                # What it depends on (a lock file, the address of an engine) may have changed since.
+                self._ledger.plan_again(managed.tag, managed.fence, plan)
+            managed.plan, managed.handle = plan, None
             managed.life = Life(stays_up=managed.spec.stays_up)
             managed.early.clear()
             self._record(managed, [Record("again", why)])

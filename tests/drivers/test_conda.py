@@ -244,8 +244,7 @@ def test_a_creator_killed_in_the_middle_leaves_nothing_half_made(
         assert (Path(env.details["conda_env"]) / "bin/tool").exists()
 
 
-def test_a_lock_file(owner: Owner, address: str, tmp_path: Path) -> None:
-    """What a lock file names is installed, without solving."""
+def _write_lock(address: str, path: Path) -> None:
     import asyncio
 
     import rattler
@@ -257,11 +256,38 @@ def test_a_lock_file(owner: Owner, address: str, tmp_path: Path) -> None:
     lock.set_channels("default", [rattler.LockChannel(address)])
     for record in records:
         lock.add_conda_package("default", platform, record)
-    lock.to_path(tmp_path / "env.lock")
+    lock.to_path(path)
+
+
+def test_a_lock_file(owner: Owner, address: str, tmp_path: Path) -> None:
+    """What a lock file names is installed, without solving."""
+    _write_lock(address, tmp_path / "env.lock")
     env = owner.start(CondaEnv(lock=tmp_path / "env.lock"))
     assert "tool=1.0" in env.details["packages"]
     with pytest.raises(SpecError, match=r"no\.lock"):
         CondaEnv(lock=tmp_path / "no.lock")
+
+
+def test_a_restart_is_planned_anew(
+    owner: Owner, address: str, tmp_path: Path, private_state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another lock file by then it will be elsewhere: that is on record before it is made there."""
+    lock = tmp_path / "env.lock"
+    _write_lock(address, lock)
+    env = owner.start(CondaEnv(lock=lock))
+    first = env.details["conda_env"]
+    lock.write_text(lock.read_text() + "# changed\n")
+    planned: list[str] = []
+
+    def look(name: str) -> None:
+        if name == "start.making":
+            planned.extend(row.handle.data["prefix"] for row in Ledger(private_state).resources() if row.handle)
+
+    monkeypatch.setattr("tether.faults.point", look)
+    env.restart()
+    second = env.details["conda_env"]
+    assert second != first
+    assert planned == [second, second]
 
 
 def test_it_works_within_a_running_loop(owner: Owner, address: str) -> None:

@@ -297,6 +297,11 @@ class Ledger:
         for entry in entries:
             entry.error, entry.done = error, True
 
+    def plan_again(self, tag: str, fence: int, plan: Handle) -> None:
+        """Record where a resource that has ended will be next; on the disk when this returns."""
+        with self._synced(), self._transaction() as db:
+            db.execute("UPDATE resources SET handle = ? WHERE id = ? AND fence = ?", (handle_text(plan), tag, fence))
+
     def write(
         self,
         tag: str,
