@@ -392,7 +392,7 @@ def test_a_port_that_was_taken_is_changed_once(owner: Owner, monkeypatch: pytest
             python(SERVE, "{port}", name="server", ready=tether.http("/health")), on_progress=heard.append
         )
         assert server.url == f"http://127.0.0.1:{free}"
-        assert any("taken, trying another" in line for line in heard)
+        assert f"port {sock.getsockname()[1]} is taken, trying another" in heard
 
 
 # -- the end -----------------------------------------------------------------------------------------------------------
@@ -494,6 +494,17 @@ def test_restart_keeps_name_and_id(owner: Owner) -> None:
     assert (resource.id, resource.name) == before
     assert resource.state is State.READY
     assert resource.pid != pid
+
+
+def test_a_restart_takes_no_name_from_another(owner: Owner) -> None:
+    """What was given its name meanwhile keeps it."""
+    resource = owner.start(Process(["sleep", "60"], name="server"))
+    resource.stop()
+    other = owner.start(Process(["sleep", "60"], name="server"))
+    with pytest.raises(tether.Busy, match="another resource is called server"):
+        resource.restart()
+    assert (resource.state, other.state) == (State.GONE, State.READY)
+    assert [each.id for each in owner.resources] == [other.id]
 
 
 def test_usage_adds_up_the_tree(owner: Owner) -> None:

@@ -11,12 +11,15 @@ from typing import Any
 
 from tether import logs
 from tether.drivers import CanAttach, Driver, HasDetails, HasOutput, HasTarget
-from tether.errors import DriverUnavailable
-from tether.lifecycle import Event, Life
+from tether.errors import DriverUnavailable, StartError, TetherError
+from tether.lifecycle import Event, Life, describe_exit
+from tether.linux import sockets
 from tether.model import Handle, OnDeath, State
 from tether.probes import Target
 
 __all__ = ["Managed", "Names", "new_id"]
+
+_TAIL_LINES = 20
 
 
 def new_id() -> str:
@@ -131,3 +134,22 @@ class Managed:
         except DriverUnavailable:
             # Not to be seen now, which its state says.
             return ()
+
+    def was_port_taken(self) -> bool:
+        """Whether somebody listens on the port that was chosen for it, now that it has ended."""
+        chosen = getattr(self.spec, "port", None) is None and self.port is not None
+        return chosen and self.state.is_final and bool(sockets.listening_inodes(self.port or 0))
+
+    def start_error(self) -> StartError:
+        """Why it did not come up, with the end of its output."""
+        try:
+            log_tail = self.log(_TAIL_LINES)
+        except TetherError as error:
+            log_tail = f"(can't be read: {error})"
+        reason = self.life.reason or describe_exit(self.life.exit_code)
+        return StartError(
+            f"cannot start {self.name}: {reason}; nothing of it is left running",
+            resource=self.name,
+            exit_code=self.life.exit_code,
+            log_tail=log_tail,
+        )

@@ -39,7 +39,6 @@ from tether.lifecycle import (
     StopAsked,
     Stuck,
 )
-from tether.linux import sockets
 from tether.managed import Managed, Names, new_id
 from tether.model import Handle, OnDeath, Progress, Spec, State
 from tether.retries import Retries
@@ -51,7 +50,6 @@ _log = logging.getLogger("tether")
 
 _FIRST_PROBE_PAUSE_S = 0.005
 _LONGEST_PROBE_PAUSE_S = 0.25
-_TAIL_LINES = 20
 _CREATION_S = 30.0
 _NOT_UP = (State.STARTING, State.LOST)
 
@@ -171,10 +169,11 @@ class Supervisor:
         try:
             self._attempt(managed, progress)
         except StartError:
-            if not self._was_port_taken(managed):
+            if not managed.was_port_taken():
                 raise
-            self._begin_again(managed, f"port {managed.port} was taken, once more on another")
-            progress(f"port {managed.port} is taken, trying another")
+            taken = managed.port
+            self._begin_again(managed, f"port {taken} was taken, once more on another")
+            progress(f"port {taken} is taken, trying another")
             self._attempt(managed, progress)
 
     def _enter(self, spec: Spec, driver: Driver, on_death: OnDeath) -> Managed:
@@ -268,7 +267,7 @@ class Supervisor:
                 pause = min(pause * 1.5, _LONGEST_PROBE_PAUSE_S)
         if managed.state is not State.READY:
             self.wait(managed, None)
-            raise self._start_error(managed)
+            raise managed.start_error()
 
     def _advance_from(self, managed: Managed, state: State, event: Event) -> None:
         """Apply an event, unless something else happened meanwhile."""
@@ -280,37 +279,20 @@ class Supervisor:
         for state in _NOT_UP:
             self._advance_from(managed, state, NotReady(reason))
 
-    def _start_error(self, managed: Managed) -> StartError:
-        life = managed.life
-        try:
-            log_tail = managed.log(_TAIL_LINES)
-        except TetherError as error:
-            log_tail = f"(can't be read: {error})"
-        reason = life.reason or lifecycle.describe_exit(life.exit_code)
-        return StartError(
-            f"cannot start {managed.name}: {reason}; nothing of it is left running",
-            resource=managed.name,
-            exit_code=life.exit_code,
-            log_tail=log_tail,
-        )
-
-    def _was_port_taken(self, managed: Managed) -> bool:
-        """Whether somebody listens on the port that was chosen, now that our tree has ended."""
-        chosen = getattr(managed.spec, "port", None) is None and managed.port is not None
-        return chosen and managed.state.is_final and bool(sockets.listening_inodes(managed.port or 0))
-
     def _begin_again(self, managed: Managed, why: str) -> None:
         plan = self._plan(managed)
+        if plan is not None:
+            # What it depends on (a lock file, the address of an engine) may have changed since.
+            self._ledger.plan_again(managed.tag, managed.fence, plan)
+        with self._lock:
+            if any(other.name == managed.name for other in self._managed.values()):
+                raise Busy(f"another resource is called {managed.name} by now; stop that first")
+            self._managed[managed.tag] = managed
         with managed.condition:
-            if plan is not None:
-                # What it depends on (a lock file, the address of an engine) may have changed since.
-                self._ledger.plan_again(managed.tag, managed.fence, plan)
             managed.plan, managed.handle = plan, None
             managed.life = Life(stays_up=managed.spec.stays_up)
             managed.early.clear()
             self._record(managed, [Record("again", why)])
-        with self._lock:
-            self._managed[managed.tag] = managed
 
     def restart(self, managed: Managed, grace: float | None, progress: Progress) -> None:
         """End a resource and bring it up again under the same name and id. Raises StartError."""
