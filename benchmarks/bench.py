@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from shape import Shape
 
 from tether import Owner, Process
 from tether.linux import cgroup, tree
@@ -77,68 +79,33 @@ def start_tree(owner: Owner, *widths: int) -> tuple[object, int]:
     return resource, resource.pid
 
 
-FLOOR = """
-import os, sys
-while os.read(0, 1):
-    pid = os.fork()
-    if pid == 0:
-        os.posix_spawn("/bin/sleep", ["sleep", "60"], os.environ, setsid=True)
-        os.write(1, b"x")
-        os.wait()
-        os._exit(0)
-"""
-
-
-def bench_floor(popen_ms: float) -> None:
-    """What the shape costs that holds a tree, a parent forked for each command, with no record, no messages and no guard."""
-    command = [sys.executable, "-I", "-S", "-c", FLOOR]
-    forker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
-    assert forker.stdin is not None
-    assert forker.stdout is not None
-    stdin, stdout = forker.stdin, forker.stdout
-
-    def spawn() -> None:
-        stdin.write(b"x")
-        stdout.read(1)
-
-    spawn()
-    took = []
-    for _ in range(5):
-        took += [timed(spawn) for _ in range(30)]
-        for pid in tree.descendants(forker.pid):
-            if tree.children(pid) == []:
-                os.kill(pid, signal.SIGKILL)
-    stdin.close()
-    forker.wait()
-    stdout.close()
-    floor = statistics.median(took)
-    say("  of which: fork of a parent, and exec", floor, popen_ms, "ms", "-", "the same")
-
-
 def bench_spawn(owner: Owner) -> None:
-    """A spawn through a warm owner, and one by subprocess: in a row, the started processes living on, and one at a time."""
+    """Spawns in a row, the started processes living on: through a warm owner, by subprocess, and by tether's shape alone."""
     owner.start(Process(["true"])).wait(10)
-
-    def popen() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(["sleep", "60"], start_new_session=True)
-
-    def spawn() -> object:
-        return owner.start(Process(["sleep", "60"]))
-
-    ours, theirs = [], []
-    for _ in range(5):
-        resources: list[object] = []
-        processes: list[subprocess.Popen[bytes]] = []
-        ours += [timed(lambda: resources.append(spawn())) for _ in range(30)]  # noqa: B023
-        theirs += [timed(lambda: processes.append(popen())) for _ in range(30)]  # noqa: B023
-        for process in processes:
-            process.kill()
-            process.wait()
-        for resource in owner.resources:
-            resource.kill()
+    program = os.fsencode(shutil.which("sleep") or "/bin/sleep")
+    ours, theirs, least = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        shape = Shape(Path(folder))
+        shape.spawn(b"/bin/true", [b"true"])
+        for _ in range(5):
+            processes: list[subprocess.Popen[bytes]] = []
+            ours += [timed(lambda: owner.start(Process(["sleep", "60"]))) for _ in range(30)]
+            for resource in owner.resources:
+                resource.kill()
+            theirs += [
+                timed(lambda: processes.append(subprocess.Popen(["sleep", "60"], start_new_session=True)))  # noqa: B023
+                for _ in range(30)
+            ]
+            for process in processes:
+                process.kill()
+                process.wait()
+            least += [timed(lambda: shape.spawn(program, [b"sleep", b"60"])) for _ in range(30)]
+            shape.end_all()
+            time.sleep(0.1)
+        shape.close()
     popen_ms = statistics.median(theirs)
     say("spawn, 30 in a row", statistics.median(ours), popen_ms, "ms", "2.5", "subprocess.Popen(new session)")
-    bench_floor(popen_ms)
+    say("  of which: its shape alone (shape.py)", statistics.median(least), popen_ms, "ms", "-", "the same")
 
 
 def bench_descendants(owner: Owner, limit: str, *widths: int) -> None:
