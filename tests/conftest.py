@@ -18,6 +18,13 @@ from tether import Owner
 from tether.linux import proc, signals, tree
 
 
+def pytest_configure() -> None:
+    """A shell without job control ignores Ctrl-C in what it starts in the background, and all that tests start would inherit that."""
+    for signum in (signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a process behind, and end that."""

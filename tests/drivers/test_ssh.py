@@ -642,6 +642,38 @@ def test_with_only_sh_there(owner: Owner, bare: HostOf, net: Net) -> None:
     eventually(lambda: not kept_there(net))
 
 
+def test_two_may_clear_at_once(tmp_path: Path) -> None:
+    """Whoever comes second finds nothing, or half of it, and that is success. Busybox's rm says otherwise."""
+    from tether.drivers.ssh import shell
+
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("sh", "rm", "mkdir", "cat"):
+        (tools / name).symlink_to("/bin/busybox")
+    left = tmp_path / ".local/state/tether-far-sh/tag"
+    left.mkdir(parents=True)
+    for number in range(2000):
+        (left / str(number)).touch()
+    script = (shell._COMMON % {"tag": "tag"} + shell._CLEAR).encode()
+    clearing = [
+        subprocess.Popen(
+            [tools / "sh", "-s"],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={"HOME": str(tmp_path), "PATH": str(tools)},
+        )
+        for _ in range(4)
+    ]
+    for process in clearing:
+        assert process.stdin is not None
+        process.stdin.write(script)
+        process.stdin.close()
+        process.stdin = None
+    said = [process.communicate(timeout=30)[1] for process in clearing]
+    assert [process.returncode for process in clearing] == [0, 0, 0, 0], said
+    assert not left.exists()
+
+
 def test_a_login_that_greets(owner: Owner, net: Net) -> None:
     """What a login says before anything else is passed over."""
     greeting = 'ForceCommand echo Welcome; echo "{}"; eval "$SSH_ORIGINAL_COMMAND"\n'

@@ -94,6 +94,14 @@ while [ ! -e "$d/ended" ] && [ $n -lt 30 ]; do n=$((n + 1)); sleep 0.1 2>/dev/nu
 echo gone
 """
 
+# Two may clear at once: an rm that another one is ahead of fails.
+_CLEAR = """
+alive && exit 16
+n=0
+while [ -e "$d" ] && [ $n -lt 10 ]; do rm -rf "$d" 2>/dev/null; n=$((n + 1)); done
+[ ! -e "$d" ] || rm -rf "$d"
+"""
+
 
 def _bytes(said: bytes | str | None) -> bytes:
     return said if isinstance(said, bytes) else b""
@@ -197,7 +205,7 @@ class FarShell:
         return {"offset": max(0, int(size) + offset) if offset < 0 else offset, "data": data, "size": int(size)}
 
     async def _clear(self, request: dict[str, Any]) -> bool:
-        await self._run('alive && exit 16; rm -rf "$d"', request["tag"])
+        await self._run(_CLEAR, request["tag"])
         return True
 
     async def _port(self, _: dict[str, Any]) -> int:
