@@ -122,10 +122,15 @@ class CommandBase(SpecBase):
         return str(self.argv[0]).rpartition("/")[2]
 
     @property
-    def names_port(self) -> bool:
-        """Whether there is a ``{port}`` in its arguments or environment."""
+    def uses_port(self) -> bool:
+        """Whether it has a port: there is a ``{port}`` in its arguments or environment."""
         values = (*self.argv, *(value for value in self.env.values() if value is not None))
         return any(has_port(str(value)) for value in values)
+
+    @property
+    def stays_up(self) -> bool:
+        """Whether it is a server (it has a readiness probe or a port): to end by itself is then to fail."""
+        return self.ready is not None or self.uses_port
 
     def _check_command(self) -> None:
         if isinstance(self.argv, str | bytes):
@@ -228,12 +233,7 @@ class Process(CommandBase):
     @property
     def uses_port(self) -> bool:
         """Whether the command has a port of tether's choosing, or a fixed one."""
-        return self.port is not None or self.names_port
-
-    @property
-    def stays_up(self) -> bool:
-        """Whether it is a server (it has a readiness probe or a port): to end by itself is then to fail."""
-        return self.ready is not None or self.uses_port
+        return self.port is not None or super().uses_port
 
     def record(self) -> dict[str, Any]:
         """Return what goes into the ledger: no values of the environment, and no arguments that look like secrets."""

@@ -109,12 +109,7 @@ class RemoteProcess(CommandBase):
     @property
     def uses_port(self) -> bool:
         """Whether it has a port there, which is forwarded."""
-        return self.listen is not None or self.names_port
-
-    @property
-    def stays_up(self) -> bool:
-        """Whether it is a server (it has a readiness probe or a port): to end by itself is then to fail."""
-        return self.ready is not None or self.uses_port
+        return self.listen is not None or super().uses_port
 
     def record(self) -> dict[str, Any]:
         """Return what goes into the ledger: no values of the environment, and no arguments that look like secrets."""
