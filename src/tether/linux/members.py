@@ -162,7 +162,7 @@ def chase(marks: Marks) -> bool:
 
 
 def end(marks: Marks, limit_s: float) -> list[tuple[int, int]]:
-    """Kill every member that can be recognised, until a look finds none, twice in a row.
+    """Kill every member that can be recognised, until a look finds none while nothing was forked, or two looks in a row do.
 
     What was being forked during the first such look is there in the second. Every signal goes to a verified identity.
 
@@ -174,7 +174,11 @@ def end(marks: Marks, limit_s: float) -> list[tuple[int, int]]:
     while empty_looks < 2:
         if marks.folder is not None:
             cgroup.kill(marks.folder)
+        forks = proc.forks()
         left = find(marks)
+        if not left and 0 < forks == proc.forks():
+            # Nobody can have been missed: whoever is there was there when the look began.
+            break
         for pid, start in left:
             _kill(pid, start)
         empty_looks = 0 if chase(marks) or left else empty_looks + 1

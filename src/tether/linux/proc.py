@@ -13,6 +13,7 @@ __all__ = [
     "all_pids",
     "children_by_parent",
     "environ",
+    "forks",
     "newest_pid",
     "parse_stat",
     "read",
@@ -159,6 +160,12 @@ def all_stats() -> Iterator[Stat]:
 def newest_pid() -> int:
     """Return the pid that was given out last in this pid namespace. Source: proc_loadavg(5)."""
     return int(read("/proc/loadavg").split()[4])
+
+
+def forks() -> int:
+    """Return how many processes and threads were ever made here; 0 where the kernel does not count. Source: proc_stat(5)."""
+    _, _, counted = read("/proc/stat").partition(b"\nprocesses ")
+    return int(counted.split(b"\n", 1)[0] or 0)
 
 
 def environ(pid: int) -> bytes:
