@@ -46,6 +46,7 @@ KINDS = (
     "deep",
     "respawning",
     "clone_parent",
+    "dead_leader",
 )
 
 OWNER = """

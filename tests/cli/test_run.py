@@ -65,7 +65,7 @@ def test_nothing_outlives_it(tmp_path: Path, tier: str, signum: int) -> None:
     command = [*TETHER, "run", "--grace", "0.3", "--", sys.executable, str(ESCAPE), str(tmp_path)]
     process = subprocess.Popen(command, env={**os.environ, "TETHER_TIER": tier})
     eventually((tmp_path / "all").exists, 60.0)
-    assert len(survivors(tmp_path)) == 12
+    assert len(survivors(tmp_path)) == 13
     process.send_signal(signum)
     process.wait(30)
     eventually(lambda: survivors(tmp_path) == [], 1.0 if signum == signal.SIGKILL else 5.0)

@@ -25,7 +25,8 @@ def test_any_name_is_parsed(pid: int, name: bytes, state: str, fields: list[int]
     assert (stat.ppid, stat.pgrp, stat.session) == tuple(fields[:3])
     assert stat.start == fields[18]
     assert stat.cpu == fields[10] + fields[11]
-    assert stat.running == (state not in "ZX")
+    assert stat.threads == fields[16]
+    assert stat.running == (state not in "ZX" or stat.threads > 1)
 
 
 @pytest.mark.parametrize("name", [b"a b", b") R 1 1 1", b"((", b"x\ny", b"\xff\xfe", b"a) Z 0"])

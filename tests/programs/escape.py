@@ -149,6 +149,16 @@ def clone_parent(kind):
     os._exit(0)
 
 
+def dead_leader(kind):
+    """Its first thread ends: the process table shows a zombie, which lives in another thread."""
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    begun(kind)
+    threading.Thread(target=linger).start()
+    ctypes.CDLL(None).pthread_exit(None)
+
+
 KINDS = {
     "session": session,
     "daemon": daemon,
@@ -162,6 +172,7 @@ KINDS = {
     "deep": deep,
     "respawning": respawning,
     "clone_parent": clone_parent,
+    "dead_leader": dead_leader,
 }
 
 

@@ -18,7 +18,7 @@ from support import Runner, escaping, eventually
 from tether import Owner
 from tether.linux import proc
 
-KINDS = 12
+KINDS = 13
 TIERS = ["cgroup", "shim", "portable"]
 
 

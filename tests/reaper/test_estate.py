@@ -228,14 +228,14 @@ def test_an_escapee_that_can_still_be_recognised_is_ended(user_runner: Runner) -
 
 
 def test_with_a_cgroup_every_escapee_is_ended(runner: Runner) -> None:
-    """As root, after all guards were killed: none of twelve is left."""
+    """As root, after all guards were killed: none of thirteen is left."""
     with support.escaping(runner) as run:
         if run.tier != "cgroup":
             pytest.skip("no writable cgroup v2 here")
         for signum in (signal.SIGSTOP, signal.SIGKILL):
             run.signal(signum, "reaper", "shim", "owner")
         run.process.wait()
-        assert len(run.survivors()) == 12
+        assert len(run.survivors()) == 13
         subprocess.run(
             [sys.executable, "-m", "tether", "reap"],
             env={**os.environ, "TETHER_STATE_DIR": str(run.folder / "state")},

@@ -33,10 +33,11 @@ class Stat:
         state: one letter; ``Z`` is a zombie and ``X`` dead.
         cpu: user and system time, in clock ticks.
         start: when it started, in clock ticks since boot.
+        threads: how many threads it has, one for a zombie.
         rss: resident pages.
     """
 
-    __slots__ = ("cpu", "name", "pgrp", "pid", "ppid", "rss", "session", "start", "state")
+    __slots__ = ("cpu", "name", "pgrp", "pid", "ppid", "rss", "session", "start", "state", "threads")
 
     def __init__(self, pid: int, name: bytes, fields: list[bytes]) -> None:
         self.pid = pid
@@ -46,13 +47,14 @@ class Stat:
         self.pgrp = int(fields[2])
         self.session = int(fields[3])
         self.cpu = int(fields[11]) + int(fields[12])
+        self.threads = int(fields[17])
         self.start = int(fields[19])
         self.rss = int(fields[21])
 
     @property
     def running(self) -> bool:
-        """Whether it is more than a zombie."""
-        return self.state not in "ZX"
+        """Whether it is more than a zombie: a process whose first thread has ended is shown as one, and lives in the others."""
+        return self.state not in "ZX" or self.threads > 1
 
 
 def read(path: str) -> bytes:
@@ -131,7 +133,7 @@ def children_by_parent() -> dict[bytes, list[str]]:
             continue
         finally:
             close_file(fd)
-        if state not in b"ZX":
+        if state not in b"ZX" or thread_count(int(name)):
             if parent in table:
                 table[parent].append(name)
             else:
@@ -146,7 +148,8 @@ def thread_count(pid: int) -> int:
         fields = line[line.rindex(b")") + 2 :].split(b" ", 18)
     except (OSError, ValueError):
         return 0
-    return 0 if fields[0] in b"ZX" else int(fields[17])
+    threads = int(fields[17])
+    return 0 if fields[0] in b"ZX" and threads <= 1 else threads
 
 
 def all_stats() -> Iterator[Stat]:
@@ -175,8 +178,23 @@ def environ(pid: int) -> bytes:
     """
     try:
         return read(f"/proc/{pid}/environ")
+    except ProcessLookupError:
+        return _environ_of_threads(pid)
     except OSError:
         return b""
+
+
+def _environ_of_threads(pid: int) -> bytes:
+    """Where the first thread has ended, the process is asked by way of the others."""
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            try:
+                return read(f"/proc/{pid}/task/{thread}/environ")
+            except ProcessLookupError:
+                continue
+    except OSError:
+        return b""
+    return b""
 
 
 def wait_channel(pid: int) -> str:

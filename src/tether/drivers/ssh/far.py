@@ -81,7 +81,9 @@ def read_stat(pid):
             fields = file.read().rpartition(b")")[2].split()
     except (OSError, ValueError):
         return None
-    return fields[0].decode(), int(fields[1]), int(fields[11]) + int(fields[12]), int(fields[19]), int(fields[21])
+    # With its first thread ended it is shown as a zombie, and lives in the others.
+    state = "S" if fields[0] == b"Z" and int(fields[17]) > 1 else fields[0].decode()
+    return state, int(fields[1]), int(fields[11]) + int(fields[12]), int(fields[19]), int(fields[21])
 
 
 def is_alive(pid, start):
