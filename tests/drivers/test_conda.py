@@ -152,8 +152,8 @@ def test_a_package_that_is_damaged(owner: Owner, tmp_path: Path) -> None:
         package.write_bytes(b"no archive at all")
     with pytest.raises(StartError, match="cannot make environment bad at"):
         owner.start(CondaEnv(["tool"], [address], name="bad"))
-    assert envs(owner.state_dir) == []
     eventually(lambda: owner.resources == [])
+    assert envs(owner.state_dir) == []
 
 
 @pytest.mark.parametrize(

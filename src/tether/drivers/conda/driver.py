@@ -118,6 +118,8 @@ class CondaDriver:
             folder.write_synced(prefix / folder.MARK, json.dumps(mark))
             (prefix / folder.BEGUN).unlink()
         except Exception as error:
+            # rattler goes on with other packages for a moment when one has failed, and would fill again what is removed.
+            folder.await_quiet(prefix)
             raise StartError(f"cannot make environment {called} at {prefix}: {error}", resource=called) from error
 
     # -- look ----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from tether.model import Handle, Progress
 __all__ = [
     "BEGUN",
     "MARK",
+    "await_quiet",
     "is_ours",
     "lock_is_free",
     "locked",
@@ -25,6 +27,9 @@ __all__ = [
     "remove",
     "write_synced",
 ]
+
+_QUIET_S = 0.2
+_QUIET_LOOKS = 25
 
 MARK = "conda-meta/tether.json"
 """What a whole environment has, with the request that it was made from; written last."""
@@ -55,6 +60,17 @@ def remove(prefix: Path) -> None:
         (prefix / BEGUN).touch()
         (prefix / MARK).unlink(missing_ok=True)
         shutil.rmtree(prefix, onerror=_ignore_absent)
+
+
+def await_quiet(prefix: Path) -> None:
+    """Wait until nothing appears in a folder any more, five seconds at most."""
+    seen: list[tuple[str, list[str], list[str]]] | None = None
+    for _ in range(_QUIET_LOOKS):
+        now = list(os.walk(prefix))
+        if now == seen:
+            return
+        seen = now
+        time.sleep(_QUIET_S)
 
 
 def _ignore_absent(_: Any, __: str, failure: Any) -> None:
