@@ -41,7 +41,7 @@ class Rig:
     @property
     def driver(self) -> FakeDriver:
         """The driver."""
-        driver = self.supervisor.driver("fake")
+        driver = self.supervisor.drivers.of("fake")
         assert isinstance(driver, FakeDriver)
         return driver
 
@@ -157,7 +157,7 @@ def test_a_kind_without_driver_says_what_there_is(rig: Rig) -> None:
         DriverUnavailable,
         match=r"no driver for 'steam' here \(there are: conda, container, fake, plugin, process, service, ssh\)",
     ):
-        rig.supervisor.driver("steam")
+        rig.supervisor.drivers.of("steam")
 
 
 def test_a_listener_that_raises_keeps_nobody_from_anything(rig: Rig) -> None:

@@ -76,8 +76,6 @@ class Guard:
                 # Its own environment carries no tag: it is no stray of its owner's.
                 tags = (members.OWNER, members.RESOURCE)
                 environ = {name: value for name, value in os.environ.items() if name not in tags}
-                # Else each shim would look up the same functions again, in pages that it then no longer shares; ld.so(8).
-                environ["LD_BIND_NOW"] = "1"
                 new_session = self.terminal is None
                 reaper = Reaper(
                     self._owner, self._state_dir, environ, self.cgroup, self._lifeline, new_session=new_session

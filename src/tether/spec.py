@@ -13,11 +13,11 @@ from typing import Any, Literal
 from tether.errors import SpecError
 from tether.model import Inside, OnDeath, Ready, Spec, check_name
 
-__all__ = ["SIGNALS", "CommandBase", "Process", "SpecBase", "checked_env", "has_port", "put_port", "redact"]
+__all__ = ["CommandBase", "Process", "SpecBase", "checked_env", "has_port", "put_port", "redact"]
 
 Stream = Literal["log", "inherit", "null", "pipe"]
 
-SIGNALS = frozenset(map(int, _signal.valid_signals()))
+_SIGNALS = frozenset(map(int, _signal.valid_signals()))
 _SECRET_FLAG = re.compile(r"(?i)(key|token|secret|passw|credential|auth)")
 _HIDDEN = "***"
 _MOST_ARGUMENTS = 100
@@ -144,7 +144,7 @@ class CommandBase(SpecBase):
         object.__setattr__(self, "argv", argv)
         object.__setattr__(self, "env", checked_env(self.env))
         self._check_word("stop_to", ("group", "main"))
-        if self.stop_signal not in SIGNALS:
+        if self.stop_signal not in _SIGNALS:
             raise SpecError(f"stop_signal={self.stop_signal!r} is no signal")
         if self.umask is not None and not 0 <= self.umask <= 0o777:
             raise SpecError(f"umask={self.umask!r} is no file mode mask")

@@ -57,6 +57,9 @@ _NOT_UP = (State.STARTING, State.LOST)
 class Supervisor:
     """Starts, watches, restarts and ends the resources of one owner.
 
+    Attributes:
+        drivers: this owner's.
+
     Args:
         owner: the owner's id.
         ledger: where everything is recorded.
@@ -78,15 +81,11 @@ class Supervisor:
         self._telemetry = telemetry
         self._context = context(self.emit)
         self._clock = clock or SystemClock()
-        self._drivers = Drivers(self._context)
+        self.drivers = Drivers(self._context)
         self._retries = Retries()
         self._lock = threading.Lock()
         self._managed: dict[str, Managed] = {}
         self._names = Names()
-
-    def driver(self, kind: str) -> Driver:
-        """Return this owner's driver of a kind."""
-        return self._drivers.of(kind)
 
     def live(self) -> list[Managed]:
         """Return what has not ended, in the order of its start."""
@@ -108,7 +107,7 @@ class Supervisor:
             LedgerError: it could not be recorded, so nothing was created.
             StartError: it did not come up; nothing is left running.
         """
-        driver = self.driver(spec.kind)
+        driver = self.drivers.of(spec.kind)
         managed = self._enter(spec, driver, on_death)
         try:
             managed.plan = self._plan(managed)
@@ -131,7 +130,7 @@ class Supervisor:
             Busy: somebody else has adopted it, or it has a living owner.
             Gone: it has ended meanwhile.
         """
-        driver = self.driver(row.kind)
+        driver = self.drivers.of(row.kind)
         if row.handle is None or not isinstance(driver, CanAdopt):
             raise Gone(
                 f"resource {row.name} can't be adopted: it is of a kind that can't be kept, or was never created"
@@ -411,7 +410,7 @@ class Supervisor:
     def close(self) -> None:
         """Try nothing again any more, and close connections: what is left is the reaper's."""
         self._retries.close()
-        self._drivers.close()
+        self.drivers.close()
 
     def _end_quietly(self, managed: Managed, end: End) -> None:
         try:

@@ -33,7 +33,7 @@ def _end(name: str, grace: float | None) -> None:
     row = seen.row
     if row.handle is None:
         raise NotFound(f"resource {row.name} is on record but was never created; 'tether reap' settles it")
-    driver = records.driver(row.kind)
+    driver = records.drivers.of(row.kind)
     who = "tether kill" if grace is None else "tether stop"
     records.ledger.add_event(row.owner, row.id, row.name, "asked to end", f"by {who}, from outside its owner")
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tether.drivers import Context, Driver, Drivers, HasDetails
+from tether.drivers import Context, Drivers, HasDetails
 from tether.errors import DriverUnavailable, NotFound, SpecError
 from tether.ledger import place
 from tether.ledger.store import Ledger, OwnerRow, ResourceRow
@@ -56,22 +56,23 @@ class Seen:
 
 
 class Records:
-    """The ledger of the state directory in use, read from outside any owner."""
+    """The ledger of the state directory in use, read from outside any owner.
+
+    Attributes:
+        state_dir, ledger: as they are in use.
+        drivers: which own nothing, but can look and end.
+    """
 
     def __init__(self) -> None:
         self.state_dir: Path = place.prepare(place.state_dir())
         self.ledger = Ledger(self.state_dir)
-        self._drivers = Drivers(Context(self.state_dir))
-
-    def driver(self, kind: str) -> Driver:
-        """Return a driver that owns nothing, but can look and end."""
-        return self._drivers.of(kind)
+        self.drivers = Drivers(Context(self.state_dir))
 
     def _look(self, row: ResourceRow) -> Status:
         if row.handle is None or row.state.is_final:
             return Status(row.state, row.exit_code, row.reason)
         try:
-            return self.driver(row.kind).inspect(row.handle)
+            return self.drivers.of(row.kind).inspect(row.handle)
         except DriverUnavailable as error:
             return Status(State.LOST, reason=str(error))
 
@@ -79,7 +80,7 @@ class Records:
         if row.handle is None:
             return {}
         try:
-            driver = self.driver(row.kind)
+            driver = self.drivers.of(row.kind)
         except DriverUnavailable:
             return {}
         return driver.details(row.handle) if isinstance(driver, HasDetails) else {}

@@ -136,7 +136,7 @@ def logs(
     records = Records()
     seen = records.matching(name, ended=True)[-1]
     row = seen.row
-    driver = records.driver(row.kind)
+    driver = records.drivers.of(row.kind)
     if row.handle is not None and isinstance(driver, HasOutput):
         _print_output(driver, row.handle, lines, follow=follow)
         return

@@ -85,13 +85,17 @@ def _is_claimed(owner: OwnerRow) -> bool:
 
 
 class _Settling:
-    """One estate being settled by this process."""
+    """One estate being settled by this process.
+
+    Attributes:
+        drivers: made for it, and the caller's to close.
+    """
 
     def __init__(self, ledger: Ledger, state_dir: Path, owner: OwnerRow, receipts: Mapping[str, Any]) -> None:
         self._ledger = ledger
         self._owner = owner
         self._receipts = receipts
-        self._drivers = Drivers(Context(state_dir, owner.id))
+        self.drivers = Drivers(Context(state_dir, owner.id))
         self._final: dict[str, State] = {}
         self._fences: dict[str, int] = {}
         self._exit_codes: dict[str, int | None] = {row: each["status"] for row, each in receipts.items()}
@@ -120,13 +124,9 @@ class _Settling:
 
     def _is_far(self, row: ResourceRow) -> bool:
         try:
-            return isinstance(self._drivers.of(row.kind), HasPlan)
+            return isinstance(self.drivers.of(row.kind), HasPlan)
         except TetherError:
             return False
-
-    def disconnect(self) -> None:
-        """Close the connections that were made."""
-        self._drivers.close()
 
     def _outcome(self, row: ResourceRow, what: What, detail: str) -> Outcome:
         return Outcome(self._owner.name, row.id, row.name, row.kind, what, detail)
@@ -135,7 +135,7 @@ class _Settling:
         receipt = self._receipts.get(row.id)
         if receipt is not None:
             return self._outcome(row, "ended", receipt["said"])
-        driver = self._drivers.of(row.kind)
+        driver = self.drivers.of(row.kind)
         if row.handle is not None and isinstance(driver, CanAttach) and driver.is_attached(row.handle):
             return self._outcome(row, "let go", "it stays: it was there before, or is for everybody")
         if isinstance(driver, HasPlan) and not patient:
@@ -266,7 +266,7 @@ def _settle(
         outcomes = [*settling.resources(patient=patient, kept_too=kept_too), *settling.strays()]
         settling.close(outcomes)
     finally:
-        settling.disconnect()
+        settling.drivers.close()
     return outcomes
 
 

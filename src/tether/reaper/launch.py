@@ -141,7 +141,8 @@ class Reaper:
             return os.posix_spawn(
                 sys.executable,
                 [sys.executable, "-I", "-S", "-c", _PROGRAM, str(Path(__file__).parents[2])],
-                environ,
+                # Else each shim would look up the same functions again, in pages that it then no longer shares; ld.so(8).
+                {**environ, "LD_BIND_NOW": "1"},
                 file_actions=[(os.POSIX_SPAWN_DUP2, source, target) for target, source in enumerate(high)],
                 setsigmask=[],
                 setsigdef=set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP},

@@ -290,7 +290,7 @@ class ProcessDriver:
         """End what is left without a shim, as far as it can be recognised, and return the proof."""
         if members.end(self._marks(handle), _STUCK_S):
             raise DeadlineExceeded(_still_there(handle))
-        return "nothing of it was found twice in a row"
+        return "nothing of it is found any more"
 
     def _log(self, tag: str) -> Path:
         return logs.path(self._context.state_dir, tag)
