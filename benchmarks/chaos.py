@@ -26,10 +26,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tether.faults import POINTS
 from tether.ledger.store import Ledger
+from tether.life.managed import new_id
 from tether.linux import proc, tree
-from tether.managed import new_id
+from tether.linux.faults import POINTS
 from tether.model import State
 
 PID_MAX = 700

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import tether
 from tether.ledger.store import Ledger
+from tether.life.managed import new_id
 from tether.linux import cgroup
-from tether.managed import new_id
 from tether.model import Handle, State
 
 __all__ = ["Shape"]

@@ -9,9 +9,8 @@ import subprocess
 import sys
 import time
 
-from tether import Owner, Service, State
+from tether import Owner, Resource, Service, State
 from tether.linux.sockets import free_port
-from tether.resource import Resource
 
 
 def await_state(service: Resource, state: State) -> None:

@@ -16,21 +16,23 @@ SOURCE = Path(tether.__file__).parent
 
 LAYERS = [
     {"errors", "model", "spec", "protocol"},
-    {"linux", "clock", "faults"},
-    {"lifecycle", "ledger", "telemetry", "watcher", "shutdown", "probes", "registry", "retries", "logs"},
-    {"reaper"},
+    {"linux", "ledger", "notices"},
+    {"guard"},
+    {"life"},
     {"drivers"},
-    {"managed", "supervisor", "resource", "plugin", "guard", "roster", "owner"},
-    {"plugins", "aio", "cli", "testing", "__main__"},
+    {"estate"},
+    {"owner"},
+    {"aio"},
+    {"plugins", "cli", "testing", "__main__"},
 ]
 """From the bottom to the top; a module imports from its own layer and from those below."""
 
 EXCEPTIONS = {
     ("protocol", "linux"),  # get_all_managed_pids, when it is called: the founding document has it there
-    ("reaper", "drivers"),  # the estate of a dead owner is settled by whatever drivers it needs, found by kind
+    ("guard", "estate"),  # the estate of a dead owner is settled by its hub, which imports that when it needs it
 }
 
-GUARD = {"reaper.main", "reaper.shim", "reaper.spawn", "reaper.ending", "reaper.watch", "reaper.wire", "reaper.limits"}
+GUARD = {"guard.hub", "guard.shim", "guard.spawn", "guard.ending", "guard.watch", "guard.wire", "guard.limits"}
 
 
 def _modules() -> dict[str, Path]:
@@ -100,9 +102,9 @@ def test_the_guard_imports_next_to_nothing() -> None:
             "linux.tree",
             "linux",
         }
-        extra = {"reaper.estate"} if module == "reaper.main" else set()
+        extra = {"estate.settle"} if module == "guard.hub" else set()
         assert _imported(_modules()[module]) <= allowed | extra, module
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import tether.reaper.main; print(*sys.modules)"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import tether.guard.hub; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, str(SOURCE.parent)], capture_output=True, text=True, check=True
     ).stdout.split()

@@ -2,12 +2,14 @@
 
 What lies where, imports going downwards only:
 
-    cli/  plugins/  testing/  aio.py                 faces: what people and other frameworks touch
-    owner.py  resource.py  plugin.py  roster.py      one app's resources: start, watch, restart, shut down
-    supervisor.py  managed.py  guard.py
-    drivers/                                         one file a kind of resource, found by entry point
-    lifecycle.py  ledger/  reaper/  linux/           core: the state machine, the record, the guard, the kernel
-    probes.py  telemetry.py  registry.py  clock.py  watcher.py  shutdown.py
+    cli/  plugins/  testing/                         faces: what people and other frameworks touch
+    aio.py                                           front: the same names for asyncio
+    owner/                                           one app's resources, from the first start to the last end
+    estate/                                          what a dead owner left; by hand, by the next owner, by a guard
+    drivers/                                         one folder a kind of resource, found by entry point
+    life/                                            one resource's life: the state machine, the supervisor, probes
+    guard/                                           what holds trees when the owner can't
+    ledger/  linux/  notices.py                      core: the record, questions to the kernel, who is told
     protocol.py  model.py  spec.py  errors.py        words: plain data
 
 Names are handed out lazily, so that importing tether costs next to nothing.
@@ -36,10 +38,11 @@ if TYPE_CHECKING:
         StateDirError,
         TetherError,
     )
+    from tether.life.probes import call, healthy, http, log, tcp
     from tether.model import Ready, State, Usage
-    from tether.owner import Owner
-    from tether.plugin import ManagedPlugin
-    from tether.probes import call, healthy, http, log, tcp
+    from tether.owner.owner import Owner
+    from tether.owner.plugin import ManagedPlugin
+    from tether.owner.resource import Resource
     from tether.protocol import (
         CloudAwarePlugin,
         CloudProviderType,
@@ -49,7 +52,6 @@ if TYPE_CHECKING:
         get_all_managed_pids,
         is_lifecycle_aware,
     )
-    from tether.resource import Resource
     from tether.spec import Process
 
 __all__ = [
@@ -105,14 +107,14 @@ _MODULES = {
         "StartError StateDirError TetherError"
     ),
     "model": "Ready State Usage",
-    "owner": "Owner",
-    "plugin": "ManagedPlugin",
-    "probes": "call healthy http log tcp",
+    "owner.owner": "Owner",
+    "owner.plugin": "ManagedPlugin",
+    "life.probes": "call healthy http log tcp",
     "protocol": (
         "CloudAwarePlugin CloudProviderType LifecycleAwarePlugin PluginExecutionMode RemoteResourceInfo "
         "get_all_managed_pids is_lifecycle_aware"
     ),
-    "resource": "Resource",
+    "owner.resource": "Resource",
     "spec": "Process",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}

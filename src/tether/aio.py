@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from tether import owner as sync
-from tether import resource as sync_resource
 from tether.ledger.store import EventRow
 from tether.model import OnDeath, Spec, State, Usage
+from tether.owner import owner as sync
+from tether.owner import resource as sync_resource
 
 __all__ = ["Owner", "Resource"]
 

@@ -22,6 +22,7 @@ __all__ = [
     "Spec",
     "State",
     "Status",
+    "Terminal",
     "Usage",
     "check_name",
 ]
@@ -153,6 +154,19 @@ class Finding:
     good: bool
     found: str
     follows: str
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """How a command shares the terminal of its owner.
+
+    Attributes:
+        group: the process group that it joins.
+        ignored: signals that it goes on to ignore, as under nohup(1) or in a shell's background.
+    """
+
+    group: int
+    ignored: tuple[int, ...]
 
 
 class Spec(Protocol):

@@ -283,7 +283,7 @@ def test_a_restart_is_planned_anew(
         if name == "start.making":
             planned.extend(row.handle.data["prefix"] for row in Ledger(private_state).resources() if row.handle)
 
-    monkeypatch.setattr("tether.faults.point", look)
+    monkeypatch.setattr("tether.linux.faults.point", look)
     env.restart()
     second = env.details["conda_env"]
     assert second != first

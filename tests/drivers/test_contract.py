@@ -15,7 +15,8 @@ import pytest
 import channel
 from engine import IMAGE, Engine
 from hosts import USER, HostOf
-from tether import CondaEnv, Container, Process, RemoteProcess, Service, log, registry, tcp
+from tether import CondaEnv, Container, Process, RemoteProcess, Service, log, tcp
+from tether.life import registry
 from tether.linux import sockets
 from tether.testing import DriverContract, OutageContract
 

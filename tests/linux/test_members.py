@@ -11,8 +11,8 @@ from itertools import count
 import pytest
 
 from support import eventually
+from tether.life.managed import new_id
 from tether.linux import members, proc, tree
-from tether.managed import new_id
 
 
 def test_forks_are_counted() -> None:

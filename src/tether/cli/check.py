@@ -11,7 +11,7 @@ import typer
 
 from tether.cli.records import print_json
 from tether.errors import NotFound
-from tether.plugin import problems
+from tether.owner.plugin import problems
 
 __all__ = ["add_to"]
 

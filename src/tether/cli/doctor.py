@@ -12,15 +12,15 @@ from typing import Annotated
 
 import typer
 
-from tether import registry
 from tether.cli.records import print_json, print_table
 from tether.drivers import CanDiagnose, Context
 from tether.errors import TetherError
+from tether.guard.launch import Reaper
 from tether.ledger import place
 from tether.ledger.store import Ledger
+from tether.life import registry
 from tether.linux import cgroup, tier
 from tether.model import Finding
-from tether.reaper.launch import Reaper
 
 __all__ = ["add_to"]
 

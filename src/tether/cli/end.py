@@ -11,8 +11,8 @@ import typer
 
 from tether.cli.records import Records, print_json, print_table
 from tether.errors import Busy, NotFound, TetherError
+from tether.estate import settle as estate
 from tether.model import State
-from tether.reaper import estate
 
 __all__ = ["add_to"]
 

@@ -14,10 +14,10 @@ import typer
 
 from tether.errors import ExecError, TetherError
 from tether.linux import signals
-from tether.owner import Owner
-from tether.resource import Resource
+from tether.notices import Notice
+from tether.owner.owner import Owner
+from tether.owner.resource import Resource
 from tether.spec import Process
-from tether.telemetry import Notice
 
 __all__ = ["add_to"]
 

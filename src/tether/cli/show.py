@@ -13,9 +13,9 @@ import typer
 from tether.cli.records import Records, Seen, print_json, print_table
 from tether.drivers import HasLog, HasOutput
 from tether.errors import NotFound
+from tether.ledger.logs import last_lines
 from tether.ledger.store import EventRow
 from tether.linux import proc, tree
-from tether.logs import last_lines
 from tether.model import Handle, State
 
 __all__ = ["add_to"]

@@ -1,21 +1,31 @@
-"""What a driver is. Each driver is one module here, found by the entry point group ``tether.drivers``."""
+"""The kinds of resources: one folder a kind, found by the entry point group ``tether.drivers``.
+
+What every driver is, and what some can do besides, stands in `tether.life.driver`; authors of drivers find it here.
+"""
 
 from __future__ import annotations
 
-import socket
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
-
-from tether import registry
-from tether.lifecycle import Ended, Event
-from tether.model import Finding, Handle, OnDeath, Progress, Status, Usage
-from tether.probes import Target
-from tether.protocol import PluginExecutionMode
-from tether.reaper.launch import ShimChannel
+from tether.life.driver import (
+    CanAdopt,
+    CanAttach,
+    CanDiagnose,
+    CanPause,
+    Context,
+    Driver,
+    Drivers,
+    HasConnections,
+    HasDetails,
+    HasGuard,
+    HasInside,
+    HasLog,
+    HasOutput,
+    HasPlan,
+    HasPort,
+    HasStreams,
+    HasTarget,
+    HasUrl,
+)
+from tether.life.registry import register
 
 __all__ = [
     "CanAdopt",
@@ -36,278 +46,5 @@ __all__ = [
     "HasStreams",
     "HasTarget",
     "HasUrl",
-    "Terminal",
+    "register",
 ]
-
-
-def _no_shim() -> AbstractContextManager[ShimChannel]:
-    raise RuntimeError("only an owner starts processes")
-
-
-def _ignore(*_: Any) -> None:
-    return None
-
-
-@dataclass(frozen=True)
-class Terminal:
-    """How a command shares the terminal of its owner.
-
-    Attributes:
-        group: the process group that it joins.
-        ignored: signals that it goes on to ignore, as under nohup(1) or in a shell's background.
-    """
-
-    group: int
-    ignored: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a driver may use of the process it runs in.
-
-    Attributes:
-        state_dir: for logs and the like.
-        owner: the id of the owner whose resources these are; empty for who only looks.
-        shim: lends a shim that is armed, as a context manager: at its end the next one is prepared. Only an owner has shims.
-        watch: has the owner's thread call a function whenever a socket can be read, until that returns False; then the
-            socket is closed.
-        emit: tells the owner what happened to the resource with a tag.
-        await_orphans: waits until the reaper said that it ended the tree of a shim (by pid) that was killed, or is gone itself.
-        lifeline: returns the descriptor that says when this process dies.
-        terminal: how commands share the terminal of this process; None for a session of their own.
-    """
-
-    state_dir: Path
-    owner: str = ""
-    shim: Callable[[], AbstractContextManager[ShimChannel]] = _no_shim
-    watch: Callable[[socket.socket, Callable[[], bool]], None] = _ignore
-    emit: Callable[[str, Event], None] = _ignore
-    await_orphans: Callable[[int], None] = _ignore
-    lifeline: Callable[[], int] = int
-    terminal: Callable[[], Terminal | None] = _ignore
-
-
-class Driver(Protocol):
-    """Starts, finds, inspects, stops and destroys one kind of resource.
-
-    A driver whose resources have no processes on this machine may say so with ``has_pids = False``.
-    """
-
-    kind: ClassVar[str]
-    modes: ClassVar[frozenset[PluginExecutionMode]]
-
-    def __init__(self, context: Context) -> None:
-        """Make no connection yet: a service that is down is said when it is used."""
-        ...
-
-    def start(self, spec: Any, tag: str, on_death: OnDeath, progress: Progress) -> Handle:
-        """Create the resource; everything created carries the tag. Returns before it is ready.
-
-        ``on_death`` is the rule that holds, whether it is the spec's or its owner's.
-
-        Raises:
-            NotCreated: nothing was asked for yet.
-            StartError: nothing is left of the attempt; where the driver has a plan, its caller destroys what is.
-        """
-        ...
-
-    def find(self, tag: str) -> list[Handle]:
-        """Return what exists under this tag, whoever made it."""
-        ...
-
-    def inspect(self, handle: Handle) -> Status:
-        """Look at the resource now. Raises DriverUnavailable if that can't be done."""
-        ...
-
-    def stop(self, handle: Handle, grace: float) -> None:
-        """End the resource politely, by force after ``grace`` seconds; returns when it has ended. Idempotent."""
-        ...
-
-    def destroy(self, handle: Handle) -> None:
-        """End the resource by force and remove what was made for it; returns when it has ended. Idempotent."""
-        ...
-
-    def usage(self, handle: Handle) -> Usage:
-        """Say what the resource uses now."""
-        ...
-
-
-class Drivers:
-    """The drivers of one owner, sweep or command: each made when its kind is first met.
-
-    Args:
-        context: what they may use.
-    """
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._lock = threading.Lock()
-        self._made: dict[str, Driver] = {}
-
-    def of(self, kind: str) -> Driver:
-        """Return the driver of a kind. Raises DriverUnavailable."""
-        with self._lock:
-            if kind not in self._made:
-                self._made[kind] = registry.driver_class(kind)(self._context)
-            return self._made[kind]
-
-    def close(self) -> None:
-        """Close the connections of those that keep any; what they started goes on."""
-        for driver in self._made.values():
-            if isinstance(driver, HasConnections):
-                driver.close()
-
-
-@runtime_checkable
-class CanAdopt(Protocol):
-    """A driver whose resources may outlive their owner and be taken over by the next one."""
-
-    def adopt(self, handle: Handle, fence: int) -> int | None:
-        """Become the owner of a live resource, with a fence that is newer than any before.
-
-        Returns:
-            The exit code of its command if that has ended, else None.
-
-        Raises:
-            Gone: it has ended.
-            Busy: it has an owner, or is ending.
-        """
-        ...
-
-    def receipt(self, handle: Handle) -> Ended | None:
-        """Return how a resource ended while nobody owned it; None if that is not known."""
-        ...
-
-
-@runtime_checkable
-class HasConnections(Protocol):
-    """A driver that keeps connections open."""
-
-    def close(self) -> None:
-        """Close them; what the driver started goes on."""
-        ...
-
-
-@runtime_checkable
-class CanPause(Protocol):
-    """A driver whose resources can be continued after a stop signal."""
-
-    def resume(self, handle: Handle) -> None:
-        """Continue the resource."""
-        ...
-
-
-@runtime_checkable
-class HasLog(Protocol):
-    """A driver whose resources have their output in a file."""
-
-    def log_path(self, handle: Handle) -> Path | None:
-        """Return the file, or None if this one has none."""
-        ...
-
-
-@runtime_checkable
-class HasPort(Protocol):
-    """A driver whose resources may listen on a port."""
-
-    def port(self, handle: Handle) -> int | None:
-        """Return the port on this machine, or None if this one has none."""
-        ...
-
-
-@runtime_checkable
-class HasUrl(Protocol):
-    """A driver whose resources answer elsewhere than at a port of this machine, or not by plain HTTP."""
-
-    def url(self, handle: Handle) -> str | None:
-        """Return where it answers, or None if this one does not."""
-        ...
-
-
-@runtime_checkable
-class HasTarget(Protocol):
-    """A driver whose resources are probed in another way than a process tree of this machine."""
-
-    def target(self, handle: Handle) -> Target:
-        """Return what is probed; its ``subject`` is filled in by the caller."""
-        ...
-
-
-@runtime_checkable
-class HasOutput(Protocol):
-    """A driver whose resources' output is kept elsewhere than in a file of this machine."""
-
-    def read_log(self, handle: Handle, lines: int | None) -> bytes:
-        """Return the last lines of the output, or all of it; also of one that has ended, as far as it was saved."""
-        ...
-
-    def follow_log(self, handle: Handle) -> Iterator[bytes]:
-        """Yield what is written from now on, until it ends; empty bytes now and then, when there is nothing new."""
-        ...
-
-
-@runtime_checkable
-class HasDetails(Protocol):
-    """A driver that can tell more of its resources than all can."""
-
-    def details(self, handle: Handle) -> dict[str, Any]:
-        """Return what consumers look for (``container_id``, ``conda_env``, ...): ready for JSON, no secrets."""
-        ...
-
-
-@runtime_checkable
-class HasInside(Protocol):
-    """A driver whose resources are environments that commands run in."""
-
-    def inside(self, handle: Handle, argv: Sequence[str]) -> list[str]:
-        """Return the command that runs ``argv`` in it."""
-        ...
-
-
-@runtime_checkable
-class HasPlan(Protocol):
-    """A driver whose resources may survive this machine, or are found only where they are.
-
-    The plan is recorded with a full sync to the disk before anything is created, and is enough for `destroy`: a crash between any
-    two steps of `start` leaves nothing that can't be found.
-    """
-
-    def plan(self, spec: Any, tag: str) -> Handle:
-        """Return by what the resource will be found. Creates nothing and talks to nobody."""
-        ...
-
-
-@runtime_checkable
-class HasGuard(Protocol):
-    """A driver whose resources may be guarded by something that ends them by itself when their owner is dead."""
-
-    def is_guarded(self, handle: Handle) -> bool:
-        """Whether it is so guarded now."""
-        ...
-
-
-@runtime_checkable
-class CanDiagnose(Protocol):
-    """A driver that can say whether what it needs is there."""
-
-    def diagnose(self) -> Finding:
-        """Look, for ``tether doctor``; never raises for what is merely missing."""
-        ...
-
-
-@runtime_checkable
-class CanAttach(Protocol):
-    """A driver whose resources may have been there before: those are let go of, and never ended."""
-
-    def is_attached(self, handle: Handle) -> bool:
-        """Whether this one was there before."""
-        ...
-
-
-@runtime_checkable
-class HasStreams(Protocol):
-    """A driver whose resources may have pipes to this process."""
-
-    def streams(self, handle: Handle) -> dict[str, Any]:
-        """Return the binary streams by name: stdin, stdout, stderr."""
-        ...

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 from tether.drivers import Context
 from tether.errors import SpecError
-from tether.lifecycle import Reached, Unreachable
+from tether.life.machine import Reached, Unreachable
+from tether.life.probes import Target
 from tether.model import Handle, OnDeath, Progress, Ready, State, Status, Usage
-from tether.probes import Target
 from tether.protocol import PluginExecutionMode
 from tether.spec import SpecBase
 

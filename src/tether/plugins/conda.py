@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from tether.drivers.conda import CondaEnv
+from tether.owner.resource import Resource
 from tether.plugins.single import SinglePlugin
 from tether.protocol import PluginExecutionMode
-from tether.resource import Resource
 from tether.spec import Process
 
 __all__ = ["CondaPlugin"]

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tether.errors import SpecError
+from tether.life.probes import http
 from tether.linux import devices
+from tether.owner.resource import Resource
 from tether.plugins.single import SinglePlugin
-from tether.probes import http
 from tether.protocol import PluginExecutionMode
-from tether.resource import Resource
 from tether.spec import Process
 
 __all__ = ["HttpServer", "LlamaServer", "ServerPlugin", "ServerSettings", "VLLMServer"]

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from tether.errors import Gone
 from tether.model import Spec
-from tether.plugin import ManagedPlugin
-from tether.resource import Resource
+from tether.owner.plugin import ManagedPlugin
+from tether.owner.resource import Resource
 
 __all__ = ["SinglePlugin"]
 

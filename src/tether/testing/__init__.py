@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from tether.drivers import Context
 from tether.errors import DeadlineExceeded, StartError
-from tether.lifecycle import Ended, MainExited
+from tether.life.machine import Ended, MainExited
 from tether.model import Handle, OnDeath, Progress, Ready, State, Status, Usage
 from tether.protocol import PluginExecutionMode
 
@@ -51,11 +51,11 @@ class FakeClock:
         self.now = now
 
     def monotonic(self) -> float:
-        """See `tether.clock.Clock`."""
+        """See `tether.life.clock.Clock`."""
         return self.now
 
     def wait(self, condition: threading.Condition, timeout_s: float | None) -> None:
-        """See `tether.clock.Clock`; without a time limit it really waits, for there is no saying how long."""
+        """See `tether.life.clock.Clock`; without a time limit it really waits, for there is no saying how long."""
         if timeout_s is None:
             condition.wait()
         else:

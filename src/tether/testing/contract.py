@@ -22,14 +22,14 @@ from pathlib import Path
 
 import pytest
 
-from tether import registry
 from tether.drivers import Context, Driver, HasConnections, HasPlan
 from tether.errors import StartError, TetherError
-from tether.faults import POINTS
 from tether.ledger import place
 from tether.ledger.store import Ledger, ResourceRow
+from tether.life import registry
+from tether.linux.faults import POINTS
 from tether.model import Spec, State, Usage
-from tether.owner import Owner
+from tether.owner.owner import Owner
 from tether.protocol import PluginExecutionMode
 
 __all__ = ["DriverContract", "OutageContract"]

@@ -13,12 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tether import faults
 from tether.drivers import Context
 from tether.drivers.conda import folder, making
 from tether.drivers.conda.spec import CondaEnv
 from tether.errors import DriverUnavailable, Gone, NotCreated, StartError, exec_error, require_extra
-from tether.lifecycle import Ended
+from tether.life.machine import Ended
+from tether.linux import faults
 from tether.model import Finding, Handle, OnDeath, Progress, State, Status, Usage
 from tether.protocol import PluginExecutionMode
 

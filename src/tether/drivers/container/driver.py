@@ -10,17 +10,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tether import faults, logs
 from tether.drivers import Context
 from tether.drivers.container import engine, images, labelled, request
 from tether.drivers.container.spec import Container, ContainerRef
 from tether.drivers.container.watch import Watch
 from tether.errors import DriverUnavailable, Gone, NotCreated, StartError
-from tether.ledger import place
-from tether.lifecycle import Ended, MainExited, Reached, Unreachable
-from tether.linux import sockets, tree
+from tether.ledger import logs, place
+from tether.life.machine import Ended, MainExited, Reached, Unreachable
+from tether.life.probes import Target
+from tether.linux import faults, sockets, tree
 from tether.model import Finding, Handle, OnDeath, Progress, State, Status, Usage
-from tether.probes import Target
 from tether.protocol import PluginExecutionMode
 
 __all__ = ["ContainerDriver"]

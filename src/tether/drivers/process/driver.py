@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tether import faults, logs
 from tether.drivers import Context
 from tether.drivers.process import request
 from tether.errors import Busy, DeadlineExceeded, Gone, StartError, exec_error
-from tether.lifecycle import Ended, MainExited, Paused, Stuck
-from tether.linux import identity, members, proc, signals, tier, tree
+from tether.guard import wire
+from tether.guard.launch import ShimChannel
+from tether.ledger import logs
+from tether.life.machine import Ended, MainExited, Paused, Stuck
+from tether.linux import faults, identity, members, proc, signals, tier, tree
 from tether.linux.sockets import free_port
 from tether.model import Handle, Identity, OnDeath, Progress, State, Status, Usage
 from tether.protocol import PluginExecutionMode
-from tether.reaper import wire
-from tether.reaper.launch import ShimChannel
 from tether.spec import Process
 
 __all__ = ["ProcessDriver"]

@@ -7,11 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tether.drivers import Terminal
 from tether.errors import StateDirError
 from tether.ledger import place
 from tether.linux import members
-from tether.model import Inside, OnDeath
+from tether.model import Inside, OnDeath, Terminal
 from tether.spec import Process, put_port
 
 __all__ = ["Streams", "build"]

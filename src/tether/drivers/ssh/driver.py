@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tether import faults, logs
 from tether.drivers import Context
 from tether.drivers.ssh import diagnosis
 from tether.drivers.ssh.agent import FarError
 from tether.drivers.ssh.host import Host, Loop, Where
 from tether.drivers.ssh.spec import RemoteProcess
 from tether.errors import DeadlineExceeded, DriverUnavailable, Gone, NotCreated, StartError, exec_error
-from tether.ledger import place
-from tether.lifecycle import Ended, MainExited, Reached, Unreachable
+from tether.ledger import logs, place
+from tether.life.machine import Ended, MainExited, Reached, Unreachable
+from tether.life.probes import Target
+from tether.linux import faults
 from tether.model import Finding, Handle, OnDeath, Progress, State, Status, Usage
-from tether.probes import Target
 from tether.protocol import PluginExecutionMode
 from tether.spec import put_port
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tether.errors import SpecError
-from tether.shutdown import Wait, order
+from tether.owner.shutdown import Wait, order
 
 
 def test_later_ones_end_first_unless_they_say_what_they_need() -> None:

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tether.drivers import Context, Terminal
 from tether.errors import Gone, TetherError
-from tether.lifecycle import Event
+from tether.guard.launch import Reaper, ShimChannel
+from tether.guard.watcher import Watcher
 from tether.linux import cgroup, members
-from tether.reaper.launch import Reaper, ShimChannel
-from tether.watcher import Watcher
+from tether.model import Terminal
 
 __all__ = ["Guard"]
 
@@ -52,19 +51,6 @@ class Guard:
         self._orphans = threading.Condition()
         self._ended_orphans: set[int] = set()
 
-    def context(self, emit: Callable[[str, Event], None]) -> Context:
-        """Return what drivers may use of this process."""
-        return Context(
-            self._state_dir,
-            self._owner,
-            shim=self._shim,
-            watch=self._watch,
-            emit=emit,
-            await_orphans=self._await_orphans,
-            lifeline=self._armed_lifeline,
-            terminal=lambda: self.terminal,
-        )
-
     def arm(self) -> Reaper:
         """Return the reaper, started if there is none. Raises ReaperError."""
         with self._lock:
@@ -95,7 +81,7 @@ class Guard:
         return self._reaper.pid if self._reaper else None
 
     @contextmanager
-    def _shim(self) -> Iterator[ShimChannel]:
+    def shim(self) -> Iterator[ShimChannel]:
         """Lend a shim. The next one is forked when its command runs: before, the two would only share the processor."""
         reaper = self.arm()
         try:
@@ -103,12 +89,13 @@ class Guard:
         finally:
             reaper.prepare()
 
-    def _armed_lifeline(self) -> int:
+    def armed_lifeline(self) -> int:
         """The descriptor for a tree that is adopted, which is guarded by this owner's reaper from then on."""
         self.arm()
         return self._lifeline
 
-    def _watch(self, sock: socket.socket, readable: Callable[[], bool]) -> None:
+    def watch(self, sock: socket.socket, readable: Callable[[], bool]) -> None:
+        """Have the watching thread call ``readable`` whenever ``sock`` can be read, until it returns False."""
         if self._watcher is None:
             raise Gone(f"owner {self._name} was shut down")
         self._watcher.watch(sock, readable)
@@ -145,7 +132,8 @@ class Guard:
             except TetherError as error:
                 self._note("reaper lost", f"another could not be started, the next start tries again: {error}")
 
-    def _await_orphans(self, shim: int) -> None:
+    def await_orphans(self, shim: int) -> None:
+        """Wait until the reaper said that it ended the tree of a shim that was killed, or has gone itself."""
         reaper = self._reaper
         if reaper is None or shim not in reaper.forked:
             return

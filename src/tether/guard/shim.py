@@ -13,13 +13,13 @@ import struct
 import sys
 import time
 
+from tether.guard import ending, limits, spawn, wire
+from tether.guard.watch import Ready, Watch
 from tether.linux import cgroup, members, proc, shm, subreaper, tier
-from tether.reaper import ending, limits, spawn, wire
-from tether.reaper.watch import Ready, Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from tether.reaper.wire import Message
+    from tether.guard.wire import Message
 
 __all__ = ["Shim", "leave_receipt", "listen"]
 

@@ -11,8 +11,8 @@ from tether.protocol import PluginExecutionMode
 
 if TYPE_CHECKING:
     from tether.model import Spec
-    from tether.owner import Owner
-    from tether.resource import Resource
+    from tether.owner.owner import Owner
+    from tether.owner.resource import Resource
 
 __all__ = ["ManagedPlugin", "problems"]
 
@@ -44,7 +44,7 @@ class ManagedPlugin:
     def owner(self) -> Owner:
         """The owner that the plugin is registered with; one of its own is made if there is none."""
         if self._owner is None:
-            from tether.owner import Owner
+            from tether.owner.owner import Owner
 
             self._owner = self._own_owner = Owner(type(self).__name__.lstrip("_"))
         return self._owner
@@ -59,7 +59,7 @@ class ManagedPlugin:
 
     def get_execution_mode(self) -> PluginExecutionMode:
         """See `LifecycleAwarePlugin`."""
-        from tether import registry
+        from tether.life import registry
 
         live = self._live()
         if not live:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tether import lifecycle
-from tether.lifecycle import (
+from tether.life import machine as lifecycle
+from tether.life.machine import (
     Adopted,
     Created,
     End,

@@ -237,7 +237,7 @@ def test_who_does_not_speak_the_language_is_hung_up_on(runner: Runner, state: Pa
     """Garbage, silence, and an old fence; the tree is as it was, and can be adopted."""
     import socket
 
-    from tether.reaper import wire
+    from tether.guard import wire
 
     pid = keep(runner, state, "sleep 60")
     path = str(next((state / "run").glob("*.sock")))

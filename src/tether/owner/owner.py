@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -15,22 +16,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, get_args
 
-from tether import logs, shutdown
-from tether.drivers import HasGuard, Terminal
 from tether.errors import Gone, NotFound, SpecError, TetherError
-from tether.guard import Guard
-from tether.ledger import place
+from tether.estate import settle as estate
+from tether.guard.line import Guard
+from tether.ledger import logs, place
 from tether.ledger.store import EventRow, Ledger, ResourceRow
+from tether.life.driver import Context, HasGuard
+from tether.life.machine import Event
+from tether.life.managed import Managed, new_id
+from tether.life.supervisor import Supervisor
 from tether.linux import identity, members
-from tether.managed import Managed, new_id
-from tether.model import Inside, OnDeath, Progress, Recorded, Spec, State, check_name
-from tether.plugin import ManagedPlugin
-from tether.reaper import estate
-from tether.resource import Resource
-from tether.roster import Roster
+from tether.model import Inside, OnDeath, Progress, Recorded, Spec, State, Terminal, check_name
+from tether.notices import Notice, Telemetry
+from tether.owner import shutdown
+from tether.owner.plugin import ManagedPlugin
+from tether.owner.resource import Resource
+from tether.owner.roster import Roster
 from tether.spec import Process
-from tether.supervisor import Supervisor
-from tether.telemetry import Notice, Telemetry
 
 __all__ = ["Owner"]
 
@@ -88,7 +90,7 @@ class Owner:
         self._ledger = Ledger(self.state_dir)
         self._guard = Guard(self.id, self.name, self.state_dir, self._note)
         self._ledger.add_owner(self.id, self.name, me, self._guard.cgroup)
-        self._supervisor = Supervisor(self.id, self._ledger, self.telemetry, self._guard.context)
+        self._supervisor = Supervisor(self.id, self._ledger, self.telemetry, self._context)
         self._roster = Roster(self.id, self._ledger, self._note)
         _add_to_environment(self.id)
         _owners.add(self)
@@ -122,6 +124,19 @@ class Owner:
             )
         if self._closed:
             raise Gone(f"owner {self.name} was shut down; make a new one")
+
+    def _context(self, emit: Callable[[str, Event], None]) -> Context:
+        """What drivers may use of this process."""
+        return Context(
+            self.state_dir,
+            self.id,
+            shim=self._guard.shim,
+            watch=self._guard.watch,
+            emit=emit,
+            await_orphans=self._guard.await_orphans,
+            lifeline=self._guard.armed_lifeline,
+            terminal=lambda: self._guard.terminal,
+        )
 
     def share_terminal(self) -> None:
         """Have commands share the terminal, session and process group of this process, as a shell's do; before the first start.

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
-from tether.drivers import CanPause, HasInside, HasStreams
 from tether.errors import SpecError
-from tether.managed import Managed
+from tether.life.driver import CanPause, HasInside, HasStreams
+from tether.life.managed import Managed
+from tether.life.supervisor import Supervisor
 from tether.model import Identity, State, Usage
-from tether.supervisor import Supervisor
 
 __all__ = ["Resource"]
 

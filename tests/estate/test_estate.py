@@ -15,13 +15,13 @@ import pytest
 import support
 from support import Runner, eventually
 from tether import Owner, Process, State
-from tether.faults import POINTS
+from tether.estate import settle as estate
 from tether.ledger import place
 from tether.ledger.store import Ledger
+from tether.life.managed import new_id
 from tether.linux import identity, members, proc, tree
-from tether.managed import new_id
+from tether.linux.faults import POINTS
 from tether.model import Handle, Identity
-from tether.reaper import estate
 
 STARTER = """
 import os, sys
@@ -314,7 +314,7 @@ def test_the_clock_may_be_set(runner: Runner, private_state: Path) -> None:
 FAILING = """
 import sys
 from tether import Owner, Process
-from tether.faults import InjectedFault
+from tether.linux.faults import InjectedFault
 owner = Owner("failing", state_dir=sys.argv[1])
 try:
     owner.start(Process(["sleep", "60"], name="it"))

@@ -11,10 +11,10 @@ from typing import Any
 
 from tether.errors import DeadlineExceeded, NotFound, PluginError, SpecError, TetherError
 from tether.ledger.store import Ledger
+from tether.life.managed import new_id
 from tether.linux import identity, members, proc, tree
-from tether.managed import new_id
 from tether.model import Handle, State, check_name
-from tether.plugin import problems
+from tether.owner.plugin import problems
 from tether.protocol import PluginExecutionMode, get_all_managed_pids, is_lifecycle_aware
 
 __all__ = ["Registered", "Roster"]

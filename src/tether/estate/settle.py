@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tether import faults, registry
-from tether.drivers import CanAdopt, CanAttach, Context, Driver, Drivers, HasGuard, HasPlan
 from tether.errors import LedgerError, TetherError
 from tether.ledger.store import Ledger, OwnerRow, ResourceRow
-from tether.linux import cgroup, identity, members, tree
+from tether.life import registry
+from tether.life.driver import CanAdopt, CanAttach, Context, Driver, Drivers, HasGuard, HasPlan
+from tether.linux import cgroup, faults, identity, members, tree
 from tether.model import Handle, Identity, State
 
 __all__ = ["Outcome", "dead_owners", "settle_own", "sweep"]

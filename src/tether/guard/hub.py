@@ -14,15 +14,15 @@ import os
 import signal
 import sys
 
+from tether.guard import ending, limits, shim, wire
+from tether.guard.watch import Watch, heed_signals
 from tether.linux import cgroup, members, proc, subreaper, tier
-from tether.reaper import ending, limits, shim, wire
-from tether.reaper.watch import Watch, heed_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from tether.reaper.wire import Message
+    from tether.guard.wire import Message
 
 __all__ = ["CONTROL_FD", "LIFELINE_FD", "SHIMS_FD", "Reaper", "main"]
 
@@ -287,7 +287,7 @@ class Reaper:
         self._is_settled = True
         self._drain_reports()
         sys.path[:] = [*self._config["path"], *[each for each in sys.path if each not in self._config["path"]]]
-        from tether.reaper import estate
+        from tether.estate import settle as estate
 
         estate.settle_own(self._config["state_dir"], self._config["owner"], self._receipts)
 

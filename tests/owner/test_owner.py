@@ -480,7 +480,7 @@ def test_a_plugin_that_hangs_or_raises_is_reported_and_ended(
     make_owner: Callable[..., Owner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything is tried, then one ExceptionGroup. Slow: it waits for the time limit."""
-    from tether import roster as module
+    from tether.owner import roster as module
 
     monkeypatch.setattr(module, "_CLEANUP_LIMIT_S", 0.5)
     owner = make_owner()

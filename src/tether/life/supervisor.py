@@ -1,4 +1,4 @@
-"""Carries out what `tether.lifecycle` decides: starts, probes, records and ends resources. It decides nothing itself."""
+"""Carries out what `tether.life.machine` decides: starts, probes, records and ends resources. It decides nothing itself."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
-from tether import faults, lifecycle, probes
-from tether.clock import Clock, SystemClock
-from tether.drivers import CanAdopt, Context, Driver, Drivers
 from tether.errors import (
     Busy,
     DeadlineExceeded,
@@ -23,7 +20,11 @@ from tether.errors import (
     TetherError,
 )
 from tether.ledger.store import Ledger, ResourceRow
-from tether.lifecycle import (
+from tether.life import machine as lifecycle
+from tether.life import probes
+from tether.life.clock import Clock, SystemClock
+from tether.life.driver import CanAdopt, Context, Driver, Drivers
+from tether.life.machine import (
     Adopted,
     Created,
     End,
@@ -39,10 +40,11 @@ from tether.lifecycle import (
     StopAsked,
     Stuck,
 )
-from tether.managed import Managed, Names, new_id
+from tether.life.managed import Managed, Names, new_id
+from tether.life.retries import Retries
+from tether.linux import faults
 from tether.model import Handle, OnDeath, Progress, Spec, State
-from tether.retries import Retries
-from tether.telemetry import Notice, Telemetry
+from tether.notices import Notice, Telemetry
 
 __all__ = ["Supervisor"]
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tether import logs
-from tether.drivers import CanAttach, Driver, HasDetails, HasOutput, HasTarget
 from tether.errors import DriverUnavailable, StartError, TetherError
-from tether.lifecycle import Event, Life, describe_exit
+from tether.ledger import logs
+from tether.life.driver import CanAttach, Driver, HasDetails, HasOutput, HasTarget
+from tether.life.machine import Event, Life, describe_exit
+from tether.life.probes import Target
 from tether.linux import sockets
 from tether.model import Handle, OnDeath, State
-from tether.probes import Target
 
 __all__ = ["Managed", "Names", "new_id"]
 

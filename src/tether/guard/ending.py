@@ -12,8 +12,8 @@ import os
 import signal
 import time
 
+from tether.guard import limits
 from tether.linux import cgroup, members, signals, tree
-from tether.reaper import limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 
 import tether
-from tether import DeadlineExceeded, StartError, State, registry
+from tether import DeadlineExceeded, StartError, State
 from tether.drivers import Context
 from tether.errors import DriverUnavailable
 from tether.ledger import place
 from tether.ledger.store import Ledger
-from tether.lifecycle import Unreachable
+from tether.life import registry
+from tether.life.machine import Unreachable
+from tether.life.supervisor import Supervisor
 from tether.linux import identity
 from tether.model import Handle
-from tether.supervisor import Supervisor
-from tether.telemetry import Notice, Telemetry
+from tether.notices import Notice, Telemetry
 from tether.testing import FakeClock, FakeDriver, FakeSpec
 
 

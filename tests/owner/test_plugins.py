@@ -31,7 +31,7 @@ from tether import (
     tcp,
 )
 from tether.linux import devices
-from tether.plugin import problems
+from tether.owner.plugin import problems
 from tether.plugins import (
     CondaPlugin,
     ContainerPlugin,

@@ -9,7 +9,7 @@ import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from tether.reaper.wire import Message
+    from tether.guard.wire import Message
 
 __all__ = ["SpawnFailed", "spawn"]
 

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from tether.errors import ReaperError
+from tether.guard import limits, wire
+from tether.guard.hub import SHIMS_FD
 from tether.ledger import place
 from tether.linux import proc, signals, tier
-from tether.reaper import limits, wire
-from tether.reaper.main import SHIMS_FD
 
 __all__ = ["Reaper", "ShimChannel"]
 
 _SPARES = 2
 """Shims that wait for a command, so that starts in a row do not wait for forks; half a megabyte each."""
 
-_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from tether.reaper.main import main; main()"
+_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from tether.guard.hub import main; main()"
 
 
 @dataclass

@@ -1,0 +1,11 @@
+"""One resource's life: start, watch, restart, end.
+
+machine.py     what follows from an event: a pure state machine, which neither acts nor waits
+supervisor.py  carries that out
+managed.py     one resource under supervision
+driver.py      what a driver is
+registry.py    from a kind to its driver
+probes.py      when a resource counts as ready
+retries.py     what could not be done is tried again
+clock.py       the time, which a test may replace
+"""
