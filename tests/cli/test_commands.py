@@ -38,8 +38,9 @@ def test_ps_lists_what_is_there(owner: Owner) -> None:
     resource = owner.start(Process(["sh", "-c", "sleep 60 & wait"], name="it"))
     eventually(lambda: len(resource.pids()) == 2)
     lines = tether("ps").splitlines()
-    assert lines[0].split() == ["OWNER", "NAME", "KIND", "STATE", "PID", "PROCS", "URL", "AGE", "ID"]
-    assert lines[1].split()[:6] == ["test", "it", "process", "ready", str(resource.pid), "2"]
+    assert lines[0].split() == ["OWNER", "NAME", "STATE", "AGE", "PROCS", "MEM", "CPU", "URL"]
+    assert re.fullmatch(r"test +it +ready +\ds +2 +[\d.]+[KM] +[\d.]+s +-", lines[1])
+    assert re.search(rf"test +it +process +ready .* {resource.pid} +2 .* {resource.id}", tether("ps", "--wide"))
     (shown,) = table("ps")
     assert (shown["id"], shown["pids"], shown["owner_alive"]) == (resource.id, resource.pids(), True)
     resource.kill()
@@ -84,7 +85,8 @@ def test_stop_and_kill_from_outside(owner: Owner, command: str) -> None:
     eventually(lambda: resource.state.is_final)
     assert resource.state is State.GONE
     assert any(event.what == "asked to end" for event in owner.events())
-    assert "no resource 'it'" in tether(command, "it", code=1)
+    assert tether(command, "it").startswith("it: ended already")
+    assert "no resource 'them'" in tether(command, "them", code=1)
 
 
 def test_a_grace_from_outside_is_kept(owner: Owner) -> None:

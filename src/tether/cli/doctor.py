@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import os
 import platform
+import stat
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from tether.cli.records import print_json, print_table
-from tether.drivers import CanDiagnose, Context
+from tether.cli import text
+from tether.cli.arguments import Parser
 from tether.errors import TetherError
 from tether.guard.launch import Reaper
 from tether.ledger import place
-from tether.ledger.store import Ledger
+from tether.ledger.reading import Reading
 from tether.life import registry
+from tether.life.driver import CanDiagnose, Context
 from tether.linux import cgroup, tier
 from tether.model import Finding
 
-__all__ = ["add_to"]
+__all__ = ["doctor"]
 
-_NEEDED = ("guard", "state directory", "connection")
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("doctor")(doctor)
+_STATE_DIR = "state directory"
+_NEEDED = ("guard", _STATE_DIR, "connection")
 
 
 def _kernel() -> Finding:
@@ -81,13 +77,50 @@ def _guard() -> Finding:
 
 
 def _state_dir() -> Finding:
+    """Look whether an owner could use the state directory. It is not made for that."""
     folder = place.state_dir()
     try:
-        ledger = Ledger(place.prepare(folder))
+        status = folder.lstat()
+    except FileNotFoundError:
+        return _new_state_dir(folder)
+    except OSError as error:
+        return _unusable(folder, error.strerror or str(error))
+    wrong = _wrong_with(folder, status)
+    if wrong:
+        return _unusable(folder, wrong)
+    try:
+        Reading(folder).close()
     except TetherError as error:
-        return Finding("state directory", False, str(error), "no owner can be made")
-    ledger.close()
-    return Finding("state directory", True, str(folder), "private, and the ledger can be written")
+        return Finding(_STATE_DIR, False, str(error), "the next owner sets it aside, or says why not")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        return Finding(_STATE_DIR, False, f"{folder} is open to others", "the next owner makes it private")
+    return Finding(_STATE_DIR, True, str(folder), "private, and the ledger can be written")
+
+
+def _wrong_with(folder: Path, status: os.stat_result) -> str:
+    if not stat.S_ISDIR(status.st_mode):
+        return "it is no directory of its own"
+    if status.st_uid != os.geteuid():
+        return f"it belongs to user {status.st_uid}"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else "it is not writable"
+
+
+def _unusable(folder: Path, why: str) -> Finding:
+    return Finding(
+        _STATE_DIR, False, f"{folder} can't be used: {why}", f"no owner can be made; set {place.VARIABLE} to another"
+    )
+
+
+def _new_state_dir(folder: Path) -> Finding:
+    nearest = next(parent for parent in folder.parents if parent.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)) or _is_of_kernel(nearest):
+        return _unusable(folder, f"{nearest} is not writable")
+    return Finding(_STATE_DIR, True, f"{folder}, not made yet", "the first owner makes it, private")
+
+
+def _is_of_kernel(folder: Path) -> bool:
+    # access(2) lets root write in /proc; mkdir(2) does not.
+    return folder.parts[:2] in (("/", "proc"), ("/", "sys"))
 
 
 def _drivers() -> list[Finding]:
@@ -108,24 +141,36 @@ def _host(destination: str) -> list[Finding]:
         return found
 
 
-def doctor(
-    host: Annotated[
-        str | None, typer.Argument(metavar="[USER@HOST]", help="Look at another host, as ~/.ssh/config reaches it.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Say what this machine, or another host, offers for holding what apps start, and what follows from what it lacks.
-
-    Exits with 1 if nothing can be started there.
-    """
-    findings = _here() if host is None else _host(host)
-    if as_json:
-        print_json([asdict(finding) for finding in findings])
+def doctor(argv: Sequence[str]) -> int:
+    """Say what this machine, or another host, offers for holding what apps start, and what follows from what it lacks."""
+    parser = Parser(
+        "doctor",
+        "Say what this machine, or another host, offers for holding what apps start, and what follows from what it lacks. A real "
+        "guard is armed for it, in a folder of its own. Exits with 1 if nothing can be started there.",
+    )
+    parser.add_argument("host", nargs="?", metavar="[USER@]HOST", help="another host, as ~/.ssh/config reaches it")
+    parser.json()
+    given = parser.read(argv)
+    findings = _here() if given.host is None else _host(given.host)
+    if given.as_json:
+        text.print_json([asdict(finding) for finding in findings])
     else:
-        rows = [[each.what, "ok" if each.good else "--", each.found, each.follows] for each in findings]
-        print_table(["WHAT", "", "FOUND", "WHAT FOLLOWS"], rows)
-    if any(not each.good and each.what in _NEEDED and "armed" not in each.found for each in findings):
-        raise typer.Exit(1)
+        _print(findings)
+    return int(any(not each.good and each.what in _NEEDED and "armed" not in each.found for each in findings))
+
+
+def _print(findings: list[Finding]) -> None:
+    """Print each finding on its lines, wrapped to the terminal."""
+    import textwrap
+
+    indent = max(len(each.what) for each in findings) + 6
+    for each in findings:
+        mark = text.paint("ok", "green") if each.good else text.paint("--", "red")
+        said = f"{text.clean(each.found)}: {text.clean(each.follows)}" if each.follows else text.clean(each.found)
+        lines = textwrap.wrap(said, max(20, text.columns() - indent), break_long_words=False) or [""]
+        text.say(f"{each.what.ljust(indent - 6)}  {mark}  {lines[0]}")
+        for line in lines[1:]:
+            text.say(" " * indent + line)
 
 
 def _here() -> list[Finding]:

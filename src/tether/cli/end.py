@@ -1,136 +1,158 @@
-"""``tether stop``, ``kill``, ``reap`` and ``forget``: end things from outside their owner, or give them up."""
+"""``tether stop`` and ``kill``: end things from outside their owner."""
 
 from __future__ import annotations
 
-import shlex
-import sys
-from dataclasses import asdict
-from typing import Annotated
-
-import typer
-
-from tether.cli.records import Records, print_json, print_table
-from tether.errors import Busy, NotFound, TetherError
-from tether.estate import settle as estate
+from tether.cli import text
+from tether.cli.arguments import Parser, seconds
+from tether.cli.records import Entry, Records, is_mine
+from tether.errors import Busy, LedgerError, TetherError
+from tether.life.driver import CanAttach, HasPlan
 from tether.model import State
 
-__all__ = ["add_to"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-_Name = Annotated[str, typer.Argument(help="A resource: its name, OWNER/NAME, or the beginning of its id.")]
+    from tether.ledger.store import Ledger
+    from tether.life.driver import Driver
+    from tether.model import Handle
+
+__all__ = ["kill", "stop"]
+
+_GRACE_S = 10.0
+_AGAIN = "It is no mistake to end what has ended already. Several names are ended in turn, the last started first."
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("stop")(stop)
-    app.command("kill")(kill)
-    app.command("reap")(reap)
-    app.command("forget")(forget)
+def stop(argv: Sequence[str]) -> int:
+    """End resources politely, by force after the grace; returns when they have ended."""
+    parser = Parser("stop", "End resources politely, by force after the grace; returns when they have ended.", _AGAIN)
+    parser.names("+")
+    parser.add_argument(
+        "--grace", type=seconds, default=_GRACE_S, metavar="S", help="from the polite signal to the end by force (10s)"
+    )
+    given = parser.read(argv)
+    return _end_all(given.names, given.grace)
 
 
-def _end(name: str, grace: float | None) -> None:
+def kill(argv: Sequence[str]) -> int:
+    """End resources by force; returns when they have ended."""
+    parser = Parser("kill", "End resources by force; returns when they have ended.", _AGAIN)
+    parser.names("+")
+    given = parser.read(argv)
+    return _end_all(given.names, None)
+
+
+def _end_all(names: Sequence[str], grace: float | None) -> int:
+    """End what the names mean, the last started first; one that can't be ended keeps nobody from the next."""
     records = Records()
-    seen = records.one(name)
-    row = seen.row
-    if row.handle is None:
-        raise NotFound(f"resource {row.name} is on record but was never created; 'tether reap' settles it")
-    driver = records.drivers.of(row.kind)
-    who = "tether kill" if grace is None else "tether stop"
-    records.ledger.add_event(row.owner, row.id, row.name, "asked to end", f"by {who}, from outside its owner")
-    try:
-        if grace is None:
-            driver.destroy(row.handle)
+    code = 0
+    meant: dict[str, Entry] = {}
+    for name in names:
+        try:
+            meant.update({entry.row.id: entry for entry in records.named([name], one_each=True)})
+        except TetherError as error:
+            text.warn(str(error))
+            code = 1
+    entries = sorted(meant.values(), key=lambda entry: entry.row.began, reverse=True)
+    short = len({entry.row.name for entry in entries}) == len(entries)
+    ending = _Ending(records, grace)
+    for entry in entries:
+        name = entry.row.name if short else entry.full_name
+        try:
+            came = ending.end(entry)
+        except TetherError as error:
+            text.warn(str(error))
+            code = 1
         else:
-            driver.stop(row.handle, grace)
-    except PermissionError as error:
-        raise TetherError(f"resource {row.name} belongs to another user, who alone can end it: {error}") from error
-    if not seen.owner_alive:
-        # Nobody else would write it down.
-        estate.sweep(records.ledger, records.state_dir, patient=True)
-    sys.stdout.write(f"{row.name}: gone\n")
+            text.say(f"{name}: {came}")
+            text.flush()
+    return code
 
 
-def stop(
-    name: _Name,
-    grace: Annotated[float, typer.Option(min=0.0, help="Seconds from the polite signal to the end by force.")] = 10.0,
-) -> None:
-    """End a resource politely, by force after the grace; returns when it has ended."""
-    _end(name, grace)
+class _Ending:
+    """Ends resources of any owner, and puts on record what nobody else would.
 
-
-def kill(name: _Name) -> None:
-    """End a resource by force; returns when it has ended."""
-    _end(name, None)
-
-
-def reap(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Also what was kept for the next owner.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    install: Annotated[
-        bool, typer.Option("--install", help="Print a systemd unit and timer, and a cron line.")
-    ] = False,
-) -> None:
-    """End what owners left that are dead, whatever killed them. Exits with 1 if something could not be ended."""
-    if install:
-        sys.stdout.write(_INSTALL.format(command=f"{shlex.quote(sys.executable)} -m tether reap"))
-        return
-    records = Records()
-    outcomes = estate.sweep(records.ledger, records.state_dir, dry_run=dry_run, patient=True, kept_too=everything)
-    if as_json:
-        print_json([asdict(outcome) for outcome in outcomes])
-    elif outcomes:
-        rows = [[each.owner, each.name, each.kind, each.what, each.detail] for each in outcomes]
-        print_table(["OWNER", "NAME", "KIND", "WHAT", "DETAIL"], rows)
-    else:
-        sys.stdout.write("nothing to settle: no owner has died and left something\n")
-    if any(outcome.what == "failed" for outcome in outcomes):
-        raise typer.Exit(1)
-
-
-def forget(name: _Name) -> None:
-    """Give up a resource of a dead owner that can't be reached any more: it is not ended, only no longer on record as live.
-
-    Says what is given up. What can be reached is not forgotten: 'tether reap' ends it.
+    Args:
+        records: where they were found.
+        grace: seconds to the end by force; None for at once.
     """
-    records = Records()
-    seen = records.one(name)
-    row = seen.row
-    if seen.owner_alive and seen.owner.ended is None:
-        raise Busy(
-            f"resource {row.name} has a living owner, pid {seen.owner.identity.pid}; stop it there, or 'tether kill {row.id}'"
-        )
-    if seen.status.state not in (State.LOST, State.GONE):
-        raise Busy(f"resource {row.name} can be reached; 'tether reap' ends it")
-    where = ", ".join(f"{key} {value}" for key, value in seen.details.items() if value is not None) or "where it was"
-    error = row.reason or seen.status.reason
-    said = f"given up by 'tether forget': if it still runs, nobody ends it ({where}); last error: {error}"
-    records.ledger.write(row.id, row.fence, State.FAILED, [("forgotten", said)], reason=said, exit_code=row.exit_code)
-    sys.stdout.write(f"{row.name} ({row.kind}, id {row.id}): {said}\n")
-    estate.sweep(records.ledger, records.state_dir)
+
+    def __init__(self, records: Records, grace: float | None) -> None:
+        self._records = records
+        self._grace = grace
+        self._opened: Ledger | None = None
+        self._who = "tether kill" if grace is None else "tether stop"
+
+    @property
+    def _ledger(self) -> Ledger:
+        if self._opened is None:
+            self._opened = self._records.open_ledger()
+        return self._opened
+
+    def end(self, entry: Entry) -> str:
+        """End one resource and say what came of it. Raises TetherError."""
+        row = entry.row
+        if row.state.is_final:
+            return f"ended already, {text.age(row.changed)} ago ({row.state.value})"
+        if row.handle is None:
+            raise Busy(self._not_created(entry))
+        driver = self._records.drivers.of(row.kind)
+        self._refuse_attached(entry, driver, row.handle)
+        # An engine or host is asked to end it in any case: that is one question, not two.
+        gone = not isinstance(driver, HasPlan) and driver.inspect(row.handle).state is State.GONE
+        if not gone:
+            self._note(entry)
+            self._end_now(entry, driver, row.handle)
+        if not entry.owner_lives:
+            self._record_gone(entry)
+        return "ended already" if gone else "gone"
+
+    def _not_created(self, entry: Entry) -> str:
+        if entry.owner_lives:
+            return (
+                f"resource {entry.full_name} is just being created by its owner, pid {entry.owner.identity.pid}; try again "
+                "in a moment"
+            )
+        return f"resource {entry.full_name} is on record but was never created; 'tether reap' settles it"
+
+    @staticmethod
+    def _refuse_attached(entry: Entry, driver: Driver, handle: Handle) -> None:
+        if isinstance(driver, CanAttach) and driver.is_attached(handle):
+            raise Busy(
+                f"resource {entry.full_name} was there before tether knew of it, and is never ended; its owner lets go of it"
+            )
+
+    def _end_now(self, entry: Entry, driver: Driver, handle: Handle) -> None:
+        try:
+            if self._grace is None:
+                driver.destroy(handle)
+            else:
+                driver.stop(handle, self._grace)
+        except PermissionError as error:
+            whose = "" if is_mine(entry) else f" (uid {entry.owner.uid})"
+            raise TetherError(
+                f"resource {entry.full_name} belongs to another user{whose}, who alone can end it: {error}"
+            ) from error
+
+    def _note(self, entry: Entry) -> None:
+        """Put on record who asked. A record that can't be written keeps nothing from its end."""
+        row = entry.row
+        try:
+            self._ledger.add_event(
+                row.owner, row.id, row.name, "asked to end", f"by {self._who}, from outside its owner"
+            )
+        except LedgerError as error:
+            text.warn(str(error))
+
+    def _record_gone(self, entry: Entry) -> None:
+        """Nobody else would write it down; but for an owner that has adopted it meanwhile, with a newer fence."""
+        row = entry.row
+        said = f"ended by {self._who}; its owner, pid {entry.owner.identity.pid}, was dead"
+        try:
+            self._ledger.write(row.id, row.fence, State.GONE, [("gone", said)], reason=said, exit_code=row.exit_code)
+        except LedgerError as error:
+            text.warn(f"{entry.full_name} has ended, but that can't be put on record: {error}")
 
 
-_INSTALL = """\
-# ~/.config/systemd/user/tether-reap.service
-[Unit]
-Description=End what dead tether owners left
-
-[Service]
-Type=oneshot
-ExecStart={command}
-
-# ~/.config/systemd/user/tether-reap.timer
-[Unit]
-Description=End what dead tether owners left, at boot and every five minutes
-
-[Timer]
-OnStartupSec=30
-OnUnitActiveSec=5min
-
-[Install]
-WantedBy=timers.target
-
-# Then: systemctl --user daemon-reload && systemctl --user enable --now tether-reap.timer
-#
-# Or, for cron, a line for 'crontab -e':
-# */5 * * * * {command} >/dev/null
-"""
+def restart(argv: Sequence[str]) -> int:
+    raise NotImplementedError

@@ -1,144 +1,163 @@
-"""What the commands read of the ledger, and how names are looked up."""
+"""What the commands read of the ledger, and how resources are named on the command line."""
 
 from __future__ import annotations
 
-import json
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+import os
+from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from tether.drivers import Context, Drivers, HasDetails
-from tether.errors import DriverUnavailable, NotFound, SpecError
+from tether.errors import NotFound, SpecError
 from tether.ledger import place
-from tether.ledger.store import Ledger, OwnerRow, ResourceRow
+from tether.ledger.reading import Reading
 from tether.linux import identity
-from tether.model import State, Status
 
-__all__ = ["Records", "Seen", "print_json", "print_table"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
 
-_LOOKS = 16
+    from tether.ledger.rows import OwnerRow, ResourceRow
+    from tether.ledger.store import Ledger
+    from tether.life.driver import Drivers
+
+__all__ = ["Entry", "Records", "owner_lives"]
+
+_LEAST_OF_ID = 4
+_MOST_NAMED = 12
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A resource as recorded, and as it is now."""
+def owner_lives(owner: OwnerRow) -> bool:
+    """Whether the process that answers for an owner's resources lives."""
+    return identity.is_alive(owner.identity)
 
-    row: ResourceRow
-    owner: OwnerRow
-    status: Status
-    owner_alive: bool
-    details: dict[str, Any] = field(default_factory=dict)
 
-    def info(self) -> dict[str, Any]:
-        """Return it ready for JSON."""
-        row = self.row
-        return {
-            **self.details,
-            "id": row.id,
-            "owner": self.owner.name,
-            "owner_id": self.owner.id,
-            "owner_pid": self.owner.identity.pid,
-            "owner_alive": self.owner_alive,
-            "name": row.name,
-            "kind": row.kind,
-            "state": row.state.value,
-            "reason": row.reason,
-            "exit_code": row.exit_code,
-            "url": row.url,
-            "pid": self.status.pids[0] if self.status.pids else None,
-            "pids": list(self.status.pids),
-            "on_death": row.on_death,
-            "began": row.began,
-            "spec": row.spec,
-        }
+class Entry:
+    """A resource as recorded, with its owner.
+
+    Attributes:
+        row, owner: as recorded.
+    """
+
+    def __init__(self, row: ResourceRow, owner: OwnerRow) -> None:
+        self.row = row
+        self.owner = owner
+
+    @cached_property
+    def owner_lives(self) -> bool:
+        """Whether its owner does."""
+        return self.owner.ended is None and owner_lives(self.owner)
+
+    @property
+    def full_name(self) -> str:
+        """Its name, which no other live resource has."""
+        return f"{self.owner.name}/{self.row.name}"
 
 
 class Records:
-    """The ledger of the state directory in use, read from outside any owner.
+    """The record of the state directory in force, as whoever only looks sees it: nothing is created, changed or locked.
 
     Attributes:
-        state_dir, ledger: as they are in use.
-        drivers: which own nothing, but can look and end.
+        state_dir: where it is; it need not exist.
+        reading: the ledger.
     """
 
     def __init__(self) -> None:
-        self.state_dir: Path = place.prepare(place.state_dir())
-        self.ledger = Ledger(self.state_dir)
-        self.drivers = Drivers(Context(self.state_dir))
+        self.state_dir: Path = place.state_dir()
+        self.reading = Reading(self.state_dir)
 
-    def _look(self, row: ResourceRow) -> Status:
-        if row.handle is None or row.state.is_final:
-            return Status(row.state, row.exit_code, row.reason)
-        try:
-            return self.drivers.of(row.kind).inspect(row.handle)
-        except DriverUnavailable as error:
-            return Status(State.LOST, reason=str(error))
+    def refresh(self) -> None:
+        """Look again: who reads what nobody has open does not see what is written later."""
+        self.reading.close()
+        self.reading = Reading(self.state_dir)
 
-    def _details(self, row: ResourceRow) -> dict[str, Any]:
-        if row.handle is None:
-            return {}
-        try:
-            driver = self.drivers.of(row.kind)
-        except DriverUnavailable:
-            return {}
-        return driver.details(row.handle) if isinstance(driver, HasDetails) else {}
+    def open_ledger(self) -> Ledger:
+        """Open the ledger for writing. Nothing is looked up in the record from then on.
 
-    def resources(self, *, ended: bool = False) -> list[Seen]:
-        """Return what is on record, looked at now."""
-        owners = {owner.id: owner for owner in self.ledger.owners(ended=True)}
-        rows = self.ledger.resources(ended=ended)
-        # Engines and hosts are asked side by side: one that does not answer holds up nobody.
-        with ThreadPoolExecutor(_LOOKS) as pool:
-            looks = list(pool.map(self._look, rows))
-        return [
-            Seen(row, owners[row.owner], status, identity.is_alive(owners[row.owner].identity), self._details(row))
-            for row, status in zip(rows, looks, strict=True)
-        ]
+        SQLite shares the index of a file's log within a process: with a reader that has it read-only nobody could write.
+        """
+        from tether.ledger.store import Ledger
 
-    def matching(self, name: str, *, ended: bool = False) -> list[Seen]:
-        """Return the resources that ``name`` may mean: a name, OWNER/NAME, or the beginning of an id. Raises NotFound."""
-        owner, slash, rest = name.rpartition("/")
-        found = [
-            seen
-            for seen in self.resources(ended=ended)
-            if (seen.row.name == rest and (not slash or seen.owner.name == owner))
-            or (not slash and len(name) >= 4 and seen.row.id.startswith(name))
-        ]
-        if not found:
-            known = ", ".join(sorted({seen.row.name for seen in self.resources()})) or "nothing"
-            raise NotFound(
-                f"there is no resource {name!r} in {self.state_dir}; running: {known}. See 'tether ps --all'"
-            )
-        return found
+        self.reading.close()
+        return Ledger(place.prepare(self.state_dir))
 
-    def one(self, name: str) -> Seen:
-        """Return the one live resource that ``name`` means. Raises NotFound, or SpecError if it may mean several."""
-        found = self.matching(name)
-        if len(found) > 1:
-            several = ", ".join(f"{seen.owner.name}/{seen.row.name} (id {seen.row.id})" for seen in found)
+    @cached_property
+    def drivers(self) -> Drivers:
+        """Drivers that own nothing, but can look and end; each is imported when its kind is met."""
+        from tether.life.driver import Context, Drivers
+
+        return Drivers(Context(self.state_dir))
+
+    def entries(self, *, ended: bool = False) -> list[Entry]:
+        """Return the resources that have not ended, or all, the oldest first."""
+        owners = {owner.id: owner for owner in self.reading.owners(ended=True)}
+        rows = self.reading.resources(ended=ended)
+        return [Entry(row, owners[row.owner]) for row in rows if row.owner in owners]
+
+    def named(self, names: Sequence[str], *, one_each: bool = False) -> list[Entry]:
+        """Return the resources that the names mean, each once: live ones, or where there are none the latest of each that ended.
+
+        Args:
+            names: see `meaning`.
+            one_each: refuse a name without a pattern that may mean several live ones.
+
+        Raises:
+            NotFound: a name means nothing on record.
+            SpecError: a name may mean several.
+        """
+        entries = self.entries(ended=True)
+        found: dict[str, Entry] = {}
+        for name in names:
+            for entry in self._meant(name, entries, one_each=one_each):
+                found[entry.row.id] = entry
+        return list(found.values())
+
+    def _meant(self, name: str, entries: list[Entry], *, one_each: bool) -> list[Entry]:
+        matching = meaning(name, entries)
+        if not matching:
+            raise NotFound(self._unknown(name, entries))
+        live = [entry for entry in matching if not entry.row.state.is_final]
+        if one_each and len(live) > 1 and not is_pattern(name):
+            several = ", ".join(f"{entry.full_name} (id {entry.row.id})" for entry in live)
             raise SpecError(f"{name!r} may mean {several}; use OWNER/NAME or the id")
-        return found[0]
+        return live or list({entry.full_name: entry for entry in matching}.values())
+
+    def _unknown(self, name: str, entries: list[Entry]) -> str:
+        live = sorted({entry.full_name for entry in entries if not entry.row.state.is_final})
+        running = ", ".join(live[:_MOST_NAMED]) or "nothing"
+        more = f" and {len(live) - _MOST_NAMED} more" if len(live) > _MOST_NAMED else ""
+        return f"there is no resource {name!r} in {self.state_dir}; running: {running}{more}. See 'tether ps --all'"
 
 
-def print_json(value: Any) -> None:
-    """Print for programs."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+def is_pattern(name: str) -> bool:
+    """Whether a name may mean several on purpose."""
+    return name.endswith("/") or any(character in name for character in "*?[")
 
 
-def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """Print for people: a table on a terminal, plain columns elsewhere."""
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
+def meaning(name: str, entries: Iterable[Entry]) -> list[Entry]:
+    """Return the entries that a name may mean: an id, a name or OWNER/NAME, both with patterns, OWNER/, or the beginning of an id.
 
-        table = Table(*columns, box=None, header_style="bold", pad_edge=False)
-        for row in rows:
-            table.add_row(*row)
-        Console().print(table)
-        return
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    for line in [columns, *rows]:
-        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        sys.stdout.write(text.rstrip() + "\n")
+    What is exactly named so goes before an id that only begins so.
+    """
+    owner, slash, rest = name.rpartition("/")
+    if slash:
+        wanted = rest or "*"
+        return _those(entries, lambda entry: _fits(entry.owner.name, owner) and _fits(entry.row.name, wanted))
+    entries = list(entries)
+    return (
+        _those(entries, lambda entry: entry.row.id == name)
+        or _those(entries, lambda entry: _fits(entry.row.name, name))
+        or (_those(entries, lambda entry: entry.row.id.startswith(name)) if len(name) >= _LEAST_OF_ID else [])
+    )
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def _those(entries: Iterable[Entry], wanted: Callable[[Entry], bool]) -> list[Entry]:
+    return [entry for entry in entries if wanted(entry)]
+
+
+def is_mine(entry: Entry) -> bool:
+    """Whether the resource was started by this user."""
+    return entry.owner.uid == os.getuid()

@@ -7,11 +7,9 @@ import queue
 import signal
 import sys
 import threading
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Sequence
 
-import typer
-
+from tether.cli import asked
 from tether.errors import ExecError, TetherError
 from tether.linux import signals
 from tether.notices import Notice
@@ -19,7 +17,7 @@ from tether.owner.owner import Owner
 from tether.owner.resource import Resource
 from tether.spec import Process
 
-__all__ = ["add_to"]
+__all__ = ["run"]
 
 _NOT_FOUND = 127
 _NOT_PERMITTED = 126
@@ -39,50 +37,53 @@ _WAITED_FOR = {
 }
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}, no_args_is_help=True
-    )(run)
-
-
-def run(
-    command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="The command and its arguments.")],
-    name: Annotated[str | None, typer.Option(help="What it is called in 'tether ps'.")] = None,
-    grace: Annotated[float, typer.Option(min=0.0, help="Seconds from SIGTERM to the end by force.")] = 10.0,
-) -> None:
+def run(argv: Sequence[str]) -> int:
     """Run a command; when it ends, or this process does by whatever cause, nothing of it is left.
 
     Standard streams, the terminal, its job control and signals are the command's own. The exit code is the command's,
-    128 plus the number for a signal, 127 if there is no such program, 126 if it may not be executed.
+    128 plus the number for a signal, 127 if there is no such program, 126 if it may not be executed, 125 if tether failed.
     """
+    given = asked.read(argv)
     # Before any thread begins, so that signals wait for the main one.
     signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
-    owner = Owner(_name_of(name or Path(command[0]).name), on_death="kill")
+    owner = Owner(given.name or _name_of(given.command[0].rpartition("/")[2]), on_death="kill")
     try:
         owner.share_terminal()
-        code = _Run(owner, command, grace).run()
+        return _Run(owner, given).run()
     except ExecError as error:
         sys.stderr.write(f"tether run: {error.strerror}: {error.filename}\n")
-        code = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_PERMITTED
+        return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_PERMITTED
     finally:
         owner.shutdown()
-    raise typer.Exit(code)
 
 
 def _name_of(text: str) -> str:
-    cleaned = "".join(character if character.isalnum() or character in "._-" else "-" for character in text)
+    # isalnum() alone takes letters of every alphabet.
+    cleaned = "".join(each if each.isascii() and (each.isalnum() or each in "._-") else "-" for each in text)
     return cleaned.lstrip("._-")[:128] or "command"
+
+
+def _arguments(given: asked.Asked) -> list[str]:
+    """Return the command as a spec says it: where no port was asked for, ``{port}`` stands for itself."""
+    if given.port is not None:
+        return given.command
+    return [word.replace("{port}", "{{port}}") for word in given.command]
 
 
 class _Run:
     """One command in the foreground."""
 
-    def __init__(self, owner: Owner, command: list[str], grace_s: float) -> None:
+    def __init__(self, owner: Owner, given: asked.Asked) -> None:
         self._owner = owner
-        self._grace_s = grace_s
+        self._grace_s = given.grace_s
         self._spec = Process(
-            command, name=owner.name, stdin="inherit", stdout="inherit", stderr="inherit", stop_grace=grace_s
+            _arguments(given),
+            name=owner.name,
+            stdin="inherit",
+            stdout="inherit",
+            stderr="inherit",
+            stop_grace=given.grace_s,
+            port=given.port or None,
         )
         self._notices: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._main_thread = threading.get_ident()

@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from tether.guard.launch import ShimChannel
 from tether.life import registry
-from tether.life.machine import Ended, Event
-from tether.life.probes import Target
-from tether.model import Finding, Handle, OnDeath, Progress, Status, Terminal, Usage
-from tether.protocol import PluginExecutionMode
+
+if TYPE_CHECKING:
+    # The command line looks through drivers, and must start in no time: what only types need is not imported.
+    from tether.guard.launch import ShimChannel
+    from tether.life.machine import Ended, Event
+    from tether.life.probes import Target
+    from tether.model import Finding, Handle, OnDeath, Progress, Status, Terminal, Usage
+    from tether.protocol import PluginExecutionMode
 
 __all__ = [
     "CanAdopt",

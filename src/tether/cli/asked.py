@@ -1,0 +1,116 @@
+"""What is asked of ``tether run``: its few options, and the command with all that follows, which is nobody's to read."""
+
+from __future__ import annotations
+
+import sys
+
+from tether.cli import text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+__all__ = ["FAILED", "Asked", "read"]
+
+FAILED = 125
+"""The exit code where tether itself failed, as env(1), nohup(1) and ``docker run`` have it."""
+
+_GRACE_S = 10.0
+_FREE = 0
+_HELP = """\
+Usage: tether run [OPTIONS] [--] COMMAND [ARGUMENT ...]
+
+Run a command; when it ends, or this process does by whatever cause, nothing of
+it is left. Standard streams, the terminal, its job control and signals are the
+command's own, and its arguments are passed on as they are.
+
+Options:
+  --name NAME    what it is called in 'tether ps'; the program's name by default
+  --grace S      seconds from SIGTERM to the end by force (10)
+  --port [PORT]  replace {port} in the arguments by PORT, or by a free port
+  -h, --help     show this and exit
+
+The exit code is the command's, 128 plus the number for a signal, 127 if there
+is no such program, 126 if it may not be executed, 125 if tether itself failed."""
+
+
+class Asked:
+    """What was asked.
+
+    Attributes:
+        command: the program and its arguments, verbatim.
+        name: what it is to be called; None to have it made from the program's.
+        grace_s: seconds from the polite signal to the end by force.
+        port: what ``{port}`` stands for, 0 for a free one; None if it stands for itself.
+    """
+
+    def __init__(self) -> None:
+        self.command: list[str] = []
+        self.name: str | None = None
+        self.grace_s = _GRACE_S
+        self.port: int | None = None
+
+
+def read(argv: Sequence[str]) -> Asked:
+    """Read what follows ``tether run``, up to ``--`` or the command; a mistake ends the program with 125."""
+    asked = Asked()
+    words = list(argv)
+    while words and words[0].startswith("-") and words[0] != "-":
+        word = words.pop(0)
+        if word == "--":
+            break
+        _option(asked, word, words)
+    asked.command = words
+    if not words:
+        _refuse("there is no command to run")
+    return asked
+
+
+def _option(asked: Asked, word: str, rest: list[str]) -> None:
+    option, equals, value = word.partition("=")
+    if option in ("-h", "--help"):
+        text.say(_HELP)
+        text.flush()
+        sys.exit(0)
+    if option == "--port":
+        given = value if equals else rest.pop(0) if rest and rest[0].isdecimal() else str(_FREE)
+        asked.port = _port(given)
+    elif option not in ("--name", "--grace"):
+        _refuse(f"there is no option {word}; options of the command follow it, or --")
+    elif not equals and not rest:
+        _refuse(f"option {option} needs a value")
+    elif option == "--name":
+        asked.name = _name(value if equals else rest.pop(0))
+    else:
+        asked.grace_s = _grace(value if equals else rest.pop(0))
+
+
+def _port(given: str) -> int:
+    if not given.isdecimal() or int(given) > 65535:
+        _refuse(f"--port: {given!r} is no port; write 1 to 65535, or nothing for a free one")
+    return int(given)
+
+
+def _grace(given: str) -> float:
+    try:
+        grace_s = float(given.removesuffix("s"))
+    except ValueError:
+        grace_s = -1.0
+    if not 0 <= grace_s < float("inf"):
+        _refuse(f"--grace: {given!r} is no number of seconds of 0 or more")
+    return grace_s
+
+
+def _name(given: str) -> str:
+    plain = given.isascii() and all(each.isalnum() or each in "._-" for each in given)
+    if not plain or not given[:1].isalnum() or len(given) > 128:
+        _refuse(
+            f"--name: {given!r} can't be a name; use letters, digits, '.', '_' and '-', at most 128, the first a letter or digit"
+        )
+    return given
+
+
+def _refuse(message: str) -> NoReturn:
+    text.warn(f"run: {message}\nSee 'tether run --help'.")
+    sys.exit(FAILED)

@@ -1,0 +1,179 @@
+"""``tether logs``: what resources wrote, of one as it is, of several with the name before each line."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+
+from tether.cli import text
+from tether.cli.arguments import Parser, count, moment
+from tether.cli.outputs import Output, follow, output_of
+from tether.cli.records import Records
+from tether.errors import TetherError
+from tether.ledger.logs import last_lines
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from tether.cli.records import Entry
+
+__all__ = ["logs"]
+
+_PREFIX_COLOURS = ("cyan", "green", "yellow", "bold")
+_OWN_TIME = re.compile(
+    rb"[^0-9]{0,24}?(\d{4})[-/](\d\d)[-/](\d\d)[T ](\d\d):(\d\d):(\d\d)(?:[.,]\d+)?(Z|[+-]\d\d:?\d\d)?"
+)
+"""A time that a program wrote at the beginning of a line: date and time, perhaps behind a level or a bracket."""
+_COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
+
+
+def logs(argv: Sequence[str]) -> int:
+    """Print what resources wrote; also of those that have ended."""
+    parser = Parser(
+        "logs",
+        "Print what resources wrote; also of those that have ended. Of one it is printed as it was written; of several each line "
+        "has the name before it.",
+        "Output is not stamped when it is written: --since and -t go by the times that a program writes at the beginning of its "
+        "lines, else by when the log was last written, and with -f by when a line came.",
+    )
+    parser.names("+")
+    parser.flag("-f", "--follow", does="go on until they have ended")
+    parser.add_argument("-n", "--tail", type=count, metavar="N", help="only the last N lines of each")
+    parser.add_argument("--since", type=moment, metavar="T", help="nothing from before: 10m, 2026-11-25T04:00, 04:00")
+    parser.flag("-t", "--timestamps", does="the time before each line, '-' where it is not known")
+    given = parser.read(argv)
+    records = Records()
+    entries = records.named(given.names)
+    printer = _Printer([entry.full_name for entry in entries] if len(entries) > 1 else [], times=given.timestamps)
+    outputs: list[Output] = []
+    code = 0
+    for number, entry in enumerate(entries):
+        try:
+            outputs.append(_begin(entry, number, given, printer, records))
+        except TetherError as error:
+            if len(entries) == 1:
+                raise
+            text.warn(str(error))
+            code = 1
+    if given.follow:
+        for output, data in follow(outputs, records):
+            printer.take(output.number, data, time.time())
+    for output in outputs:
+        printer.end(output.number)
+    return code
+
+
+def _begin(entry: Entry, number: int, given: Any, printer: _Printer, records: Records) -> Output:
+    """Print what was written until now, as far as it is wanted. Raises TetherError."""
+    output = output_of(entry, records, number)
+    if given.since is None:
+        for data in output.begin(given.tail):
+            printer.take(number, data, at=None)
+    elif output.written is None or output.written >= given.since:
+        printer.take(number, last_lines(_since(b"".join(output.begin(None)), given.since), given.tail), at=None)
+    else:
+        output.skip()
+    if not given.follow:
+        printer.end(number)
+    return output
+
+
+# -- times -------------------------------------------------------------------------------------------------------------
+
+
+def _own_time(line: bytes) -> float | None:
+    """Return the time that a program wrote at the beginning of a line, in seconds since the epoch."""
+    found = _OWN_TIME.match(line)
+    if found is None:
+        return None
+    from datetime import datetime
+
+    *numbers, zone = found.groups()
+    year, month, day, hour, minute, second = (part.decode() for part in numbers)
+    said = f"{year}-{month}-{day}T{hour}:{minute}:{second}" + (zone.decode().replace("Z", "+00:00") if zone else "")
+    try:
+        return datetime.fromisoformat(said).astimezone().timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _since(data: bytes, since: float) -> bytes:
+    """Leave out what is known to be from before a time; a line without a time is as old as the one above it."""
+    at: float | None = None
+    kept = []
+    for line in data.splitlines(keepends=True):
+        at = _own_time(line) or at
+        if at is None or at >= int(since):
+            kept.append(line)
+    return b"".join(kept)
+
+
+# -- printing ----------------------------------------------------------------------------------------------------------
+
+
+class _Printer:
+    """Prints the output of one or several.
+
+    Args:
+        names: of the resources, if there are several.
+        times: put the time before each line.
+    """
+
+    def __init__(self, names: list[str], *, times: bool) -> None:
+        width = max(map(len, names), default=0)
+        self._prefixes = [
+            text.paint(f"{name.ljust(width)} |", _PREFIX_COLOURS[number % len(_PREFIX_COLOURS)]) + " "
+            for number, name in enumerate(names)
+        ]
+        self._times = times
+        self._is_terminal = sys.stdout.isatty()
+        self._rest: dict[int, bytes] = {}
+
+    def take(self, number: int, data: bytes, at: float | None) -> None:
+        """Print output; ``at`` is when it came, None if it had come before."""
+        if not self._prefixes and not self._times:
+            if data:
+                text.write(self._harmless(data))
+            return
+        lines = (self._rest.pop(number, b"") + data).split(b"\n")
+        if lines[-1]:
+            self._rest[number] = lines[-1]
+        for line in lines[:-1]:
+            self._line(number, line, at)
+
+    def end(self, number: int) -> None:
+        """Print what has no line end."""
+        rest = self._rest.pop(number, b"")
+        if rest:
+            self._line(number, rest, None)
+
+    def _line(self, number: int, line: bytes, at: float | None) -> None:
+        stamp = b""
+        if self._times:
+            when = at or _own_time(line)
+            said = "-".ljust(19) if when is None else time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(when))
+            stamp = f"{said} ".encode()
+        prefix = self._prefixes[number].encode() if self._prefixes else b""
+        text.write(prefix + stamp + self._harmless(line) + b"\n")
+
+    def _harmless(self, data: bytes) -> bytes:
+        """On a terminal output keeps its colours, and does nothing else to it; a file or a pipe gets it as it is."""
+        if not self._is_terminal:
+            return data
+        parts = []
+        for line in data.decode(errors="surrogateescape").split("\n"):
+            at = 0
+            shown = ""
+            for colour in _COLOUR.finditer(line):
+                shown += _kept(line[at : colour.start()]) + colour.group()
+                at = colour.end()
+            parts.append(shown + _kept(line[at:]) + ("\x1b[0m" if at else ""))
+        return "\n".join(parts).encode(errors="backslashreplace")
+
+
+def _kept(part: str) -> str:
+    """Text of a line; tabs and a carriage return, which progress bars use, stay."""
+    return "".join(each if each in "\t\r" else text.clean(each) for each in re.split(r"([\t\r])", part))
