@@ -26,6 +26,28 @@ __all__ = [
 ]
 
 
+_TAIL_LINES = 10
+_LINE_LENGTH = 200
+
+
+def without_escapes(text: str) -> str:
+    """Return text without the control sequences of terminals. Source: ECMA-48, 5.4 and 8.3."""
+    import re
+
+    csi, string = r"\[[0-?]*[ -/]*[@-~]", r"[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?"
+    return re.sub(rf"\x1b(?:{csi}|{string}|[ -/]*[0-~])?|\x9b[0-?]*[ -/]*[@-~]", "", text)
+
+
+def _shown(log: str) -> str:
+    """Return the end of a log as a message shows it: few lines, none of them long, none that acts on a terminal."""
+    shown = []
+    for line in log.rstrip().splitlines()[-_TAIL_LINES:]:
+        # What a progress bar wrote last is what a terminal would show.
+        text = "".join(each if each.isprintable() else " " for each in without_escapes(line.rpartition("\r")[2]))
+        shown.append(text if len(text) <= _LINE_LENGTH else f"{text[: _LINE_LENGTH - 1]}…")
+    return "\n".join(shown)
+
+
 class TetherError(Exception):
     """Above every error that tether raises of its own accord."""
 
@@ -51,7 +73,8 @@ class StartError(TetherError):
 
     def __str__(self) -> str:
         message = str(self.args[0]) if self.args else ""
-        return f"{message}\n--- last lines of its log ---\n{self.log_tail}" if self.log_tail else message
+        tail = _shown(self.log_tail)
+        return f"{message}\n--- last lines of its log ---\n{tail}" if tail else message
 
 
 class NotCreated(StartError):

@@ -91,6 +91,10 @@ class Parser(argparse.ArgumentParser):
         close = difflib.get_close_matches(unknown.partition("=")[0], known, 1, _CLOSE)
         self.error(f"there is no option {unknown}" + (f"; is {close[0]} meant?" if close else ""))
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse would take no notice of an output that can't be written.
+        text.say(message.rstrip("\n"))
+
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and end."""
         text.warn(f"{self.prog.removeprefix('tether ')}: {message}\nSee '{self.prog} --help'.")

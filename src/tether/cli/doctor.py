@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tether.cli import text
 from tether.cli.arguments import Parser
+from tether.cli.records import state_dir
 from tether.errors import TetherError
 from tether.guard.launch import Reaper
 from tether.ledger import place
@@ -78,7 +79,7 @@ def _guard() -> Finding:
 
 def _state_dir() -> Finding:
     """Look whether an owner could use the state directory. It is not made for that."""
-    folder = place.state_dir()
+    folder = state_dir()
     try:
         status = folder.lstat()
     except FileNotFoundError:

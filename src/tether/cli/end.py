@@ -1,4 +1,4 @@
-"""``tether stop`` and ``kill``: end things from outside their owner."""
+"""``tether stop``, ``kill`` and ``restart``: from outside the owner."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tether.life.driver import Driver
     from tether.model import Handle
 
-__all__ = ["kill", "stop"]
+__all__ = ["kill", "restart", "stop"]
 
 _GRACE_S = 10.0
 _AGAIN = "It is no mistake to end what has ended already. Several names are ended in turn, the last started first."
@@ -155,4 +155,27 @@ class _Ending:
 
 
 def restart(argv: Sequence[str]) -> int:
-    raise NotImplementedError
+    """Restart resources. Only their owner can: it alone has the values of their environment."""
+    parser = Parser(
+        "restart",
+        "Have the owners of resources restart them. Only a living owner can: values of environments are on no record.",
+    )
+    parser.names("+")
+    given = parser.read(argv)
+    records = Records()
+    for entry in records.named(given.names, one_each=True):
+        text.warn(_why_not_restarted(entry))
+    return 1
+
+
+def _why_not_restarted(entry: Entry) -> str:
+    pid = entry.owner.identity.pid
+    if not entry.owner_lives:
+        return (
+            f"resource {entry.full_name} can't be restarted: its owner, pid {pid}, is dead, and the values of its environment are "
+            "on no record. Start the app again; 'tether reap' ends what is left"
+        )
+    return (
+        f"resource {entry.full_name} can't be restarted from here: its owner, pid {pid}, hears nobody from outside. Restart it "
+        "there, by restart() of the resource"
+    )

@@ -9,7 +9,7 @@ import time
 from tether.cli import text
 from tether.cli.arguments import Parser, seconds
 from tether.cli.look import look
-from tether.cli.records import Records
+from tether.cli.records import Records, state_dir
 from tether.errors import Busy
 from tether.ledger import logs, place
 from tether.model import State
@@ -48,8 +48,8 @@ def reap(argv: Sequence[str]) -> int:
         from tether.estate.settle import sweep
         from tether.ledger.store import Ledger
 
-        state_dir = place.prepare(place.state_dir())
-        outcomes = sweep(Ledger(state_dir), state_dir, patient=True, kept_too=given.everything)
+        folder = place.prepare(state_dir())
+        outcomes = sweep(Ledger(folder), folder, patient=True, kept_too=given.everything)
     if given.as_json:
         text.print_json([asdict(outcome) for outcome in outcomes])
     elif outcomes:
@@ -62,7 +62,7 @@ def reap(argv: Sequence[str]) -> int:
 
 def _print_install() -> None:
     """Print how to have it done regularly, for the state directory in force. Nothing is imported from where it happens to run."""
-    folder = str(place.state_dir())
+    folder = str(state_dir())
     # -P: without the working directory, which may have a tether.py of its own, on the path of modules.
     command = [sys.executable, "-P", "-m", "tether", "reap"]
     unit = _INSTALL.format(

@@ -138,7 +138,7 @@ def _print(seen: list[Seen], records: Records, *, wide: bool, everything: bool) 
     if wide:
         _print_wide(seen)
         return
-    heads = ["OWNER", "NAME", "STATE", "AGE", "PROCS", "MEM", "CPU", "URL", "REASON"]
+    heads = ["OWNER", "NAME", "STATE", "AGE", "PROCS", "MEM", "CPU", "URL, REASON"]
     rows = [
         [
             each.entry.owner.name,
@@ -148,16 +148,11 @@ def _print(seen: list[Seen], records: Records, *, wide: bool, everything: bool) 
             str(len(each.status.pids)) if each.status.pids else "-",
             text.size(each.memory_bytes),
             _cpu(each.cpu_s),
-            each.row.url or "-",
-            each.reason,
+            "  ".join(part for part in (each.row.url, each.reason) if part) or "-",
         ]
         for each in seen
     ]
-    if not any(row[-1] for row in rows):
-        heads.pop()
-        rows = [row[:-1] for row in rows]
-    elastic = {8: 10, 0: 8, 1: 8, 7: 15} if len(heads) > 8 else {0: 8, 1: 8, 7: 15}
-    text.print_table(heads, rows, elastic=elastic, colours=_coloured(seen, 2))
+    text.print_table(heads, rows, elastic={7: 24, 0: 8, 1: 8}, colours=_coloured(seen, 2))
 
 
 def _since(seen: Seen) -> float:

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
-from tether.errors import NotFound, SpecError
+from tether.errors import NotFound, SpecError, StateDirError
 from tether.ledger import place
 from tether.ledger.reading import Reading
 from tether.linux import identity
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tether.ledger.store import Ledger
     from tether.life.driver import Drivers
 
-__all__ = ["Entry", "Records", "owner_lives"]
+__all__ = ["Entry", "Records", "owner_lives", "state_dir"]
 
 _LEAST_OF_ID = 4
 _MOST_NAMED = 12
@@ -29,6 +29,16 @@ _MOST_NAMED = 12
 def owner_lives(owner: OwnerRow) -> bool:
     """Whether the process that answers for an owner's resources lives."""
     return identity.is_alive(owner.identity)
+
+
+def state_dir() -> Path:
+    """Return the state directory in force. Raises StateDirError if that can't be said."""
+    try:
+        return place.state_dir()
+    except FileNotFoundError as error:
+        raise StateDirError(
+            f"{place.VARIABLE} is a relative path, and the working directory was deleted; set it to an absolute one"
+        ) from error
 
 
 class Entry:
@@ -62,7 +72,7 @@ class Records:
     """
 
     def __init__(self) -> None:
-        self.state_dir: Path = place.state_dir()
+        self.state_dir = state_dir()
         self.reading = Reading(self.state_dir)
 
     def refresh(self) -> None:

@@ -99,16 +99,16 @@ def where(argv: Sequence[str]) -> int:
 def _here(records: Records) -> dict[str, Any]:
     from tether import __version__
 
-    folder = records.state_dir
-    by = place.VARIABLE if os.environ.get(place.VARIABLE) else "the platform's place for the state of a user"
-    ledger = records.reading.path
+    folder, ledger = records.state_dir, records.reading.path
     return {
-        "state directory": str(folder),
-        "chosen by": by,
-        "ledger": f"{ledger} ({text.size(ledger.stat().st_size)})" if ledger.exists() else f"{ledger} (not made yet)",
+        "state_directory": str(folder),
+        "chosen_by": place.VARIABLE if os.environ.get(place.VARIABLE) else "default",
+        "ledger": str(ledger),
+        "ledger_bytes": ledger.stat().st_size if ledger.exists() else None,
         "logs": str(folder / "logs"),
-        "tether": f"{__version__}, {Path(__file__).parents[1]}",
-        "Python": sys.executable,
+        "tether": str(Path(__file__).parents[1]),
+        "version": __version__,
+        "python": sys.executable,
     }
 
 
@@ -118,4 +118,4 @@ def _print(found: dict[str, Any], as_json: bool) -> None:
         return
     width = max(map(len, found))
     for key, value in found.items():
-        text.say(f"{key.ljust(width)}  {text.clean(value)}")
+        text.say(f"{key.replace('_', ' ').ljust(width)}  {'not made yet' if value is None else text.clean(value)}")

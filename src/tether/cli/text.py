@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from unicodedata import category, combining, east_asian_width
@@ -35,10 +34,6 @@ __all__ = [
 
 _DEFAULT_COLUMNS = 80
 _GAP = "  "
-_ESCAPES = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])?|\x9b[0-?]*[ -/]*[@-~]"
-)
-"""Control sequences of terminals. Source: ECMA-48, 5.4 and 8.3."""
 _HARMLESS = frozenset("\u200d")
 _COLOURS = {"green": "32", "yellow": "33", "red": "31", "dim": "2", "bold": "1", "cyan": "36"}
 _PREFIXES = ("green", "yellow", "cyan", "bold")
@@ -77,7 +72,9 @@ def lines(text: Any) -> str:
 
 def plain(text: str) -> str:
     """Return text without the control sequences of terminals: for logs, where colours would be noise."""
-    return _ESCAPES.sub("", text)
+    from tether.errors import without_escapes
+
+    return without_escapes(text)
 
 
 # -- sizes -------------------------------------------------------------------------------------------------------------
@@ -191,7 +188,8 @@ def warn(text: str) -> None:
         sys.stderr.write(f"tether: {lines(text)}\n")
         sys.stderr.flush()
     except (OSError, ValueError):
-        pass
+        # The interpreter would try it once more at its end, and make that the exit code.
+        sys.stderr = None
 
 
 def _can_say(text: str) -> bool:
