@@ -41,7 +41,7 @@ def without_escapes(text: str) -> str:
 def _shown(log: str) -> str:
     """Return the end of a log as a message shows it: few lines, none of them long, none that acts on a terminal."""
     shown = []
-    for line in log.rstrip().splitlines()[-_TAIL_LINES:]:
+    for line in log.rstrip().split("\n")[-_TAIL_LINES:]:
         # What a progress bar wrote last is what a terminal would show.
         text = "".join(each if each.isprintable() else " " for each in without_escapes(line.rpartition("\r")[2]))
         shown.append(text if len(text) <= _LINE_LENGTH else f"{text[: _LINE_LENGTH - 1]}…")

@@ -9,28 +9,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from commandline import TETHER, table, tether
 from support import Runner, eventually
 from tether import Owner, Process, State
+from tether.cli.commands import COMMANDS
 from tether.linux import tree
-
-TETHER = [sys.executable, "-m", "tether"]
-
-
-def tether(*args: str, code: int = 0, **more: Any) -> str:
-    """Run a command and return what it printed; its exit code must be ``code``."""
-    done = subprocess.run([*TETHER, *args], capture_output=True, text=True, timeout=60, check=False, **more)
-    assert done.returncode == code, done.stderr
-    said: str = done.stdout + done.stderr if code else done.stdout
-    return said
-
-
-def table(*args: str) -> Any:
-    """Run a command with --json."""
-    return json.loads(tether(*args, "--json"))
 
 
 def test_ps_lists_what_is_there(owner: Owner) -> None:
@@ -38,7 +24,7 @@ def test_ps_lists_what_is_there(owner: Owner) -> None:
     resource = owner.start(Process(["sh", "-c", "sleep 60 & wait"], name="it"))
     eventually(lambda: len(resource.pids()) == 2)
     lines = tether("ps").splitlines()
-    assert lines[0].split() == ["OWNER", "NAME", "STATE", "AGE", "PROCS", "MEM", "CPU", "URL"]
+    assert lines[0].split() == ["OWNER", "NAME", "STATE", "AGE", "PROCS", "MEM", "CPU", "URL,", "REASON"]
     assert re.fullmatch(r"test +it +ready +\ds +2 +[\d.]+[KM] +[\d.]+s +-", lines[1])
     assert re.search(rf"test +it +process +ready .* {resource.pid} +2 .* {resource.id}", tether("ps", "--wide"))
     (shown,) = table("ps")
@@ -199,6 +185,47 @@ def test_check_says_what_is_wrong_with_a_plugin(tmp_path: Path, name: str, code:
     assert said in tether("check", f"plugins:{name}", code=code, cwd=tmp_path)
 
 
+ODD = {
+    "syntax": ("def broken(:\n", "syntax.py, line 1"),
+    "leaves": ("import sys; sys.exit(3)", "it exits when it is imported or called, with 3"),
+    "vanishes": ("import os; os._exit(0)", "the process that looked at it was ended, with exit code 0"),
+    "crashes": ("import os; os.kill(os.getpid(), 11)", "was ended, by signal 11"),
+    "interrupted": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+    "needs": ("import not_installed", "No module named 'not_installed'"),
+    "deep": ("def f(): return f()\nf()", "RecursionError"),
+    "shy": (
+        "class P:\n    @property\n    def force_cleanup(self): raise OSError('not now')\np = P()",
+        "OSError: not now",
+    ),
+    "odd": ("class P:\n    def __getattr__(self, name): raise SystemExit(name)\np = P()", "it exits"),
+    "babbles": ("print('hello'); p = 1", "get_execution_mode() is missing"),
+    "threads": ("import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start(); p = 1", "is missing"),
+}
+
+
+@pytest.mark.parametrize("module", sorted(ODD))
+def test_check_never_shows_a_traceback(tmp_path: Path, module: str) -> None:
+    """Whatever a module does when it is imported or looked at, there is an answer, and it is all of standard output."""
+    code, said = ODD[module]
+    (tmp_path / f"{module}.py").write_text(code)
+    assert said in tether("check", f"{module}:p", code=1, cwd=tmp_path)
+    answer = subprocess.run(
+        [*TETHER, "check", f"{module}:p", "--json"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+        check=False,
+    )
+    assert json.loads(answer.stdout)["lifecycle_aware"] is False
+
+
+@pytest.mark.parametrize("target", [":x", ".:y", "x:", ":", "a b:c", "..a:b", "a:b.", "plugins"])
+def test_check_wants_two_names(target: str) -> None:
+    """Anything else is a mistake in the arguments."""
+    assert "write MODULE:NAME" in tether("check", target, code=2)
+
+
 def test_check_as_json_and_bad_usage(tmp_path: Path) -> None:
     """Problems as a list; what is no MODULE:NAME is a usage error."""
     (tmp_path / "plugins.py").write_text(PLUGINS)
@@ -209,10 +236,14 @@ def test_check_as_json_and_bad_usage(tmp_path: Path) -> None:
     assert "can't be imported" in tether("check", "no_such_module:x", code=1, cwd=tmp_path)
 
 
-@pytest.mark.parametrize("command", ["run", "ps", "tree", "logs", "stop", "kill", "events", "doctor", "check", "reap"])
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_has_help(command: str) -> None:
-    """With a sentence and its options."""
-    assert "Usage: " in tether(command, "--help")
+    """With -h and --help alike, within 80 columns, and it stands in the list of commands."""
+    said = tether(command, "--help")
+    assert said.startswith(f"Usage: tether {command} ")
+    assert max(map(len, said.splitlines())) <= 80
+    assert said == tether(command, "-h") == tether("help", command)
+    assert f"  {command} " in tether("--help")
 
 
 def test_version_and_usage() -> None:
@@ -220,7 +251,41 @@ def test_version_and_usage() -> None:
     from tether import __version__
 
     assert tether("--version") == f"tether {__version__}\n"
-    tether("nonsense", code=2)
+    assert tether() == tether("-h") == tether("--help")
+    assert max(map(len, tether().splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("pss", "ps"),
+        ("ls", "ps"),
+        ("log", "logs"),
+        ("kil", "kill"),
+        ("stopp", "stop"),
+        ("start", "run"),
+        ("state", "stats"),
+    ],
+)
+def test_what_may_be_meant(given: str, meant: str) -> None:
+    """A word that is no command is a usage error, with what may be meant."""
+    assert f"is 'tether {meant}' meant?" in tether(given, code=2)
+
+
+@pytest.mark.parametrize("given", ["rm", "delete", "skill", "end", "clean", "reset", "xyzzy", "repair", "rune", "k"])
+def test_a_guess_never_ends_anything(given: str) -> None:
+    """What is far from every command gets no suggestion that would end, remove or give up something."""
+    said = tether(given, code=2)
+    assert not any(f"'tether {name}'" in said for name in ("stop", "kill", "restart", "reap", "forget", "prune"))
+
+
+def test_options_are_written_out() -> None:
+    """The beginning of an option is no option: it is named, and not taken."""
+    assert "there is no option --al; is --all meant?" in tether("ps", "--al", code=2)
+    assert "there is no option --dry; is --dry-run meant?" in tether("reap", "--dry", code=2)
+    assert "is no time span" in tether("stop", "it", "--grace", "-1", code=2)
+    assert "there is no filter 'colour=red'" in tether("ps", "--filter", "colour=red", code=2)
+    assert "is no time; write a span" in tether("events", "--since", "yesterday", code=2)
 
 
 def test_reap_ends_what_dead_owners_left(runner: Runner, private_state: Path) -> None:

@@ -52,6 +52,56 @@ def test_options_of_the_command_are_its_own() -> None:
     assert run("echo", "--name", "-h", "--", "--help").stdout == "--name -h -- --help\n"
 
 
+@pytest.mark.parametrize(
+    "before", [["--"], [], ["--name", "it"], ["--name=it", "--grace=1", "--"], ["--grace", "0.5s"]]
+)
+def test_arguments_are_passed_on_as_they_are(before: list[str]) -> None:
+    """Whatever stands behind the command: braces, ports, dashes, empty ones, and bytes that are no text."""
+    words = ["{port}", "{{port}}", "{{{port}}}", "--port", "--", "", "-h", "a b", "\n", "\udcff", "*"]
+    code = "import sys, os; sys.stdout.buffer.write(b'|'.join(map(os.fsencode, sys.argv[1:])))"
+    done = subprocess.run(
+        [*TETHER, "run", *before, sys.executable, "-c", code, *words], capture_output=True, timeout=60, check=True
+    )
+    assert done.stdout == b"|".join(map(os.fsencode, words))
+
+
+def test_a_port_only_where_one_is_asked_for() -> None:
+    """A fixed one, or a free one."""
+    for given, expected in ((["--port", "8123"], "8123"), (["--port=8124"], "8124")):
+        done = subprocess.run(
+            [*TETHER, "run", *given, "echo", "at {port}"], capture_output=True, text=True, timeout=60, check=True
+        )
+        assert done.stdout == f"at {expected}\n"
+    done = subprocess.run(
+        [*TETHER, "run", "--port", "--", "echo", "{port}"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert 1024 <= int(done.stdout) < 65536
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [([], "no command to run"), (["--"], "no command to run"), (["--nmae", "x", "true"], "there is no option --nmae"),
+     (["--name", "a/b", "true"], "'a/b' can't be a name"), (["--name"], "option --name needs a value"),
+     (["--grace", "-1", "true"], "no number of seconds"), (["--grace=nan", "true"], "no number of seconds"),
+     (["--port=70000", "true"], "'70000' is no port")],
+)  # fmt: skip
+def test_its_own_failure_is_125(args: list[str], said: str) -> None:
+    """A mistake in its arguments, as for env(1) and nohup(1); nothing was run."""
+    done = subprocess.run([*TETHER, "run", *args], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 125
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_state_directory_that_cant_be_used_is_125(tmp_path: Path) -> None:
+    """What to do is said, and the command was not run."""
+    (tmp_path / "file").write_text("")
+    environ = {**os.environ, "TETHER_STATE_DIR": str(tmp_path / "file")}
+    done = run("touch", str(tmp_path / "ran"), env=environ)
+    assert (done.returncode, "TETHER_STATE_DIR" in done.stderr) == (125, True)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_what_the_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
     """A helper in a session of its own is ended when the command has."""
     done = run("sh", "-c", "setsid sh -c 'echo $$; exec sleep 60' & sleep 0.3")

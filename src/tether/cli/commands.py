@@ -108,4 +108,6 @@ def _meant(name: str) -> str | None:
 
     scores = {known: SequenceMatcher(None, name, known).ratio() for known in COMMANDS}
     best = max(scores, key=lambda known: scores[known])
-    return best if scores[best] >= (_ALMOST_EQUAL if best in _CHANGES else _CLOSE) else None
+    if best in _CHANGES:
+        return best if scores[best] >= _ALMOST_EQUAL and name[0] == best[0] else None
+    return best if scores[best] >= _CLOSE else None

@@ -94,7 +94,7 @@ def _state_dir() -> Finding:
     except TetherError as error:
         return Finding(_STATE_DIR, False, str(error), "the next owner sets it aside, or says why not")
     if stat.S_IMODE(status.st_mode) & 0o077:
-        return Finding(_STATE_DIR, False, f"{folder} is open to others", "the next owner makes it private")
+        return Finding(_STATE_DIR, True, f"{folder}, open to others", "the next owner makes it private")
     return Finding(_STATE_DIR, True, str(folder), "private, and the ledger can be written")
 
 

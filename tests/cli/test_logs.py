@@ -1,0 +1,139 @@
+"""``tether logs`` and ``events``: of several, since when, with times."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+from commandline import TETHER, on_terminal, tether
+from support import eventually
+from tether import Owner, Process
+from tether.cli.outputs import _File
+
+
+def _wrote(owner: Owner, name: str, script: str) -> str:
+    resource = owner.start(Process(["sh", "-c", script], name=name))
+    resource.wait(10)
+    return resource.id
+
+
+def test_several_have_the_name_before_each_line(owner: Owner) -> None:
+    """And what has no line end gets one; what has no log is said, and keeps nobody from the rest."""
+    _wrote(owner, "a", "echo one; echo two")
+    _wrote(owner, "bb", "printf three")
+    owner.start(Process(["true"], name="none", stdout="null", stderr="null")).wait(10)
+    assert tether("logs", "a", "bb") == "test/a  | one\ntest/a  | two\ntest/bb | three\n"
+    assert tether("logs", "test/", "-n", "1", code=1).splitlines()[:2] == ["test/a    | two", "test/bb   | three"]
+    assert "resource test/none has no log here" in tether("logs", "test/", code=1)
+
+
+def test_of_one_it_is_as_it_was_written(owner: Owner) -> None:
+    """Byte for byte into a pipe; on a terminal with its colours, and nothing else acts."""
+    _wrote(owner, "a", r"printf '\033[31mred\033[0m\033]0;title\007\377\r\tend'")
+    raw = subprocess.run([*TETHER, "logs", "a"], capture_output=True, timeout=60, check=True).stdout
+    assert raw == b"\x1b[31mred\x1b[0m\x1b]0;title\x07\xff\r\tend"
+    assert "\x1b[31mred\x1b[0m\\x1b]0;title\\x07\\xff\r" in on_terminal("logs", "a").replace("\n", "")
+
+
+def test_the_last_lines_are_found_from_the_end(tmp_path: Path) -> None:
+    """Whatever their lengths, with and without a last line end."""
+    path = tmp_path / "log"
+    for end in (b"", b"\n"):
+        for lines in (
+            [b"a"],
+            [b"x" * 70_000, b"y" * 200_000, b"z"],
+            [b""] * 100_000,
+            [b"%d" % n for n in range(50_000)],
+        ):
+            data = b"\n".join(lines) + end
+            path.write_bytes(data)
+            for number in (0, 1, 2, 3, 99_999, 10**6):
+                expected = b"".join(data.splitlines(keepends=True)[-number:] if number else [])
+                output = _File("tag", 0, path)
+                assert b"".join(output.begin(number)) == expected
+                output._file.close()
+
+
+def test_since_goes_by_the_times_in_the_lines(owner: Owner) -> None:
+    """A line without one is as old as the one above it; a log that was last written before is left out."""
+    _wrote(
+        owner,
+        "a",
+        "echo '2020-01-01 00:00:00 old'; echo ' of old'; echo \"[INFO] $(date '+%FT%T') new\"; echo ' of new'",
+    )
+    said = tether("logs", "a", "--since", "1h")
+    assert said.splitlines()[0].endswith(" new")
+    assert said.splitlines()[1:] == [" of new"]
+    assert tether("logs", "a", "--since", "2019-12-31").splitlines()[0] == "2020-01-01 00:00:00 old"
+    tag = _wrote(owner, "b", "echo no time")
+    assert tether("logs", "b", "--since", "1h") == "no time\n"
+    assert tag
+    assert tether("logs", "b", "--since", "@99999999999") == ""
+
+
+def test_timestamps(owner: Owner) -> None:
+    """The line's own; a dash where it is not known; with -f when it came."""
+    resource = owner.start(
+        Process(["sh", "-c", "echo '2020-01-02T03:04:05 old'; echo none; read x; echo came"], name="a", stdin="pipe")
+    )
+    eventually(lambda: "none" in resource.logs())
+    assert tether("logs", "-t", "a").splitlines() == [
+        "2020-01-02T03:04:05 2020-01-02T03:04:05 old", "-                   none",
+    ]  # fmt: skip
+    with subprocess.Popen([*TETHER, "logs", "-tf", "a"], stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        for _ in range(2):
+            follower.stdout.readline()
+        assert resource.stdin is not None
+        resource.stdin.write(b"\n")
+        resource.stdin.close()
+        line = follower.stdout.readline()
+    assert line.startswith(time.strftime("%Y-%m-%dT"))
+    assert line.endswith(" came\n")
+
+
+def test_several_are_followed_until_all_have_ended(owner: Owner) -> None:
+    """With whole lines, whoever writes them."""
+    first = owner.start(Process(["sh", "-c", "echo a1; read x; echo a2"], name="a", stdin="pipe"))
+    second = owner.start(Process(["sh", "-c", "echo b1; read x; printf b2"], name="b", stdin="pipe"))
+    with subprocess.Popen([*TETHER, "logs", "-f", "a", "b"], stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        assert {follower.stdout.readline() for _ in range(2)} == {"test/a | a1\n", "test/b | b1\n"}
+        for resource in (second, first):
+            assert resource.stdin is not None
+            resource.stdin.write(b"\n")
+            resource.stdin.close()
+        assert set(follower.stdout.read().splitlines()) == {"test/a | a2", "test/b | b2"}
+        assert follower.wait(20) == 0
+
+
+def test_events_of_some(owner: Owner) -> None:
+    """Of a resource, of a pattern, of an owner with all that is its; not before a time."""
+    with Owner("other") as other:
+        _wrote(owner, "a", "true")
+        _wrote(owner, "b", "true")
+        _wrote(other, "a", "true")
+        assert {line.split()[2] for line in tether("events", "test/a").splitlines()} == {"a"}
+        assert len(tether("events", "a").splitlines()) == 8
+        assert {line.split()[2] for line in tether("events", "test/").splitlines()} == {"test", "a", "b"}
+        assert len(tether("events", "test/?", "-n", "3").splitlines()) == 3
+        assert len(tether("events", "--since", "1h").splitlines()) == 14
+        assert tether("events", "--since", "@99999999999") == ""
+        assert "there is no resource 'never'" in tether("events", "never", code=1)
+
+
+def test_inspect_and_where(owner: Owner, private_state: Path) -> None:
+    """All that is known, as JSON; where the log is; also of what has ended."""
+    import json
+
+    tag = _wrote(owner, "a", "echo out")
+    lives = owner.start(Process(["sh", "-c", "sleep 60"], name="b", env={"TOKEN": "secret-value"}))
+    ended, running = json.loads(tether("inspect", "a", "b"))
+    assert (ended["id"], ended["state"], ended["exit_code"]) == (tag, "gone", 0)
+    assert Path(ended["log"]).read_text() == "out\n"
+    assert [event["what"] for event in ended["events"]] == ["created", "ready", "exited", "gone"]
+    assert (running["pid"], running["processes"][0]["pid"]) == (lives.pid, lives.pid)
+    assert "secret-value" not in tether("inspect", "b")
+    assert ended["log"] in tether("where", "a")
+    assert str(private_state) in tether("where")
