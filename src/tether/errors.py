@@ -12,6 +12,7 @@ __all__ = [
     "DriverUnavailable",
     "ExecError",
     "Gone",
+    "GuardLost",
     "LedgerError",
     "NotCreated",
     "NotFound",
@@ -56,6 +57,10 @@ class StartError(TetherError):
 
 class NotCreated(StartError):
     """A resource could not be started, and nothing of it was created or asked for yet."""
+
+
+class GuardLost(StartError):
+    """The shim of a resource was killed while it was being started; what it may have started was ended. It may be tried again."""
 
 
 class ExecError(StartError, OSError):

@@ -240,7 +240,7 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
         subprocess.run(["umount", str(small)], check=True)
 
 
-@pytest.mark.parametrize("name", ["ledger.db", "reaper.log", "key"])
+@pytest.mark.parametrize("name", ["ledger.db", "guard.log", "key"])
 def test_a_planted_link_is_not_followed(folder: Path, tmp_path: Path, name: str) -> None:
     """A symbolic link in the place of a file of ours."""
     target = tmp_path / "target"

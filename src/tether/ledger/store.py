@@ -264,6 +264,7 @@ class Ledger:
         on_death: str,
         keep_for: float,
         plan: Handle | None = None,
+        reserved: Handle | None = None,
     ) -> None:
         """Record a resource before anything of it is created.
 
@@ -271,7 +272,7 @@ class Ledger:
         record at once share one commit, since it is the disk that takes the time.
         """
         now = time.time()
-        texts = (tag, owner, name, kind, State.PENDING.value, json.dumps(spec), handle_text(plan))
+        texts = (tag, owner, name, kind, State.PENDING.value, json.dumps(spec), handle_text(plan or reserved))
         entry = _Entry((*texts, on_death, keep_for, now, now))
         if plan is None:
             with self._transaction() as db:

@@ -84,6 +84,7 @@ class Owner:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._closed = False
+        self._terminal: Terminal | None = None
         me = identity.identify()
         if me is None:
             raise TetherError("/proc is not mounted: tether can't tell who this process is, and starts nothing")
@@ -102,7 +103,7 @@ class Owner:
     def _forget_old(self) -> None:
         """Remove what ended long ago: records, logs and receipts."""
         for tag in self._ledger.forget_old(time.time() - _REMEMBER_S):
-            for path in (logs.path(self.state_dir, tag), self.state_dir / "run" / f"{tag}.ended"):
+            for path in (logs.path(self.state_dir, tag), *(self.state_dir / "run").glob(f"{tag}.*")):
                 path.unlink(missing_ok=True)
 
     def __repr__(self) -> str:
@@ -131,11 +132,12 @@ class Owner:
             self.state_dir,
             self.id,
             shim=self._guard.shim,
+            prepare=self._guard.prepare,
             watch=self._guard.watch,
             emit=emit,
             await_orphans=self._guard.await_orphans,
             lifeline=self._guard.armed_lifeline,
-            terminal=lambda: self._guard.terminal,
+            terminal=lambda: self._terminal,
         )
 
     def share_terminal(self) -> None:
@@ -148,7 +150,8 @@ class Owner:
             for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
             if signal.getsignal(signum) == signal.SIG_IGN
         )
-        self._guard.terminal = Terminal(os.getpgrp(), ignored)
+        self._guard.shares_terminal = True
+        self._terminal = Terminal(os.getpgrp(), ignored)
 
     def _note(self, what: str, detail: str) -> None:
         with suppress(TetherError):
@@ -304,7 +307,8 @@ class Owner:
             "state_dir": str(self.state_dir),
             "on_death": self.on_death,
             "tier": self._guard.tier,
-            "reaper": self._guard.pid,
+            "hub": self._guard.pid,
+            "reaper": self._guard.pid,  # as it was called before
             "resources": resources,
             "plugins": plugins,
             "pids": list(dict.fromkeys(pids)),
@@ -347,6 +351,8 @@ class Owner:
         kept = self._supervisor.live()
         guarded = all(isinstance(m.driver, HasGuard) for m in kept)
         self._guard.disarm(orderly=not errors and guarded, empty=not kept)
+        if not errors and not kept:
+            (self.state_dir / "run" / f"{self.id}.receipts").unlink(missing_ok=True)
         self._ledger.close()
         if errors:
             raise ExceptionGroup(f"owner {self.name} could not end everything; the rest stays on record", errors)

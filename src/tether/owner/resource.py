@@ -177,7 +177,7 @@ class Resource:
         """The identity of its command, by which it can be signalled safely; None if it has none on this machine."""
         handle = self._managed.handle
         pair = handle.data.get("main") if handle is not None else None
-        return None if handle is None or pair is None else Identity(handle.data["boot"], *pair)
+        return None if handle is None or pair is None else Identity(handle.data["boot"], *pair[:2])
 
     def inside(self, argv: Sequence[str]) -> list[str]:
         """Return the command that runs ``argv`` in it, activated. Raises SpecError if it is no environment."""
