@@ -166,6 +166,11 @@ def _signal_number(signum: str | int) -> int:
     return int(signum)
 
 
+def _check_user(name: str, value: Any) -> None:
+    if value is not None and not (isinstance(value, str) or (isinstance(value, int) and value >= 0)):
+        raise SpecError(f"{name}={value!r} must be a name or a number")
+
+
 _CONSTANTS = {"stdin": (-1, -3), "stdout": (-1, -3), "stderr": (-1, -2, -3)}
 """PIPE, STDOUT and DEVNULL of `subprocess`."""
 
@@ -197,8 +202,8 @@ class Process(CommandBase):
         stdout: "log" for a file in the state directory, "inherit", "null", "pipe", a path, a descriptor or an open file.
         stderr: the same; "log" goes to the same file, "stdout" to wherever that goes.
         pass_fds: descriptors that the command inherits under the same numbers.
-        terminal: "own" for a session without a terminal, "share" for the app's session and terminal, "pty" for a new terminal, whose
-            other end is ``stdin`` and ``stdout`` of the resource.
+        terminal: "own" for a session without a terminal, "share" for the app's session and terminal, "pty" for a new terminal,
+            whose other end is ``stdin`` and ``stdout`` of the resource.
         process_group: with terminal="share": the group that it joins, 0 for one of its own; by default the app's.
         port: a fixed port for ``{port}``; by default a free one is looked for.
         ready: when it counts as ready; None for as soon as it was executed.
@@ -206,8 +211,8 @@ class Process(CommandBase):
         stop: a ladder of such signals instead, each with its seconds: ``[("INT", 5), ("TERM", 10)]``.
         stop_to: "group" signals the command's whole process group (wrappers do not forward), "main" only the command.
         stop_grace: seconds from the polite signal to the end by force.
-        stop_again: whether the polite signal is sent again while the grace runs; by default only while it is starting, for many programs
-            take a second one for "at once".
+        stop_again: whether the polite signal is sent again while the grace runs; by default only while it is starting, for many
+            programs take a second one for "at once".
         ends: "tree" when the last process has ended, "main" has what the command leaves behind ended with it.
         user, group, extra_groups: whose the command is, by name or number; by default the app's. Only root can give others.
         umask: the file mode mask; by default the app's.
@@ -215,7 +220,8 @@ class Process(CommandBase):
         nice: added to the app's priority, as nice(1) does.
         affinity: the processors that it may run on; by default the app's.
         oom_score_adj: how willingly the kernel kills it when memory is short, -1000 to 1000; by default the app's.
-        memory: the most bytes that the tree may use, and ``cpus`` the most processors' time; in the tier "cgroup", with its controllers.
+        memory: the most bytes that the tree may use; in the tier "cgroup", where that hands on the controller.
+        cpus: the most processors' time that it may use, likewise.
         on_death: when the owner dies: "kill" at once, "stop" politely first, "keep" for the next owner; None for the
             owner's own rule.
         keep_for: with "keep", for how many seconds.
@@ -286,10 +292,8 @@ class Process(CommandBase):
         self._check_attributes()
 
     def _check_attributes(self) -> None:
-        for name in ("user", "group"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, str) or (isinstance(value, int) and value >= 0)):
-                raise SpecError(f"{name}={value!r} must be a name or a number")
+        _check_user("user", self.user)
+        _check_user("group", self.group)
         if isinstance(self.extra_groups, str):
             raise SpecError(f"extra_groups={self.extra_groups!r} must be a list of names or numbers")
         for limit, pair in self.rlimits.items():
@@ -298,14 +302,23 @@ class Process(CommandBase):
                     f"rlimits: {limit!r}: {pair!r} must be the number of a resource with its soft and hard limit, "
                     "for instance {resource.RLIMIT_NOFILE: (1024, 4096)}"
                 )
-        if self.affinity is not None and (not self.affinity or any(cpu < 0 for cpu in self.affinity)):
-            raise SpecError(f"affinity={self.affinity!r} must be numbers of processors, and at least one")
-        if self.oom_score_adj is not None and not -1000 <= self.oom_score_adj <= 1000:
-            raise SpecError(f"oom_score_adj={self.oom_score_adj!r} must be from -1000 to 1000")
-        if self.memory is not None and self.memory <= 0:
-            raise SpecError(f"memory={self.memory!r} must be more than 0 bytes")
-        if self.cpus is not None and self.cpus <= 0:
-            raise SpecError(f"cpus={self.cpus!r} must be more than 0 processors")
+        wrong = (
+            (
+                self.affinity is not None and (not self.affinity or min(self.affinity) < 0),
+                "affinity",
+                "numbers of processors",
+            ),
+            (
+                self.oom_score_adj is not None and not -1000 <= self.oom_score_adj <= 1000,
+                "oom_score_adj",
+                "-1000 to 1000",
+            ),
+            (self.memory is not None and self.memory <= 0, "memory", "more than 0 bytes"),
+            (self.cpus is not None and self.cpus <= 0, "cpus", "more than 0 processors"),
+        )
+        for is_wrong, name, wanted in wrong:
+            if is_wrong:
+                raise SpecError(f"{name}={getattr(self, name)!r} must be {wanted}")
         if self.process_group is not None and self.terminal != "share":
             raise SpecError(
                 'process_group= is for terminal="share"; else the command leads a session and group of its own'

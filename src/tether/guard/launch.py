@@ -199,7 +199,7 @@ class Hub:
             raise ReaperError(f"no shim can be had now: {os.strerror(number)}; nothing was started, try again")
         pid = message.number("pid") or 0
         self.forked.add(pid)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fds[0])
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, _above_standard(fds[0]))
         return ShimChannel(sock, pid, message.number("start") or 0, message.text("cgroup") or None)
 
     def _is_armed(self, channel: ShimChannel) -> bool:
@@ -232,6 +232,15 @@ class Hub:
     def wait(self, timeout_s: float) -> bool:
         """Wait for the hub process, which ends when its last shim has; False if it goes on after that time."""
         return signals.wait_end(self.pid, self.start, timeout_s)
+
+
+def _above_standard(fd: int) -> int:
+    """Keep our own out of the places of standard input, output and error, should the app have closed these."""
+    if fd > 2:
+        return fd
+    above = int(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+    os.close(fd)
+    return above
 
 
 def _execute(state_dir: Path, lines: list[int], new_session: bool) -> None:

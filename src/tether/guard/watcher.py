@@ -22,6 +22,8 @@ class Watcher:
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake = os.pipe()
         self._selector.register(self._wake_read, selectors.EVENT_READ)
+        # What is registered meanwhile an epoll notices by itself; others look at their list when they begin to wait.
+        self._notices = isinstance(self._selector, getattr(selectors, "EpollSelector", ()))
         self._watched: dict[int, tuple[socket.socket, Callable[[], bool]]] = {}
         self._thread = threading.Thread(target=self._run, name=f"tether-{name}", daemon=True)
         self._thread.start()
@@ -31,13 +33,16 @@ class Watcher:
         fd = sock.fileno()
         self._watched[fd] = (sock, readable)
         self._selector.register(fd, selectors.EVENT_READ)
+        if not self._notices:
+            os.write(self._wake, b"\0")
 
     def _run(self) -> None:
         while True:
             for key, _ in self._selector.select():
-                if key.fd == self._wake_read:
+                if key.fd != self._wake_read:
+                    self._call(key.fd)
+                elif not os.read(self._wake_read, 4096):
                     return
-                self._call(key.fd)
 
     def _call(self, fd: int) -> None:
         sock, readable = self._watched[fd]

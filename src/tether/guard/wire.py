@@ -1,4 +1,7 @@
-"""Messages with file descriptors between an owner, its hub and its shims; the other end is ``native/wire.c``, which says the form."""
+"""Messages with file descriptors between an owner, its hub and its shims.
+
+The other end is ``native/wire.c``, which says the form.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,15 @@ class Streams:
         return self.fds[-1] if self.targets[-1] >= 0 else None
 
     def _open(self, name: str, what: Any, inherited: int) -> int | None:
-        opened = {
+        openers: dict[str, Callable[[], int | None]] = {
             "log": self._open_log,
             "inherit": lambda: _inherited(inherited),
             "null": lambda: self._keep(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)),
             "pipe": lambda: self._open_pipe(name),
-        }.get(_word(what))
-        if opened is not None:
-            return opened()
+        }
+        opener = openers.get(_word(what))
+        if opener is not None:
+            return opener()
         if isinstance(what, os.PathLike):
             flags = os.O_RDONLY if name == "stdin" else os.O_WRONLY | os.O_CREAT | os.O_APPEND
             return self._keep(os.open(what, flags | os.O_CLOEXEC, 0o666))
