@@ -10,7 +10,7 @@ What lies where, imports going downwards only:
     life/                                            one resource's life: the state machine, the supervisor, probes
     guard/                                           what holds trees when the owner can't
     ledger/  linux/  notices.py                      core: the record, questions to the kernel, who is told
-    protocol.py  model.py  spec.py  errors.py        words: plain data
+    protocol.py  model.py  spec.py  errors.py        words: plain data; calls.py calls plugins for everybody
 
 Names are handed out lazily, so that importing tether costs next to nothing.
 """
@@ -50,6 +50,9 @@ if TYPE_CHECKING:
         PluginExecutionMode,
         RemoteResourceInfo,
         get_all_managed_pids,
+        get_total_estimated_cost,
+        has_active_cloud_resources,
+        is_cloud_aware,
         is_lifecycle_aware,
     )
     from tether.spec import Process
@@ -88,8 +91,11 @@ __all__ = [
     "Usage",
     "call",
     "get_all_managed_pids",
+    "get_total_estimated_cost",
+    "has_active_cloud_resources",
     "healthy",
     "http",
+    "is_cloud_aware",
     "is_lifecycle_aware",
     "log",
     "tcp",
@@ -112,7 +118,7 @@ _MODULES = {
     "life.probes": "call healthy http log tcp",
     "protocol": (
         "CloudAwarePlugin CloudProviderType LifecycleAwarePlugin PluginExecutionMode RemoteResourceInfo "
-        "get_all_managed_pids is_lifecycle_aware"
+        "get_all_managed_pids get_total_estimated_cost has_active_cloud_resources is_cloud_aware is_lifecycle_aware"
     ),
     "owner.resource": "Resource",
     "spec": "Process",
