@@ -9,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from itertools import islice
 from typing import Any
 
 from tether.errors import PluginError
 
-__all__ = ["ask", "has_methods", "mode_value", "own_pids", "plain", "resources", "run"]
+__all__ = ["TimedOut", "ask", "has_methods", "mode_value", "own_pids", "plain", "resources", "run", "shown", "within"]
 
 _MOST_PIDS = 100_000
 _DEEPEST = 20
@@ -60,7 +61,51 @@ def run(plugin: Any, method: str, *arguments: Any) -> Any:
     return value
 
 
-def _shown(value: Any) -> str:
+def within(limit_s: float, plugin: Any, method: str, call: Callable[[], Any]) -> Any:
+    """Return what ``call()`` returns, which calls this method of the plugin in a thread of its own.
+
+    Where no thread can be made (the limit of processes is reached, the interpreter is ending), it is called in this one.
+
+    Raises:
+        PluginError: it did not return within ``limit_s`` seconds, and goes on in its thread; or it raised.
+    """
+    said: list[tuple[Any, BaseException | None]] = []
+
+    def ask() -> None:
+        try:
+            said.append((call(), None))
+        except BaseException as error:
+            said.append((None, error))
+
+    name = type(plugin).__name__
+    thread = threading.Thread(target=ask, name=f"tether-{name}-{method}", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        ask()
+    else:
+        thread.join(limit_s)
+    if not said:
+        raise TimedOut(
+            f"plugin {name}: {method}() did not return within {limit_s:g} s", plugin=name, method=method, thread=thread
+        )
+    value, error = said[0]
+    if isinstance(error, PluginError):
+        raise error
+    if error is not None:
+        raise PluginError.in_method(plugin, method, error) from error
+    return value
+
+
+class TimedOut(PluginError):
+    """A method did not return in time. ``thread`` is where it goes on."""
+
+    def __init__(self, message: str, *, plugin: str, method: str, thread: threading.Thread) -> None:
+        super().__init__(message, plugin=plugin, method=method)
+        self.thread = thread
+
+
+def shown(value: Any) -> str:
     """A value's repr, at most a line of it."""
     try:
         text = repr(value)
@@ -89,7 +134,7 @@ def mode_value(plugin: Any) -> str:
     value = getattr(returned, "value", None) if isinstance(returned, Enum) else returned
     known = [mode.value for mode in PluginExecutionMode]
     if not isinstance(value, str) or value not in known:
-        raise _returned(plugin, "get_execution_mode", _shown(returned), f"it must be a mode: {', '.join(known)}")
+        raise _returned(plugin, "get_execution_mode", shown(returned), f"it must be a mode: {', '.join(known)}")
     return str(value)
 
 
@@ -100,7 +145,7 @@ def own_pids(plugin: Any) -> tuple[list[int], list[Any]]:
     """
     returned = run(plugin, "get_child_pids")
     if isinstance(returned, str | bytes | Mapping):
-        raise _returned(plugin, "get_child_pids", _shown(returned), "it must be a list of int")
+        raise _returned(plugin, "get_child_pids", shown(returned), "it must be a list of int")
     try:
         named = list(islice(iter(returned), _MOST_PIDS))
     except KeyboardInterrupt:
@@ -117,16 +162,16 @@ def resources(plugin: Any) -> dict[str, Any]:
     """Return what the plugin says it manages, ready for JSON. Raises PluginError: it raised, or returned no dict."""
     returned = run(plugin, "get_managed_resources")
     if not isinstance(returned, Mapping):
-        raise _returned(plugin, "get_managed_resources", _shown(returned), "it must be a dict")
-    shown: dict[str, Any] = plain(returned)
-    return shown
+        raise _returned(plugin, "get_managed_resources", shown(returned), "it must be a dict")
+    ready: dict[str, Any] = plain(returned)
+    return ready
 
 
 def ask(plugin: Any, method: str, *arguments: Any, wanted: type | tuple[type, ...], what: str) -> Any:
     """Call a method that must return a value of a type; ``what`` is that type in words. Raises PluginError."""
     value = run(plugin, method, *arguments)
     if not isinstance(value, wanted):
-        raise _returned(plugin, method, _shown(value), f"it must be {what}")
+        raise _returned(plugin, method, shown(value), f"it must be {what}")
     return value
 
 

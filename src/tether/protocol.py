@@ -179,12 +179,14 @@ def get_all_managed_pids(plugin: Any) -> list[int]:
     Raises:
         PluginError: ``get_child_pids`` raised, or did not return an iterable.
     """
-    # The one upward import of the words layer, made when called: the document has this function here.
+    return with_descendants(calls.own_pids(plugin)[0]) if is_lifecycle_aware(plugin) else []
+
+
+def with_descendants(named: list[int]) -> list[int]:
+    """Return those of ``named`` that live and can be a plugin's, then every live descendant of them, each once."""
+    # The one upward import of the words layer, made when called: the document has `get_all_managed_pids` here.
     from tether.linux import tree
 
-    if not is_lifecycle_aware(plugin):
-        return []
-    named, _ = calls.own_pids(plugin)
     strangers = {1, *tree.line_of(os.getpid())} if named else set()
     own = [pid for pid in named if pid not in strangers and tree.is_running(pid)]
     return list(dict.fromkeys([*own, *(below for pid in own for below in tree.descendants(pid))]))

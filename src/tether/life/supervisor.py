@@ -100,8 +100,15 @@ class Supervisor:
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
-    def start(self, spec: Any, on_death: OnDeath, progress: Progress, fingerprint: str = "") -> Managed:
-        """Start a resource and wait until it is ready.
+    def start(
+        self,
+        spec: Any,
+        on_death: OnDeath,
+        progress: Progress,
+        fingerprint: str = "",
+        held: Callable[[Managed], object] | None = None,
+    ) -> Managed:
+        """Start a resource and wait until it is ready; ``held`` is called with it as soon as it is on record.
 
         Raises:
             Busy: the name is in use.
@@ -122,6 +129,8 @@ class Supervisor:
         except BaseException:
             self._leave(managed)
             raise
+        if held is not None:
+            held(managed)
         self.bring_up(managed, progress)
         return managed
 

@@ -31,7 +31,7 @@ from tether.notices import Notice, Telemetry
 from tether.owner import shutdown
 from tether.owner.plugin import ManagedPlugin
 from tether.owner.resource import Resource
-from tether.owner.roster import Roster
+from tether.owner.roster import Held, Roster
 from tether.spec import Process
 
 __all__ = ["Owner"]
@@ -91,7 +91,7 @@ class Owner:
         self._guard = Guard(self.id, self.name, self.state_dir, self._note)
         self._ledger.add_owner(self.id, self.name, me, self._guard.cgroup)
         self._supervisor = Supervisor(self.id, self._ledger, self.telemetry, self._context)
-        self._roster = Roster(self.id, self._ledger, self._note)
+        self._roster = Roster(self.id, self._ledger, self._note, self._held, self.state_dir)
         _add_to_environment(self.id)
         _owners.add(self)
         outcomes = estate.sweep(self._ledger, self.state_dir)
@@ -155,14 +155,25 @@ class Owner:
             self._ledger.add_event(self.id, None, self.name, what, detail)
         self.telemetry.publish(Notice(self.id, None, self.name, what, detail))
 
+    def _held(self) -> Held:
+        """What the supervisor ends by its spec, so that no plugin's cleanup does."""
+        return Held(self._guard.pid, frozenset(managed.tag for managed in self._supervisor.live()))
+
     # -- resources -----------------------------------------------------------------------------------------------------
 
-    def start(self, spec: Spec, *, on_progress: Progress | None = None) -> Resource:
+    def start(
+        self,
+        spec: Spec,
+        *,
+        on_progress: Progress | None = None,
+        held: Callable[[Resource], object] | None = None,
+    ) -> Resource:
         """Start a resource, and return it when it is ready.
 
         Args:
             spec: what to start, for instance a `Process`.
             on_progress: called with a line of text whenever there is something new to say.
+            held: called with the resource as soon as it is on record, long before it is ready.
 
         Raises:
             StartError: it did not come up in time, or ended; with exit status and the last lines of its log. Nothing of
@@ -180,8 +191,12 @@ class Owner:
         self._guard.arm()
         on_death = spec.on_death or self.on_death
         if on_death == "keep" and spec.name is not None:
-            return self._adopt_or_start(spec, spec.name, on_progress or _silent)
-        return Resource(self._supervisor, self._supervisor.start(spec, on_death, on_progress or _silent))
+            return self._adopt_or_start(spec, spec.name, on_progress or _silent, held)
+        hold = self._holding(held)
+        return Resource(self._supervisor, self._supervisor.start(spec, on_death, on_progress or _silent, held=hold))
+
+    def _holding(self, held: Callable[[Resource], object] | None) -> Callable[[Managed], object] | None:
+        return None if held is None else lambda managed: held(Resource(self._supervisor, managed))
 
     def _with_environment(self, spec: Spec, on_progress: Progress | None) -> Spec:
         """Start the environment that a process runs in, where only its spec was given; one of an equal spec is used again."""
@@ -193,7 +208,9 @@ class Owner:
                 return replace(spec, env_in=resource)
         return replace(spec, env_in=self.start(wanted, on_progress=on_progress))
 
-    def _adopt_or_start(self, spec: Spec, name: str, progress: Progress) -> Resource:
+    def _adopt_or_start(
+        self, spec: Spec, name: str, progress: Progress, held: Callable[[Resource], object] | None
+    ) -> Resource:
         """Adopt what an earlier owner of this name kept from an equal spec; stop it if the spec has changed."""
         fingerprint = spec.fingerprint(place.key(self.state_dir))
         for row in self._kept(name):
@@ -201,12 +218,16 @@ class Owner:
                 managed = self._supervisor.adopt(row, spec)
                 if not managed.state.is_final:
                     progress(f"adopted {name}")
-                    return Resource(self._supervisor, managed)
+                    adopted = Resource(self._supervisor, managed)
+                    if held is not None:
+                        held(adopted)
+                    return adopted
             else:
                 progress(f"{name} was kept from another spec, stopping it")
                 managed = self._supervisor.adopt(row, _recorded(row))
                 self._supervisor.stop(managed, "its spec has changed")
-        return Resource(self._supervisor, self._supervisor.start(spec, "keep", progress, fingerprint))
+        started = self._supervisor.start(spec, "keep", progress, fingerprint, self._holding(held))
+        return Resource(self._supervisor, started)
 
     def _kept(self, name: str, *, ended: bool = False) -> list[ResourceRow]:
         """Return what earlier owners of this name kept under ``name``, whose process has gone or let go in order."""
@@ -342,6 +363,7 @@ class Owner:
         if not errors:
             with suppress(TetherError):
                 self._ledger.end_owner(self.id, "shut down in order")
+        self._roster.close()
         self._supervisor.close()
         # What is kept with nothing beside it that ends it in time is the reaper's to watch.
         kept = self._supervisor.live()
@@ -381,6 +403,7 @@ class Owner:
         """In a fork of the owner: let go of everything, without ending anything."""
         self._closed = True
         self._ledger.abandon()
+        self._roster.release_in_fork()
         self._guard.release_in_fork()
 
 
