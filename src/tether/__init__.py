@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     )
     from tether.life.probes import call, healthy, http, log, tcp
     from tether.model import Ready, State, Usage
+    from tether.notices import Notice
+    from tether.owner.marking import apart
     from tether.owner.owner import Owner
     from tether.owner.plugin import ManagedPlugin
     from tether.owner.resource import Resource
@@ -73,6 +75,7 @@ __all__ = [
     "ManagedPlugin",
     "Mount",
     "NotFound",
+    "Notice",
     "Owner",
     "PluginError",
     "PluginExecutionMode",
@@ -89,6 +92,7 @@ __all__ = [
     "StateDirError",
     "TetherError",
     "Usage",
+    "apart",
     "call",
     "get_all_managed_pids",
     "get_total_estimated_cost",
@@ -113,6 +117,8 @@ _MODULES = {
         "StartError StateDirError TetherError"
     ),
     "model": "Ready State Usage",
+    "notices": "Notice",
+    "owner.marking": "apart",
     "owner.owner": "Owner",
     "owner.plugin": "ManagedPlugin",
     "life.probes": "call healthy http log tcp",

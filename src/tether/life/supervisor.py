@@ -362,7 +362,11 @@ class Supervisor:
             if not written:
                 _log.warning("%s: another owner has it by now; what happened here is not recorded", managed.name)
         for what, detail in said:
-            self._telemetry.publish(Notice(self._owner, managed.tag, managed.name, what, detail))
+            # A server that was up, and failed without having been asked to end.
+            crash = what == "failed" and life.stays_up and any(each.endswith("-> READY") for each in life.history)
+            self._telemetry.publish(
+                Notice(self._owner, managed.tag, managed.name, what, detail, state=life.state.value, crash=crash)
+            )
 
     def _carry_out(self, managed: Managed, ends: Iterable[End]) -> None:
         """End, in a thread of its own: whoever learns that something must end has other things to wait for."""

@@ -18,6 +18,7 @@ from typing import Any, Self, get_args
 
 from tether.errors import Gone, NotFound, SpecError, TetherError
 from tether.estate import settle as estate
+from tether.estate import strays as stray
 from tether.guard.line import Guard
 from tether.ledger import logs, place
 from tether.ledger.store import EventRow, Ledger, ResourceRow
@@ -25,11 +26,11 @@ from tether.life.driver import Context, HasGuard
 from tether.life.machine import Event
 from tether.life.managed import Managed, new_id
 from tether.life.supervisor import Supervisor
-from tether.linux import identity, members
+from tether.linux import identity
 from tether.model import Inside, OnDeath, Progress, Recorded, Spec, State, Terminal, check_name
 from tether.notices import Notice, Telemetry
-from tether.owner import shutdown
-from tether.owner.plugin import ManagedPlugin
+from tether.owner import marking, show, shutdown
+from tether.owner.answering import Answering
 from tether.owner.resource import Resource
 from tether.owner.roster import Held, Roster
 from tether.spec import Process
@@ -48,7 +49,7 @@ def _silent(_: str) -> None:
     return None
 
 
-class Owner:
+class Owner(Answering):
     """Answers for everything that one app starts: nothing of it outlives this process, unless you said so.
 
     Args:
@@ -57,6 +58,8 @@ class Owner:
             directory. Made with mode 0700.
         on_death: what becomes of resources whose spec does not say, when this process dies or ends without `shutdown`:
             "kill" at once, "stop" politely first, "keep" for the next owner to adopt.
+        strays: what becomes of what the app started beside tether and left in its session, at `shutdown` as after a crash: "warn"
+            says which they are, "end" ends them (SIGTERM first), "leave" does nothing. See `tether.apart`.
 
     As a context manager it shuts down at the end of the block. Safe to use from several threads. A fork of this process
     owns nothing: there every method that starts something raises, and `shutdown` does nothing.
@@ -72,12 +75,20 @@ class Owner:
     """
 
     def __init__(
-        self, name: str, *, state_dir: str | os.PathLike[str] | None = None, on_death: OnDeath = "kill"
+        self,
+        name: str,
+        *,
+        state_dir: str | os.PathLike[str] | None = None,
+        on_death: OnDeath = "kill",
+        strays: stray.Rule = "warn",
     ) -> None:
         self.name = check_name(name, "an owner")
         if on_death not in get_args(OnDeath):
             raise SpecError(f"on_death={on_death!r} is not known; use one of 'kill', 'stop', 'keep'")
+        if strays not in stray.RULES:
+            raise SpecError(f"strays={strays!r} is not known; use one of 'warn', 'end', 'leave'")
         self.on_death: OnDeath = on_death
+        self.strays: stray.Rule = strays
         self.id = new_id()
         self.state_dir: Path = place.prepare(place.state_dir(state_dir))
         self.telemetry = Telemetry()
@@ -92,7 +103,10 @@ class Owner:
         self._ledger.add_owner(self.id, self.name, me, self._guard.cgroup)
         self._supervisor = Supervisor(self.id, self._ledger, self.telemetry, self._context)
         self._roster = Roster(self.id, self._ledger, self._note, self._held, self.state_dir)
-        _add_to_environment(self.id)
+        if strays != "warn":
+            with suppress(OSError):
+                stray.remember(self.state_dir, self.id, strays)
+        marking.mark(self.id)
         _owners.add(self)
         outcomes = estate.sweep(self._ledger, self.state_dir)
         if any(outcome.what == "elsewhere" for outcome in outcomes):
@@ -106,7 +120,15 @@ class Owner:
                 path.unlink(missing_ok=True)
 
     def __repr__(self) -> str:
-        return f"<Owner {self.name} ({len(self._supervisor.live())} resources, id {self.id})>"
+        return f"<Owner {self.name} ({', '.join(self._in_words())})>"
+
+    def _in_words(self) -> list[str]:
+        counts = (len(self._supervisor.live()), "resource"), (len(self.plugins), "plugin")
+        held = [f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts]
+        return [f"pid {self._pid}", *held, *(["shut down"] if self._closed else [])]
+
+    def _repr_html_(self) -> str:
+        return show.table(self.resources, f"owner {self.name} ({', '.join(self._in_words())})")
 
     def __enter__(self) -> Self:
         return self
@@ -274,31 +296,6 @@ class Owner:
                 return resource
         raise NotFound(f"owner {self.name} has no live resource {name}")
 
-    # -- plugins -------------------------------------------------------------------------------------------------------
-
-    def register(self, plugin: Any, *, name: str | None = None) -> None:
-        """Answer for a plugin: any object with the four methods, written by anybody.
-
-        At `shutdown` its `force_cleanup` is called with a time limit, and what it leaves alive is ended and reported.
-        If this process dies, the reaper ends the plugin's processes that were seen, and whatever carries the owner's tag.
-
-        Raises:
-            PluginError: it is not lifecycle-aware, or a method raised; nothing was registered.
-            SpecError: the name is in use.
-        """
-        self._check_usable()
-        if self._roster.add(plugin, name, self._guard.arm) and isinstance(plugin, ManagedPlugin):
-            plugin.bind(self)
-
-    def unregister(self, plugin: Any) -> None:
-        """Answer for a plugin no longer; it is not cleaned up. Raises NotFound."""
-        self._roster.remove(plugin)
-
-    @property
-    def plugins(self) -> dict[str, Any]:
-        """The registered plugins by name."""
-        return self._roster.plugins
-
     # -- what there is -------------------------------------------------------------------------------------------------
 
     def pids(self) -> list[int]:
@@ -359,7 +356,8 @@ class Owner:
             self._closed = True
         errors = self._roster.clean_up()
         errors += self._stop_all([m for m in self._supervisor.live() if m.on_death != "keep"], grace)
-        _remove_from_environment(self.id)
+        marking.unmark(self.id)
+        errors += stray.see_to(self.id, self.strays, self._ledger, self.state_dir, self._note)
         if not errors:
             with suppress(TetherError):
                 self._ledger.end_owner(self.id, "shut down in order")
@@ -370,6 +368,7 @@ class Owner:
         guarded = all(isinstance(m.driver, HasGuard) for m in kept)
         self._guard.disarm(orderly=not errors and guarded, empty=not kept)
         self._ledger.close()
+        self.telemetry.close()
         if errors:
             raise ExceptionGroup(f"owner {self.name} could not end everything; the rest stays on record", errors)
 
@@ -437,19 +436,3 @@ def _release_all_in_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_release_all_in_fork)
-
-
-def _tags_in_environment() -> list[str]:
-    return [tag for tag in os.environ.get(members.OWNER, "").split(":") if tag]
-
-
-def _add_to_environment(owner: str) -> None:
-    os.environ[members.OWNER] = ":".join([*_tags_in_environment(), owner])
-
-
-def _remove_from_environment(owner: str) -> None:
-    left = [tag for tag in _tags_in_environment() if tag != owner]
-    if left:
-        os.environ[members.OWNER] = ":".join(left)
-    else:
-        os.environ.pop(members.OWNER, None)
