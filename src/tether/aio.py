@@ -19,9 +19,9 @@ from tether.estate.strays import Rule
 from tether.ledger.store import EventRow
 from tether.model import OnDeath, Spec, State, Usage
 from tether.notices import Notice
-from tether.owner.job import Watched
 from tether.owner import owner as sync
 from tether.owner import resource as sync_resource
+from tether.owner.job import Watched
 
 __all__ = ["Owner", "Resource", "Watch"]
 

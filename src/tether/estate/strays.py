@@ -215,6 +215,7 @@ def see_to(
     owner: str, rule: Rule, ledger: Ledger, state_dir: Path, note: Callable[[str, str], None]
 ) -> list[Exception]:
     """Do with the strays of this process what its owner's rule says, in an orderly end. Returns what went wrong."""
+    forget(state_dir, owner)
     if rule == "leave":
         return []
     living: list[tuple[int, int]] = []
@@ -229,5 +230,4 @@ def see_to(
         said = "ended"
     if found:
         note("left behind", f"{in_words(found)}, started beside tether: {said}")
-    forget(state_dir, owner)
     return [DeadlineExceeded(f"{in_words(left)}, started beside tether, could not be ended")] if left else []

@@ -103,9 +103,9 @@ class Owner(Answering):
         self._ledger.add_owner(self.id, self.name, me, self._guard.cgroup)
         self._supervisor = Supervisor(self.id, self._ledger, self.telemetry, self._context)
         self._roster = Roster(self.id, self._ledger, self._note, self._held, self.state_dir)
-        if strays != "warn":
-            with suppress(OSError):
-                stray.remember(self.state_dir, self.id, strays)
+        # Where it can't be written, whoever settles the estate ends no stray, and says which there are.
+        with suppress(OSError):
+            stray.remember(self.state_dir, self.id, strays)
         marking.mark(self.id)
         _owners.add(self)
         outcomes = estate.sweep(self._ledger, self.state_dir)
