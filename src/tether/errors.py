@@ -147,8 +147,9 @@ class PluginError(TetherError):
     def in_method(cls, plugin: Any, method: str, error: BaseException) -> PluginError:
         """Say that ``plugin.method()`` raised ``error``."""
         name = type(plugin).__name__
+        said = "; ".join(map(str, error.exceptions)) if isinstance(error, BaseExceptionGroup) else error
         return cls(
-            f"plugin {name}: {method}() raised {type(error).__name__}: {error}; "
+            f"plugin {name}: {method}() raised {type(error).__name__}: {said}; "
             f"mend the plugin, or check it with 'tether check MODULE:{name}'",
             plugin=name,
             method=method,

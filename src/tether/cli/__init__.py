@@ -17,12 +17,16 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line; the entry point ``tether``."""
+    import logging
+
     import typer
 
     from tether import __version__
     from tether.cli import check, doctor, end, run, show
     from tether.errors import TetherError
 
+    # A command says what there is to say itself; Python would show the warnings that a library logs.
+    logging.getLogger("tether").addHandler(logging.NullHandler())
     app = typer.Typer(
         name="tether",
         help="Nothing that your Python app starts outlives it, unless you said so.",

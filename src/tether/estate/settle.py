@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tether.errors import LedgerError, TetherError
+from tether.estate import strays
 from tether.ledger.store import Ledger, OwnerRow, ResourceRow
 from tether.life import registry
 from tether.life.driver import CanAdopt, CanAttach, Context, Driver, Drivers, HasGuard, HasPlan
-from tether.linux import cgroup, faults, identity, members, tree
+from tether.linux import cgroup, faults, identity
 from tether.model import Handle, Identity, State
 
 __all__ = ["Outcome", "dead_owners", "read_receipts", "settle_own", "sweep"]
@@ -30,7 +31,6 @@ _log = logging.getLogger("tether")
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 30.0
 _RETRY_LIMIT_S = 300.0
-_TAG_LIMIT_S = 10.0
 _LATE_NEWS_S = 0.5
 _OTHERS_S = 60.0
 _LOOK_AGAIN_S = 0.05
@@ -235,17 +235,24 @@ class _Settling:
         )
 
     def strays(self) -> Iterator[Outcome]:
-        """End what carries the owner's tag: what plugins, or the app, started by themselves."""
-        marks = members.Marks(tags=[self._owner.id], exclude=tree.line_of(os.getpid()))
-        found = members.find(marks)
+        """Do with what the app started beside tether what its owner's rule says, as its orderly end does."""
+        owner = self._owner
+        rule, successor = strays.remembered(self._state_dir, owner.id)
+        living = [(each.identity.pid, each.identity.start) for each in self._ledger.owners() if not _is_dead(each)]
+        # By execv() the app's own process lives on, as something else.
+        living.append((owner.identity.pid, owner.identity.start))
+        if rule == "end":
+            found, left = strays.end(owner.id, owner.identity.pid, living, successor)
+        else:
+            found = strays.find(owner.id, owner.identity.pid, living, successor) if rule == "warn" else []
+            left = []
         if not found:
             return
-        left = members.end(marks, _TAG_LIMIT_S)
-        pids = ", ".join(str(pid) for pid, _ in found)
-        what: What = "failed" if left else "ended"
-        detail = f"pid {pids}, by the owner's tag"
-        self._ledger.add_event(self._owner.id, None, self._owner.name, "left behind", f"{what}: {detail}")
-        yield Outcome(self._owner.name, None, "left behind", "process", what, detail)
+        what: What = "failed" if left else ("ended" if rule == "end" else "let go")
+        why = "started beside tether in the app's session" + ("" if rule == "end" else ', left by strays="warn"')
+        detail = f"{strays.in_words(left or found)}: {why}"
+        self._ledger.add_event(owner.id, None, owner.name, "left behind", f"{what}: {detail}")
+        yield Outcome(owner.name, None, "left behind", "process", what, detail)
 
     def close(self, outcomes: list[Outcome]) -> None:
         """Mark the owner as ended if nothing is left to settle; else leave the estate to others."""
@@ -255,6 +262,8 @@ class _Settling:
             if not any(outcome.what == "kept" for outcome in outcomes):
                 (self._state_dir / "run" / f"{self._owner.id}.receipts").unlink(missing_ok=True)
             self._ledger.end_owner(self._owner.id, f"died; its estate was settled by {_me()}")
+            strays.forget(self._state_dir, self._owner.id)
+            (self._state_dir / "run" / f"{self._owner.id}.ask").unlink(missing_ok=True)
         self._ledger.unclaim(self._owner.id, _me())
 
 

@@ -100,8 +100,15 @@ class Supervisor:
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
-    def start(self, spec: Any, on_death: OnDeath, progress: Progress, fingerprint: str = "") -> Managed:
-        """Start a resource and wait until it is ready.
+    def start(
+        self,
+        spec: Any,
+        on_death: OnDeath,
+        progress: Progress,
+        fingerprint: str = "",
+        held: Callable[[Managed], object] | None = None,
+    ) -> Managed:
+        """Start a resource and wait until it is ready; ``held`` is called with it as soon as it is on record.
 
         Raises:
             Busy: the name is in use.
@@ -124,6 +131,8 @@ class Supervisor:
             self._release(managed)
             self._leave(managed)
             raise
+        if held is not None:
+            held(managed)
         self.bring_up(managed, progress)
         return managed
 
@@ -368,7 +377,11 @@ class Supervisor:
             if not written:
                 _log.warning("%s: another owner has it by now; what happened here is not recorded", managed.name)
         for what, detail in said:
-            self._telemetry.publish(Notice(self._owner, managed.tag, managed.name, what, detail))
+            # A server that was up, and failed without having been asked to end.
+            crash = what == "failed" and life.stays_up and any(each.endswith("-> READY") for each in life.history)
+            self._telemetry.publish(
+                Notice(self._owner, managed.tag, managed.name, what, detail, state=life.state.value, crash=crash)
+            )
 
     def _carry_out(self, managed: Managed, ends: Iterable[End]) -> None:
         """End, in a thread of its own: whoever learns that something must end has other things to wait for."""
