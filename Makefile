@@ -5,19 +5,28 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 1000
 
-.PHONY: demo test check lint types docs bench chaos packages clean
+
+.PHONY: demo guard wheel test check lint types docs bench chaos packages clean
 
 $(VENV)/.ready: pyproject.toml uv.lock scripts/setup
 	PYTHON=$(PYTHON) scripts/setup $(VENV)
 	touch $@
 
-demo: $(VENV)/.ready  ## run the main job on a real server
+# Only what has changed is built again; the script compares the sources' hash.
+guard: $(VENV)/.ready  ## build the native guard for this machine, and for the tests
+	$(BIN)/python scripts/build_guard.py
+	$(BIN)/python scripts/build_guard.py --faults --sanitize
+
+wheel: $(VENV)/.ready  ## one wheel with static guards for every machine
+	TETHER_GUARDS=all $(BIN)/uv build --wheel
+
+demo: guard  ## run the main job on a real server
 	$(BIN)/python examples/demo.py
 
 packages:  ## the Debian packages that the tests use
 	scripts/packages
 
-test: packages $(VENV)/.ready  ## all tests, the documentation's examples and a short chaos run included
+test: packages guard  ## all tests, the documentation's examples and a short chaos run included
 	$(BIN)/pytest
 	$(BIN)/python benchmarks/chaos.py --seeds 40
 	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from support import Runner
 SOURCE = Path(tether.__file__).parent
 
 LAYERS = [
-    {"errors", "model", "spec", "protocol"},
+    {"errors", "model", "spec", "protocol", "calls"},
     {"linux", "ledger", "notices"},
     {"guard"},
     {"life"},
@@ -29,10 +30,7 @@ LAYERS = [
 
 EXCEPTIONS = {
     ("protocol", "linux"),  # get_all_managed_pids, when it is called: the founding document has it there
-    ("guard", "estate"),  # the estate of a dead owner is settled by its hub, which imports that when it needs it
 }
-
-GUARD = {"guard.hub", "guard.shim", "guard.spawn", "guard.ending", "guard.watch", "guard.wire", "guard.limits"}
 
 
 def _modules() -> dict[str, Path]:
@@ -70,7 +68,7 @@ def _layer(module: str) -> int:
 
 @pytest.mark.parametrize("module", sorted(name for name in _modules() if name not in ("__init__", "")))
 def test_imports_go_downwards(module: str) -> None:
-    """Nothing below knows what is above it, but for two exceptions that say why."""
+    """Nothing below knows what is above it, but for one exception that says why."""
     upwards = {
         other
         for other in _imported(_modules()[module])
@@ -85,33 +83,6 @@ def test_the_core_names_no_driver() -> None:
         if not module.startswith(("drivers", "plugins")):
             named = {name for name in _imported(path) if name.startswith("drivers.")}
             assert named == set(), module
-
-
-def test_the_guard_imports_next_to_nothing() -> None:
-    """What reaper and shim import is a short fixed list: no typing, no dataclasses, no re, nothing above linux/."""
-    for module in GUARD:
-        allowed = {
-            *GUARD,
-            "linux.cgroup",
-            "linux.members",
-            "linux.proc",
-            "linux.shm",
-            "linux.signals",
-            "linux.subreaper",
-            "linux.tier",
-            "linux.tree",
-            "linux",
-        }
-        extra = {"estate.settle"} if module == "guard.hub" else set()
-        assert _imported(_modules()[module]) <= allowed | extra, module
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import tether.guard.hub; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code, str(SOURCE.parent)], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert {"typing", "dataclasses", "re", "json", "sqlite3", "subprocess", "threading", "logging", "asyncio"} & set(
-        loaded
-    ) == set()
-    assert len(loaded) < 80
 
 
 def test_importing_tether_loads_no_client_and_nothing_heavy() -> None:
@@ -140,16 +111,30 @@ def test_modules_have_one_subject() -> None:
     } == {}
 
 
+def test_both_ends_of_the_wire_have_the_same_words() -> None:
+    """Kinds and keys of messages stand in C and in Python."""
+    from tether.guard import wire
+
+    header = (SOURCE / "guard/native/wire.h").read_text()
+    for prefix, ours in (
+        ("KIND", {kind.name: int(kind) for kind in wire.Kind}),
+        ("KEY", {name.upper(): key for name, (key, _) in wire.FIELDS.items()}),
+    ):
+        theirs = {name: int(number) for name, number in re.findall(rf"{prefix}_(\w+) = (\d+)", header)}
+        assert ours == theirs
+    assert re.search(r"WIRE_VERSION = (\d+)", header)[1] == str(wire.VERSION)  # type: ignore[index]
+
+
 def test_the_guard_is_small(runner: Runner) -> None:
-    """At most 1 MB of its own for a shim, at most 12 MB in all for the reaper."""
+    """At most 64 kB of its own for a shim, at most 512 kB for the hub."""
     code = (
         "import sys, time; from tether import Owner, Process\n"
         "o = Owner('small', state_dir=sys.argv[1]); rs = [o.start(Process(['sleep', '60'])) for _ in range(5)]\n"
-        "print(o.status()['reaper'], *[r._managed.handle.data['shim'][0] for r in rs], flush=True); time.sleep(60)"
+        "print(o.status()['hub'], *[r._managed.handle.data['shim'][0] for r in rs], flush=True); time.sleep(60)"
     )
     with runner.popen(code, runner.new_folder()) as process:
         assert process.stdout is not None
-        reaper, *shims = process.stdout.readline().split()
+        hub, *shims = process.stdout.readline().split()
 
         def kilobytes(pid: str, *fields: str) -> int:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
@@ -158,7 +143,7 @@ def test_the_guard_is_small(runner: Runner) -> None:
 
         try:
             own = [kilobytes(pid, "Private_Clean", "Private_Dirty") for pid in shims]
-            assert max(own) <= 1024, own
-            assert kilobytes(reaper, "Rss") <= 12 * 1024
+            assert max(own) <= 64, own
+            assert kilobytes(hub, "Private_Clean", "Private_Dirty") <= 512
         finally:
             process.kill()

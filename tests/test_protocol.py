@@ -195,3 +195,77 @@ def test_remote_resource_info_has_the_fields_and_defaults_of_the_contract() -> N
     assert [provider.value for provider in CloudProviderType] == [
         "aws", "gcp", "azure", "lambda_labs", "runpod", "vast_ai", "paperspace", "together_ai", "custom",
     ]  # fmt: skip
+
+
+def their(name: str, members: dict[str, str]) -> Any:
+    """Another package's enum."""
+    made: Any = Enum
+    return made(name, members)
+
+
+def test_enums_equal_the_like_named_ones_of_other_packages() -> None:
+    """In both directions, as keys and in sets; another name, class or value is another thing."""
+    kinds: list[Any] = [PluginExecutionMode, CloudProviderType]
+    for kind in kinds:
+        for ours, theirs in zip(kind, their(kind.__name__, {each.name: each.value for each in kind}), strict=True):
+            assert ours == theirs
+            assert theirs == ours
+            assert {ours: 1}[theirs] == {theirs: 1}[ours] == 1
+            assert len({ours, theirs}) == 1
+    docker: Any = PluginExecutionMode.DOCKER
+    others = [their("Other", {"DOCKER": "docker"}), their("PluginExecutionMode", {"DOCKER": "podman"})]
+    assert docker not in [*(each.DOCKER for each in others), "docker", PluginExecutionMode.SUBPROCESS]
+    assert len(set(PluginExecutionMode)) == 12
+
+
+@pytest.mark.parametrize("info", [None, {}, False, "", 0, []])
+def test_whatever_is_false_says_that_nothing_runs(info: Any) -> None:
+    """None is not the only way to say so."""
+    plugin: Any = Cloud()
+    plugin.info = info
+    assert not protocol.has_active_cloud_resources(plugin)
+
+
+def test_a_cloud_plugin_has_methods() -> None:
+    """Attributes that can't be called, and properties that raise, are none; and an estimate must be a number."""
+    plugin: Any = Cloud()
+    plugin.estimate_cost = 3.0
+    assert not protocol.is_cloud_aware(plugin)
+
+    class Raising(Cloud):
+        @property
+        def estimate_cost(self) -> Any:
+            raise OSError
+
+    assert not protocol.is_cloud_aware(Raising())
+    for odd in ("much", None, float("nan")):
+        plugin.estimate_cost = lambda hours, odd=odd: odd
+        with pytest.raises(PluginError, match=r"estimate_cost\(\) returned .* US dollars"):
+            protocol.get_total_estimated_cost([plugin])
+
+
+def test_strangers_are_not_listed(family: subprocess.Popen[str]) -> None:
+    """A plugin that names pid 1, the app or what is above it gets neither those nor all that is below them."""
+    named = [1, os.getpid(), os.getppid(), family.pid]
+    assert len(protocol.get_all_managed_pids(Plugin(named))) == 3
+    assert protocol.get_all_managed_pids(Plugin(named))[0] == family.pid
+
+
+@pytest.mark.parametrize("odd", [[[1]], [{}], [{1}, float("nan")], [object()]])
+def test_what_can_not_be_hashed_is_no_pid(odd: Any) -> None:
+    """It is left out as other nonsense is."""
+    assert protocol.get_all_managed_pids(Plugin(odd)) == []
+
+
+@pytest.mark.parametrize("wrong", [SystemExit(3), "12", {1: 2}])
+def test_a_plugin_can_not_end_the_app_by_being_asked(wrong: Any) -> None:
+    """sys.exit() in a method is that method's error."""
+
+    class Leaving(Plugin):
+        def get_child_pids(self) -> Any:
+            if isinstance(wrong, BaseException):
+                raise wrong
+            return wrong
+
+    with pytest.raises(PluginError, match=r"Leaving: get_child_pids\(\)"):
+        protocol.get_all_managed_pids(Leaving())

@@ -10,7 +10,7 @@ What lies where, imports going downwards only:
     life/                                            one resource's life: the state machine, the supervisor, probes
     guard/                                           what holds trees when the owner can't
     ledger/  linux/  notices.py                      core: the record, questions to the kernel, who is told
-    protocol.py  model.py  spec.py  errors.py        words: plain data
+    protocol.py  model.py  spec.py  errors.py        words: plain data; calls.py calls plugins for everybody
 
 Names are handed out lazily, so that importing tether costs next to nothing.
 """
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     )
     from tether.life.probes import call, healthy, http, log, tcp
     from tether.model import Ready, State, Usage
+    from tether.notices import Notice
+    from tether.owner.marking import apart
     from tether.owner.owner import Owner
     from tether.owner.plugin import ManagedPlugin
     from tether.owner.resource import Resource
@@ -50,6 +52,9 @@ if TYPE_CHECKING:
         PluginExecutionMode,
         RemoteResourceInfo,
         get_all_managed_pids,
+        get_total_estimated_cost,
+        has_active_cloud_resources,
+        is_cloud_aware,
         is_lifecycle_aware,
     )
     from tether.spec import Process
@@ -70,6 +75,7 @@ __all__ = [
     "ManagedPlugin",
     "Mount",
     "NotFound",
+    "Notice",
     "Owner",
     "PluginError",
     "PluginExecutionMode",
@@ -86,10 +92,14 @@ __all__ = [
     "StateDirError",
     "TetherError",
     "Usage",
+    "apart",
     "call",
     "get_all_managed_pids",
+    "get_total_estimated_cost",
+    "has_active_cloud_resources",
     "healthy",
     "http",
+    "is_cloud_aware",
     "is_lifecycle_aware",
     "log",
     "tcp",
@@ -107,12 +117,14 @@ _MODULES = {
         "StartError StateDirError TetherError"
     ),
     "model": "Ready State Usage",
+    "notices": "Notice",
+    "owner.marking": "apart",
     "owner.owner": "Owner",
     "owner.plugin": "ManagedPlugin",
     "life.probes": "call healthy http log tcp",
     "protocol": (
         "CloudAwarePlugin CloudProviderType LifecycleAwarePlugin PluginExecutionMode RemoteResourceInfo "
-        "get_all_managed_pids is_lifecycle_aware"
+        "get_all_managed_pids get_total_estimated_cost has_active_cloud_resources is_cloud_aware is_lifecycle_aware"
     ),
     "owner.resource": "Resource",
     "spec": "Process",

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, overload
 
+from tether import notices
+from tether.estate.strays import Rule
 from tether.ledger.store import EventRow
 from tether.model import OnDeath, Spec, State, Usage
+from tether.notices import Notice
 from tether.owner import owner as sync
 from tether.owner import resource as sync_resource
+from tether.owner.job import Watched
 
-__all__ = ["Owner", "Resource"]
+__all__ = ["Owner", "Resource", "Watch"]
 
 
 class Resource:
@@ -57,6 +62,11 @@ class Resource:
     def state(self) -> State:
         """See `tether.Resource.state`."""
         return self._resource.state
+
+    @property
+    def on_death(self) -> OnDeath:
+        """See `tether.Resource.on_death`."""
+        return self._resource.on_death
 
     @property
     def reason(self) -> str:
@@ -125,13 +135,48 @@ class Resource:
         await asyncio.to_thread(self._resource.restart)
 
 
+class Watch(notices.Watch):
+    """See `tether.notices.Watch`: an asynchronous iterator of events, in the event loop that made it."""
+
+    def __init__(self, end: Callable[[notices.Watch], None]) -> None:
+        super().__init__(end)
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Notice | None] = asyncio.Queue()
+
+    def put(self, notice: Notice | None) -> None:
+        """Take in a notice, in whatever thread it happens; None for the end."""
+        # A loop that was closed hears of nothing more.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, notice)
+
+    def __aiter__(self) -> AsyncIterator[Notice]:
+        return self
+
+    async def __anext__(self) -> Notice:
+        notice = None if self._over else await self._queue.get()
+        if notice is None:
+            self._over = True
+            raise StopAsyncIteration
+        return notice
+
+    def close(self) -> None:
+        """End it; who waits for the next event hears that there is none."""
+        self._end(self)
+        self.put(None)
+
+
 class Owner:
     """See `tether.Owner`. Made like it; used with ``async with``."""
 
     def __init__(
-        self, name: str, *, state_dir: str | os.PathLike[str] | None = None, on_death: OnDeath = "kill"
+        self,
+        name: str,
+        *,
+        state_dir: str | os.PathLike[str] | None = None,
+        on_death: OnDeath = "kill",
+        strays: Rule = "warn",
     ) -> None:
-        self._owner = sync.Owner(name, state_dir=state_dir, on_death=on_death)
+        self._owner = sync.Owner(name, state_dir=state_dir, on_death=on_death, strays=strays)
 
     def __repr__(self) -> str:
         return repr(self._owner)
@@ -178,13 +223,42 @@ class Owner:
         """See `tether.Owner.adopt`."""
         return Resource(await asyncio.to_thread(self._owner.adopt, name))
 
-    async def register(self, plugin: Any, *, name: str | None = None) -> None:
+    async def register(
+        self,
+        plugin: Any = None,
+        *,
+        name: str | None = None,
+        pids: Callable[[], Iterable[int]] | Iterable[int] | None = None,
+        cleanup: Callable[[], object] | None = None,
+    ) -> Any:
         """See `tether.Owner.register`."""
-        await asyncio.to_thread(self._owner.register, plugin, name=name)
+        return await asyncio.to_thread(self._owner.register, plugin, name=name, pids=pids, cleanup=cleanup)
 
     async def unregister(self, plugin: Any) -> None:
         """See `tether.Owner.unregister`."""
         await asyncio.to_thread(self._owner.unregister, plugin)
+
+    def on_change(self, listener: Callable[[Notice], object]) -> Callable[[], None]:
+        """See `tether.Owner.on_change`. ``listener`` is called in the event loop."""
+        loop = asyncio.get_running_loop()
+
+        def listen(notice: Notice) -> None:
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(listener, notice)
+
+        return self._owner.on_change(listen)
+
+    @overload
+    def watch(self, process: None = None) -> Watch: ...
+
+    @overload
+    def watch(self, process: Any, *, name: str | None = None, grace: float = 5.0) -> Awaitable[Watched]: ...
+
+    def watch(self, process: Any = None, *, name: str | None = None, grace: float = 5.0) -> Watch | Awaitable[Watched]:
+        """See `tether.Owner.watch`: ``async for notice in owner.watch()``, or ``await owner.watch(process)``."""
+        if process is None:
+            return self._owner.telemetry.join(Watch(self._owner.telemetry.forget))
+        return asyncio.to_thread(self._owner.watch, process, name=name, grace=grace)
 
     async def pids(self) -> list[int]:
         """See `tether.Owner.pids`."""

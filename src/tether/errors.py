@@ -12,6 +12,7 @@ __all__ = [
     "DriverUnavailable",
     "ExecError",
     "Gone",
+    "GuardLost",
     "LedgerError",
     "NotCreated",
     "NotFound",
@@ -79,6 +80,10 @@ class StartError(TetherError):
 
 class NotCreated(StartError):
     """A resource could not be started, and nothing of it was created or asked for yet."""
+
+
+class GuardLost(StartError):
+    """The shim of a resource was killed while it was being started; what it may have started was ended. It may be tried again."""
 
 
 class ExecError(StartError, OSError):
@@ -165,8 +170,9 @@ class PluginError(TetherError):
     def in_method(cls, plugin: Any, method: str, error: BaseException) -> PluginError:
         """Say that ``plugin.method()`` raised ``error``."""
         name = type(plugin).__name__
+        said = "; ".join(map(str, error.exceptions)) if isinstance(error, BaseExceptionGroup) else error
         return cls(
-            f"plugin {name}: {method}() raised {type(error).__name__}: {error}; "
+            f"plugin {name}: {method}() raised {type(error).__name__}: {said}; "
             f"mend the plugin, or check it with 'tether check MODULE:{name}'",
             plugin=name,
             method=method,

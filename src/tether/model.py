@@ -31,7 +31,7 @@ OnDeath = Literal["kill", "stop", "keep"]
 Progress = Callable[[str], None]
 
 
-class State(enum.Enum):
+class State(enum.StrEnum):
     """Where a resource is in its life. Unknown is said as unknown: never GONE for what was not seen to be gone."""
 
     PENDING = "pending"

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import logging
+import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self, TypeVar
 
-__all__ = ["Notice", "Telemetry"]
+__all__ = ["Notice", "Telemetry", "Watch"]
 
+# No handler of ours: where the app has none, Python itself shows warnings on standard error, and nothing below.
 _log = logging.getLogger("tether")
-# A library does not write to an app's standard error; the app decides.
-_log.addHandler(logging.NullHandler())
-_LEVELS = {"failed": logging.WARNING, "lost": logging.WARNING, "stuck": logging.WARNING, "left behind": logging.WARNING}
+_LEVELS = {
+    "lost": logging.WARNING,
+    "stuck": logging.WARNING,
+    "left behind": logging.WARNING,
+    "plugin failed": logging.WARNING,
+}
 
 
 @dataclass(frozen=True)
 class Notice:
-    """One event. ``resource`` is None if it happened to the owner; ``at`` is in seconds since the epoch."""
+    """One event.
+
+    Attributes:
+        owner: the owner's id.
+        resource: the resource's; None if it happened to the owner.
+        name: the resource's or the owner's name.
+        what: what happened, in a word or two: "created", "ready", "exited", "failed", "gone", "left behind", ...
+        detail: more of it, in words; may be empty.
+        at: when, in seconds since the epoch.
+        state: the state of the resource after it; None if it happened to the owner.
+        crash: whether a server that was up has failed, with nobody having asked for its end.
+    """
 
     owner: str
     resource: str | None
@@ -25,24 +43,122 @@ class Notice:
     what: str
     detail: str = ""
     at: float = field(default_factory=time.time)
+    state: str | None = None
+    crash: bool = False
+
+
+class Watch:
+    """An iterator of events, from its beginning until the owner was shut down or it is closed. Also a context manager."""
+
+    def __init__(self, end: Callable[[Watch], None]) -> None:
+        self._end = end
+        self._notices: queue.SimpleQueue[Notice | None] = queue.SimpleQueue()
+        self._over = False
+
+    def put(self, notice: Notice | None) -> None:
+        """Take in a notice; None for the end."""
+        self._notices.put(notice)
+
+    def __iter__(self) -> Iterator[Notice]:
+        return self
+
+    def __next__(self) -> Notice:
+        notice = self.next()
+        if notice is None:
+            raise StopIteration
+        return notice
+
+    def next(self, timeout: float | None = None) -> Notice | None:
+        """Wait for the next event, at most so many seconds; None if there was none, or there will be none any more."""
+        if self._over:
+            return None
+        try:
+            notice = self._notices.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        self._over = notice is None
+        return notice
+
+    def close(self) -> None:
+        """End it; who waits for the next event hears that there is none."""
+        self._end(self)
+        self._notices.put(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+_Watch = TypeVar("_Watch", bound=Watch)
 
 
 class Telemetry:
     """Passes notices on."""
 
     def __init__(self) -> None:
-        self._listeners: list[Callable[[Notice], object]] = []
+        self._listeners: tuple[Callable[[Notice], object], ...] = ()
+        self._watches: tuple[Watch, ...] = ()
+        self._closed = False
 
-    def subscribe(self, listener: Callable[[Notice], object]) -> None:
-        """Have ``listener`` called with each notice, in the thread where it happens; it must not block."""
-        self._listeners.append(listener)
+    def subscribe(self, listener: Callable[[Notice], object]) -> Callable[[], None]:
+        """Have ``listener`` called with each notice, in the thread where it happens; it must not block.
+
+        Returns:
+            What ends that; it may be called twice.
+        """
+        # By another object each time: who subscribes twice is called twice, and leaves once at a time.
+        called = _Listener(listener)
+        self._listeners = (*self._listeners, called)
+
+        def leave() -> None:
+            self._listeners = tuple(each for each in self._listeners if each is not called)
+
+        return leave
+
+    def watch(self) -> Watch:
+        """Return an iterator of the notices from now on."""
+        return self.join(Watch(self.forget))
+
+    def join(self, watch: _Watch) -> _Watch:
+        """Have ``watch`` take in the notices from now on."""
+        self._watches = (*self._watches, watch)
+        if self._closed:
+            watch.put(None)
+        return watch
+
+    def forget(self, watch: Watch) -> None:
+        """Give ``watch`` nothing more."""
+        self._watches = tuple(each for each in self._watches if each is not watch)
 
     def publish(self, notice: Notice) -> None:
         """Log a notice and pass it on. A listener that raises is logged, and keeps nobody from anything."""
-        level = _LEVELS.get(notice.what, logging.DEBUG)
-        _log.log(level, "%s: %s%s", notice.name, notice.what, f" ({notice.detail})" if notice.detail else "")
+        level = logging.WARNING if notice.crash else _LEVELS.get(notice.what, logging.DEBUG)
+        said = "crashed" if notice.crash else notice.what
+        _log.log(level, "%s: %s%s", notice.name, said, f" ({notice.detail})" if notice.detail else "")
         for listener in self._listeners:
             try:
                 listener(notice)
             except Exception:
                 _log.exception("a listener for events failed")
+        for watch in self._watches:
+            watch.put(notice)
+
+    def close(self) -> None:
+        """Say that nothing will come any more."""
+        self._closed = True
+        for watch in self._watches:
+            watch.put(None)
+
+
+class _Listener:
+    """One subscription."""
+
+    def __init__(self, call: Callable[[Notice], object]) -> None:
+        self._call = call
+
+    def __call__(self, notice: Notice) -> None:
+        self._call(notice)

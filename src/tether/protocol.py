@@ -9,11 +9,14 @@ from __future__ import annotations
 
 # ``Any``, ``Dict`` and ``List`` are handed on by ``import *``: plugins written from the project's founding
 # document annotate their methods with them.
+import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Dict, List, Protocol, TypeGuard, runtime_checkable  # noqa: UP035
 
+from tether import calls
 from tether.errors import PluginError
 
 __all__ = [
@@ -33,8 +36,25 @@ __all__ = [
 ]
 
 
-class PluginExecutionMode(Enum):
-    """Where a plugin's work runs. Compare by ``value``: other packages have an enum of the same shape."""
+class _SharedEnum(Enum):
+    """An enum of which other packages have one of the same name: members of the same name and value are equal, in both directions.
+
+    Enum has no ``__eq__`` of its own, so that theirs asks ours; and it hashes by the member's name, as this does.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Enum):
+            return NotImplemented
+        return self is other or (
+            type(other).__name__ == type(self).__name__ and other.name == self.name and other.value == self.value
+        )
+
+    def __hash__(self) -> int:
+        return hash(self._name_)
+
+
+class PluginExecutionMode(_SharedEnum):
+    """Where a plugin's work runs. Equal to the like-named enum of another package, member by member."""
 
     IN_PROCESS = "in_process"
     SUBPROCESS = "subprocess"
@@ -50,8 +70,8 @@ class PluginExecutionMode(Enum):
     KUBERNETES = "kubernetes"
 
 
-class CloudProviderType(Enum):
-    """Who rents the machine out."""
+class CloudProviderType(_SharedEnum):
+    """Who rents the machine out. Equal to the like-named enum of another package, member by member."""
 
     AWS = "aws"
     GCP = "gcp"
@@ -130,15 +150,18 @@ class CloudAwarePlugin(Protocol):
 
 
 _LIFECYCLE_METHODS = ("get_execution_mode", "get_child_pids", "get_managed_resources", "force_cleanup")
+_CLOUD_METHODS = (
+    "get_remote_resource_info",
+    "provision_remote_resource",
+    "check_remote_resource_status",
+    "terminate_remote_resource",
+    "estimate_cost",
+)
 
 
 def is_lifecycle_aware(plugin: Any) -> TypeGuard[LifecycleAwarePlugin]:
     """Say whether ``plugin`` is an object (not a class) with the four methods of `LifecycleAwarePlugin`."""
-    return (
-        not isinstance(plugin, type)
-        and isinstance(plugin, LifecycleAwarePlugin)
-        and all(callable(getattr(plugin, name, None)) for name in _LIFECYCLE_METHODS)
-    )
+    return calls.has_methods(plugin, _LIFECYCLE_METHODS)
 
 
 def get_all_managed_pids(plugin: Any) -> list[int]:
@@ -149,42 +172,45 @@ def get_all_managed_pids(plugin: Any) -> list[int]:
 
     Returns:
         The plugin's own pids in its own order, then every live descendant of them, each once. What is not an
-        int, not alive or named twice is left out. ``[]`` for an object that is not lifecycle-aware.
+        int, not alive or named twice is left out, and so are pid 1, this process and those above it: a plugin
+        has started none of them, and what is below them is not its own. ``[]`` for an object that is not
+        lifecycle-aware.
 
     Raises:
         PluginError: ``get_child_pids`` raised, or did not return an iterable.
     """
-    # The one upward import of the words layer, made when called: the document has this function here.
+    return with_descendants(calls.own_pids(plugin)[0]) if is_lifecycle_aware(plugin) else []
+
+
+def with_descendants(named: list[int]) -> list[int]:
+    """Return those of ``named`` that live and can be a plugin's, then every live descendant of them, each once."""
+    # The one upward import of the words layer, made when called: the document has `get_all_managed_pids` here.
     from tether.linux import tree
 
-    if not is_lifecycle_aware(plugin):
-        return []
-    try:
-        named = list(plugin.get_child_pids())
-    except Exception as error:
-        raise PluginError.in_method(plugin, "get_child_pids", error) from error
-    own = [pid for pid in dict.fromkeys(named) if type(pid) is int and tree.is_running(pid)]
+    strangers = {1, *tree.line_of(os.getpid())} if named else set()
+    own = [pid for pid in named if pid not in strangers and tree.is_running(pid)]
     return list(dict.fromkeys([*own, *(below for pid in own for below in tree.descendants(pid))]))
 
 
 def is_cloud_aware(plugin: Any) -> TypeGuard[CloudAwarePlugin]:
     """Say whether ``plugin`` is an object (not a class) with the five methods of `CloudAwarePlugin`."""
-    return not isinstance(plugin, type) and isinstance(plugin, CloudAwarePlugin)
+    return calls.has_methods(plugin, _CLOUD_METHODS)
 
 
 def has_active_cloud_resources(plugin: Any) -> bool:
-    """Say whether the plugin's remote resource has the status ``"running"``.
+    """Say whether the plugin's remote resource has the status ``"running"``; whatever is false says that there is none.
 
     Raises:
         PluginError: ``get_remote_resource_info`` raised.
     """
     if not is_cloud_aware(plugin):
         return False
+    info = calls.run(plugin, "get_remote_resource_info")
     try:
-        info = plugin.get_remote_resource_info()
+        status = getattr(info, "status", None) if info else None
     except Exception as error:
         raise PluginError.in_method(plugin, "get_remote_resource_info", error) from error
-    return info is not None and info.status == "running"
+    return getattr(status, "value", status) == "running"
 
 
 def get_total_estimated_cost(plugins: Iterable[Any], duration_hours: float = 1.0) -> float:
@@ -198,13 +224,19 @@ def get_total_estimated_cost(plugins: Iterable[Any], duration_hours: float = 1.0
         US dollars.
 
     Raises:
-        PluginError: a method of a plugin raised.
+        PluginError: a method of a plugin raised, or an estimate is no number.
     """
     total = 0.0
     for plugin in plugins:
         if has_active_cloud_resources(plugin):
-            try:
-                total += plugin.estimate_cost(duration_hours)
-            except Exception as error:
-                raise PluginError.in_method(plugin, "estimate_cost", error) from error
+            cost = calls.ask(
+                plugin, "estimate_cost", duration_hours, wanted=(int, float), what="a number of US dollars"
+            )
+            if math.isnan(cost):
+                raise PluginError(
+                    f"plugin {type(plugin).__name__}: estimate_cost() returned nan, which is no number of US dollars",
+                    plugin=type(plugin).__name__,
+                    method="estimate_cost",
+                )
+            total += cost
     return total

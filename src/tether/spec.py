@@ -8,14 +8,15 @@ import signal as _signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from tether.errors import SpecError
 from tether.model import Inside, OnDeath, Ready, Spec, check_name
 
 __all__ = ["CommandBase", "Process", "SpecBase", "checked_env", "has_port", "put_port", "redact"]
 
-Stream = Literal["log", "inherit", "null", "pipe"]
+Stream = Literal["log", "inherit", "null", "pipe"] | int | PathLike[str] | BinaryIO
+"""A word, a descriptor, a path (read, or appended to), or a file that is open; also the constants of `subprocess`."""
 
 _SIGNALS = frozenset(map(int, _signal.valid_signals()))
 _SECRET_FLAG = re.compile(r"(?i)(key|token|secret|passw|credential|auth)")
@@ -152,6 +153,40 @@ class CommandBase(SpecBase):
             raise SpecError("ready=healthy() is for containers, whose image may have a health check; use another probe")
 
 
+def _signal_number(signum: str | int) -> int:
+    """Return the number of a signal that is given by name, with or without SIG, or by number."""
+    if isinstance(signum, str):
+        name = signum.upper()
+        found = _signal.Signals.__members__.get(name if name.startswith("SIG") else f"SIG{name}")
+        if found is None:
+            raise SpecError(f"stop: {signum!r} is the name of no signal")
+        return int(found)
+    if signum not in _SIGNALS:
+        raise SpecError(f"stop: {signum!r} is no signal")
+    return int(signum)
+
+
+def _check_user(name: str, value: Any) -> None:
+    if value is not None and not (isinstance(value, str) or (isinstance(value, int) and value >= 0)):
+        raise SpecError(f"{name}={value!r} must be a name or a number")
+
+
+_CONSTANTS = {"stdin": (-1, -3), "stdout": (-1, -3), "stderr": (-1, -2, -3)}
+"""PIPE, STDOUT and DEVNULL of `subprocess`."""
+
+
+def _check_stream(name: str, value: Any, words: Sequence[str]) -> None:
+    """Refuse what is no stream: a word that is not known may be a path that is not meant as a word."""
+    if isinstance(value, str):
+        if value not in words:
+            shown = ", ".join(map(repr, words))
+            raise SpecError(f"{name}={value!r} is not known; use one of {shown}, or Path({value!r}) for a file")
+    elif isinstance(value, bool) or (isinstance(value, int) and value < 0 and value not in _CONSTANTS[name]):
+        raise SpecError(f"{name}={value!r} is no descriptor")
+    elif not isinstance(value, int | PathLike) and not hasattr(value, "fileno"):
+        raise SpecError(f"{name} must be a word, a descriptor, a path or an open file, not {type(value).__name__}")
+
+
 @dataclass(frozen=True)
 class Process(CommandBase):
     """A command to run, and with it everything that it forks.
@@ -160,17 +195,33 @@ class Process(CommandBase):
         argv: the program and its arguments; never a shell, unless you write one.
         name: unique among the live resources of its owner; by default the program's name, with a number if need be.
         env: variables to set on top of the app's own; a value of None unsets one. Values never reach the ledger.
+        clear_env: the command gets the variables of ``env`` and nothing of the app's.
         cwd: the working directory; by default the app's.
-        umask: the file mode mask; by default the app's.
-        stdin: "null", "inherit" or "pipe".
-        stdout: "log" for a file in the state directory, "inherit", "null" or "pipe".
-        stderr: the same; "log" goes to the same file.
+        executable: the program to execute, where that is another than ``argv[0]``.
+        stdin: "null", "inherit", "pipe", a path, a descriptor or an open file.
+        stdout: "log" for a file in the state directory, "inherit", "null", "pipe", a path, a descriptor or an open file.
+        stderr: the same; "log" goes to the same file, "stdout" to wherever that goes.
         pass_fds: descriptors that the command inherits under the same numbers.
+        terminal: "own" for a session without a terminal, "share" for the app's session and terminal, "pty" for a new terminal,
+            whose other end is ``stdin`` and ``stdout`` of the resource.
+        process_group: with terminal="share": the group that it joins, 0 for one of its own; by default the app's.
         port: a fixed port for ``{port}``; by default a free one is looked for.
         ready: when it counts as ready; None for as soon as it was executed.
         stop_signal: what asks it politely to end.
+        stop: a ladder of such signals instead, each with its seconds: ``[("INT", 5), ("TERM", 10)]``.
         stop_to: "group" signals the command's whole process group (wrappers do not forward), "main" only the command.
         stop_grace: seconds from the polite signal to the end by force.
+        stop_again: whether the polite signal is sent again while the grace runs; by default only while it is starting, for many
+            programs take a second one for "at once".
+        ends: "tree" when the last process has ended, "main" has what the command leaves behind ended with it.
+        user, group, extra_groups: whose the command is, by name or number; by default the app's. Only root can give others.
+        umask: the file mode mask; by default the app's.
+        rlimits: limits by the number of the resource (``resource.RLIMIT_NOFILE``), soft and hard; others are the app's.
+        nice: added to the app's priority, as nice(1) does.
+        affinity: the processors that it may run on; by default the app's.
+        oom_score_adj: how willingly the kernel kills it when memory is short, -1000 to 1000; by default the app's.
+        memory: the most bytes that the tree may use; in the tier "cgroup", where that hands on the controller.
+        cpus: the most processors' time that it may use, likewise.
         on_death: when the owner dies: "kill" at once, "stop" politely first, "keep" for the next owner; None for the
             owner's own rule.
         keep_for: with "keep", for how many seconds.
@@ -188,9 +239,9 @@ class Process(CommandBase):
     env: Mapping[str, str | None] = field(default_factory=dict, repr=False)
     cwd: str | PathLike[str] | None = None
     umask: int | None = None
-    stdin: Literal["null", "inherit", "pipe"] = "null"
+    stdin: Literal["null", "inherit", "pipe"] | int | PathLike[str] | BinaryIO = "null"
     stdout: Stream = "log"
-    stderr: Stream = "log"
+    stderr: Stream | Literal["stdout"] = "log"
     pass_fds: Sequence[int] = ()
     port: int | None = None
     ready: Ready | None = None
@@ -201,6 +252,22 @@ class Process(CommandBase):
     keep_for: float = 3600.0
     needs: Sequence[str] | None = None
     env_in: Inside | Spec | None = None
+    clear_env: bool = False
+    executable: str | PathLike[str] | None = None
+    terminal: Literal["own", "share", "pty"] = "own"
+    process_group: int | None = None
+    stop: Sequence[tuple[str | int, float]] = ()
+    stop_again: bool | None = None
+    ends: Literal["tree", "main"] = "tree"
+    user: str | int | None = None
+    group: str | int | None = None
+    extra_groups: Sequence[str | int] | None = None
+    rlimits: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    nice: int | None = None
+    affinity: Sequence[int] | None = None
+    oom_score_adj: int | None = None
+    memory: int | None = None
+    cpus: float | None = None
     kind: str = field(default="process", init=False)
 
     def __post_init__(self) -> None:
@@ -208,15 +275,54 @@ class Process(CommandBase):
         self._check_command()
         if self.cwd is not None:
             object.__setattr__(self, "cwd", _text(self.cwd, "cwd"))
+        if self.executable is not None:
+            object.__setattr__(self, "executable", _text(self.executable, "executable"))
         object.__setattr__(self, "pass_fds", tuple(self.pass_fds))
+        object.__setattr__(self, "stop", tuple((_signal_number(each), float(span)) for each, span in self.stop))
+        if self.stop:
+            object.__setattr__(self, "stop_signal", self.stop[0][0])
+            object.__setattr__(self, "stop_grace", sum(span for _, span in self.stop))
         self._check_common()
-        for name, allowed in (
-            ("stdin", ("null", "inherit", "pipe")),
-            ("stdout", ("log", "inherit", "null", "pipe")),
-            ("stderr", ("log", "inherit", "null", "pipe")),
-        ):
-            self._check_word(name, allowed)
+        _check_stream("stdin", self.stdin, ("inherit", "null", "pipe"))
+        _check_stream("stdout", self.stdout, ("log", "inherit", "null", "pipe"))
+        _check_stream("stderr", self.stderr, ("log", "inherit", "null", "pipe", "stdout"))
+        self._check_word("terminal", ("own", "share", "pty"))
+        self._check_word("ends", ("tree", "main"))
         self._check_numbers()
+        self._check_attributes()
+
+    def _check_attributes(self) -> None:
+        _check_user("user", self.user)
+        _check_user("group", self.group)
+        if isinstance(self.extra_groups, str):
+            raise SpecError(f"extra_groups={self.extra_groups!r} must be a list of names or numbers")
+        for limit, pair in self.rlimits.items():
+            if not isinstance(limit, int) or not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise SpecError(
+                    f"rlimits: {limit!r}: {pair!r} must be the number of a resource with its soft and hard limit, "
+                    "for instance {resource.RLIMIT_NOFILE: (1024, 4096)}"
+                )
+        wrong = (
+            (
+                self.affinity is not None and (not self.affinity or min(self.affinity) < 0),
+                "affinity",
+                "numbers of processors",
+            ),
+            (
+                self.oom_score_adj is not None and not -1000 <= self.oom_score_adj <= 1000,
+                "oom_score_adj",
+                "-1000 to 1000",
+            ),
+            (self.memory is not None and self.memory <= 0, "memory", "more than 0 bytes"),
+            (self.cpus is not None and self.cpus <= 0, "cpus", "more than 0 processors"),
+        )
+        for is_wrong, name, wanted in wrong:
+            if is_wrong:
+                raise SpecError(f"{name}={getattr(self, name)!r} must be {wanted}")
+        if self.process_group is not None and self.terminal != "share":
+            raise SpecError(
+                'process_group= is for terminal="share"; else the command leads a session and group of its own'
+            )
 
     def _check_numbers(self) -> None:
         if self.port is not None and not 0 < self.port < 65536:
@@ -227,7 +333,8 @@ class Process(CommandBase):
             raise SpecError(
                 f"ready={self.ready.kind}() needs a port to probe: use {{port}} in argv or env, or give port="
             )
-        if self.ready is not None and self.ready.kind == "log" and "log" not in (self.stdout, self.stderr):
+        logged = [stream for stream in (self.stdout, self.stderr) if isinstance(stream, str) and stream == "log"]
+        if self.ready is not None and self.ready.kind == "log" and not logged:
             raise SpecError("ready=log() needs stdout or stderr to be 'log'")
 
     @property

@@ -19,8 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from support import Runner
 from tether import Owner, Process, State
-from tether.errors import LedgerError, StateDirError, TetherError
+from tether.errors import Busy, LedgerError, StateDirError, TetherError
 from tether.ledger import place
+from tether.ledger.schema import MIGRATIONS
 from tether.ledger.store import Ledger
 from tether.linux import identity
 from tether.model import Handle, Identity
@@ -239,7 +240,7 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
         subprocess.run(["umount", str(small)], check=True)
 
 
-@pytest.mark.parametrize("name", ["ledger.db", "reaper.log", "key"])
+@pytest.mark.parametrize("name", ["ledger.db", "guard.log", "key"])
 def test_a_planted_link_is_not_followed(folder: Path, tmp_path: Path, name: str) -> None:
     """A symbolic link in the place of a file of ours."""
     target = tmp_path / "target"
@@ -358,3 +359,56 @@ def test_a_new_ledger_is_opened_by_many_at_once(runner: Runner, tmp_path: Path) 
     at = time.time() + 1.0
     openers = [runner.popen(OPENING, tmp_path, str(at)) for _ in range(6)]
     assert [opener.communicate(timeout=60)[0] for opener in openers] == ["ok\n"] * 6
+
+
+def test_lives_are_numbered(folder: Path) -> None:
+    """A restart begins another life; who has been replaced begins none."""
+    ledger = Ledger(folder)
+    ledger.add_owner("o1", "app", ME, None)
+    add(ledger, "r1")
+    assert [row.life for row in ledger.resources()] == [1]
+    assert [ledger.begin_life("r1", 1), ledger.begin_life("r1", 1)] == [2, 3]
+    assert ledger.take_over("r1", 1, "o2")
+    with pytest.raises(Busy, match="another owner"):
+        ledger.begin_life("r1", 1)
+    (row,) = ledger.resources()
+    assert (row.life, row.fence) == (3, 2)
+    ledger.close()
+
+
+def test_a_ledger_of_the_first_schema_is_brought_up_to_date(folder: Path) -> None:
+    """What was written before lives were counted is in its first."""
+    with sqlite3.connect(folder / "ledger.db") as db:
+        for statement in MIGRATIONS[0]:
+            db.execute(statement)
+        db.execute("PRAGMA user_version=1")
+        db.execute("INSERT INTO owners VALUES ('o1', 'app', 'boot', 1, 2, 3, NULL, 4.0, NULL, NULL)")
+        db.execute(
+            "INSERT INTO resources VALUES ('r1', 'o1', 'n', 'process', 'ready', '', NULL, NULL, '{}', NULL, 'kill', 1, 1, 4, 4)"
+        )
+    db.close()
+    ledger = Ledger(folder)
+    assert [(row.id, row.life) for row in ledger.resources()] == [("r1", 1)]
+    ledger.close()
+
+
+def test_what_has_not_ended_is_found_by_an_index(folder: Path) -> None:
+    """However much has ended: no query that every owner, sweep and 'ps' makes looks at each row."""
+    assert {state.value for state in State if state.is_final} == {"gone", "failed"}
+    ledger = Ledger(folder)
+    planned: list[str] = []
+    ledger._db.set_trace_callback(planned.append)
+    ledger.owners()
+    ledger.resources()
+    ledger.resources("o1")
+    ledger.kept("app", "name")
+    ledger.events(owner="o1", last=5)
+    ledger.claim("o1", "me", None)
+    ledger.forget_old(5.0)
+    ledger._db.set_trace_callback(None)
+    for query in planned:
+        if query.startswith(("SELECT", "UPDATE", "DELETE")):
+            steps = [row["detail"] for row in ledger._db.execute(f"EXPLAIN QUERY PLAN {query}")]
+            assert not [step for step in steps if step.startswith("SCAN") and "INDEX" not in step], (query, steps)
+    assert len(planned) > 7
+    ledger.close()

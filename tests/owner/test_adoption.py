@@ -246,8 +246,8 @@ def test_who_does_not_speak_the_language_is_hung_up_on(runner: Runner, state: Pa
         b"GET / HTTP/1.0\r\n\r\n",
         b"\xff\xff\xff\x00",
         b"",
-        wire.pack({"adopt": 99}),
-        wire.pack({"adopt": "x"}),
+        wire.encode(wire.Kind.ADOPT, {"fence": 99, "life": 1}),
+        wire.encode(wire.Kind.ADOPT, {}),
     ):
         with socket.socket(socket.AF_UNIX) as line:
             line.settimeout(5)
@@ -259,12 +259,12 @@ def test_who_does_not_speak_the_language_is_hung_up_on(runner: Runner, state: Pa
         line.settimeout(5)
         line.connect(path)
         read, write = os.pipe()
-        wire.send(line, {"adopt": 1}, [read])
+        wire.send(line, wire.Kind.ADOPT, {"fence": 1, "life": 1}, [read])
         received = wire.receive(line)
         os.close(read)
         os.close(write)
         assert received is not None
-        assert "refused" in received[0]
+        assert received[0].kind == wire.Kind.REFUSED
     assert tree.is_running(pid)
     with Owner("app", state_dir=state) as owner:
         assert owner.adopt("srv").pid == pid

@@ -560,19 +560,20 @@ class Plugin:
     def __init__(self):
         self.child = subprocess.Popen(["/bin/sleep", "60"], env={})
         self.daemon = subprocess.Popen(["setsid", "-f", "sh", "-c", "echo $$; exec sleep 60"], stdout=subprocess.PIPE, text=True)
+        self.pid = int(self.daemon.stdout.readline())
     def get_execution_mode(self): return PluginExecutionMode.SUBPROCESS
-    def get_child_pids(self): return [self.child.pid]
+    def get_child_pids(self): return [self.child.pid, self.pid]
     def get_managed_resources(self): return {}
     def force_cleanup(self): self.child.kill()
 plugin = Plugin()
 owner.register(plugin)
-print(plugin.child.pid, plugin.daemon.stdout.readline().strip(), flush=True)
+print(plugin.child.pid, plugin.pid, flush=True)
 time.sleep(60)
 """
 
 
 def test_the_reaper_ends_what_plugins_started(runner: Runner) -> None:
-    """After kill -9 of the app: by recorded identity (its environment is empty), and by the owner's tag (it detached)."""
+    """After kill -9 of the app: its child with an empty environment, and a daemon that it names and that has the owner's tag."""
     with runner.popen(PLUGIN_APP, runner.new_folder()) as process:
         assert process.stdout is not None
         pids = list(map(int, process.stdout.readline().split()))

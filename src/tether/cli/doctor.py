@@ -15,7 +15,7 @@ from tether.cli import text
 from tether.cli.arguments import Parser
 from tether.cli.records import state_dir
 from tether.errors import TetherError
-from tether.guard.launch import Reaper
+from tether.guard.launch import Hub
 from tether.ledger import place
 from tether.ledger.reading import Reading
 from tether.life import registry
@@ -48,25 +48,25 @@ def _children_file() -> Finding:
 
 
 def _guard() -> Finding:
-    """Start a real reaper and have a real shim say that it is armed: nothing less proves it."""
+    """Start a real hub and have a real shim say that it is armed: nothing less proves it."""
     with tempfile.TemporaryDirectory() as folder:
         state_dir = place.prepare(Path(folder) / "state")
-        owner_folder = cgroup.owner_folder("doctor")
         lifeline, held = os.pipe()
         try:
-            reaper = Reaper("doctor", state_dir, dict(os.environ), owner_folder, lifeline)
-        except TetherError as error:
-            return Finding("guard", False, str(error), "nothing can be started")
-        try:
-            active = reaper.shim().tier
+            hub = Hub("doctor", state_dir, cgroup.owner_folder("doctor"), lifeline)
         except TetherError as error:
             return Finding("guard", False, str(error), "nothing can be started")
         finally:
-            reaper.say_bye()
-            reaper.close()
-            os.close(held)
             os.close(lifeline)
-            reaper.wait(5.0)
+        try:
+            active = hub.shim().tier
+        except TetherError as error:
+            return Finding("guard", False, str(error), "nothing can be started")
+        finally:
+            hub.say_bye()
+            hub.close()
+            os.close(held)
+            hub.wait(5.0)
     follows = {
         tier.CGROUP: "every descendant is held by a subreaper, and by a cgroup if that is killed",
         tier.SHIM: "every descendant is held by a subreaper; no writable cgroup v2, so that what outlives shim, reaper "
@@ -152,6 +152,7 @@ def doctor(argv: Sequence[str]) -> int:
     parser.add_argument("host", nargs="?", metavar="[USER@]HOST", help="another host, as ~/.ssh/config reaches it")
     parser.json()
     given = parser.read(argv)
+    text.in_own_words()
     findings = _here() if given.host is None else _host(given.host)
     if given.as_json:
         text.print_json([asdict(finding) for finding in findings])

@@ -48,6 +48,7 @@ def reap(argv: Sequence[str]) -> int:
         from tether.estate.settle import sweep
         from tether.ledger.store import Ledger
 
+        text.in_own_words()
         folder = place.prepare(state_dir())
         outcomes = sweep(Ledger(folder), folder, patient=True, kept_too=given.everything)
     if given.as_json:

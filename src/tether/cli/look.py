@@ -115,9 +115,10 @@ def _held(row: ResourceRow) -> Status | None:
     """What is below a shim that lives is its tree, which takes no driver to see; None if a driver has to look."""
     try:
         data = row.handle.data if row.handle is not None else {}
-        shim = Identity(data["boot"], *data["shim"])
-        main = data["main"][0]
-    except (KeyError, TypeError, IndexError):
+        pid, start = data["shim"][:2]
+        shim = Identity(data["boot"], pid, start)
+        main = data["main"][0] if data["main"] else 0
+    except (KeyError, TypeError, ValueError):
         return None
     below = tree.descendants(shim.pid) if identity.is_alive(shim) else []
     if not below:

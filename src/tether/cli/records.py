@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
+from tether.cli import text
 from tether.errors import NotFound, SpecError, StateDirError
 from tether.ledger import place
 from tether.ledger.reading import Reading
@@ -87,6 +88,7 @@ class Records:
         """
         from tether.ledger.store import Ledger
 
+        text.in_own_words()
         self.reading.close()
         return Ledger(place.prepare(self.state_dir))
 
@@ -95,6 +97,7 @@ class Records:
         """Drivers that own nothing, but can look and end; each is imported when its kind is met."""
         from tether.life.driver import Context, Drivers
 
+        text.in_own_words()
         return Drivers(Context(self.state_dir))
 
     def entries(self, *, ended: bool = False) -> list[Entry]:

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from tether.cli import asked
+from tether.cli import asked, text
 from tether.errors import ExecError, TetherError
 from tether.linux import signals
 from tether.notices import Notice
@@ -44,6 +44,7 @@ def run(argv: Sequence[str]) -> int:
     128 plus the number for a signal, 127 if there is no such program, 126 if it may not be executed, 125 if tether failed.
     """
     given = asked.read(argv)
+    text.in_own_words()
     # Before any thread begins, so that signals wait for the main one.
     signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
     owner = Owner(given.name or _name_of(given.command[0].rpartition("/")[2]), on_death="kill")
@@ -57,9 +58,9 @@ def run(argv: Sequence[str]) -> int:
         owner.shutdown()
 
 
-def _name_of(text: str) -> str:
+def _name_of(program: str) -> str:
     # isalnum() alone takes letters of every alphabet.
-    cleaned = "".join(each if each.isascii() and (each.isalnum() or each in "._-") else "-" for each in text)
+    cleaned = "".join(each if each.isascii() and (each.isalnum() or each in "._-") else "-" for each in program)
     return cleaned.lstrip("._-")[:128] or "command"
 
 

@@ -192,6 +192,13 @@ def warn(text: str) -> None:
         sys.stderr = None
 
 
+def in_own_words() -> None:
+    """Keep Python from showing the warnings that the library logs: a command says itself what there is to say."""
+    import logging
+
+    logging.getLogger("tether").addHandler(logging.NullHandler())
+
+
 def _can_say(text: str) -> bool:
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "ascii")

@@ -6,6 +6,7 @@ estate claims it in the ledger first, so that each is settled once, and a claim 
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -16,20 +17,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tether.errors import LedgerError, TetherError
+from tether.estate import strays
 from tether.ledger.store import Ledger, OwnerRow, ResourceRow
 from tether.life import registry
 from tether.life.driver import CanAdopt, CanAttach, Context, Driver, Drivers, HasGuard, HasPlan
-from tether.linux import cgroup, faults, identity, members, tree
+from tether.linux import cgroup, faults, identity
 from tether.model import Handle, Identity, State
 
-__all__ = ["Outcome", "dead_owners", "settle_own", "sweep"]
+__all__ = ["Outcome", "dead_owners", "read_receipts", "settle_own", "sweep"]
 
 _log = logging.getLogger("tether")
 
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 30.0
 _RETRY_LIMIT_S = 300.0
-_TAG_LIMIT_S = 10.0
 _LATE_NEWS_S = 0.5
 _OTHERS_S = 60.0
 _LOOK_AGAIN_S = 0.05
@@ -93,12 +94,13 @@ class _Settling:
 
     def __init__(self, ledger: Ledger, state_dir: Path, owner: OwnerRow, receipts: Mapping[str, Any]) -> None:
         self._ledger = ledger
+        self._state_dir = state_dir
         self._owner = owner
         self._receipts = receipts
         self.drivers = Drivers(Context(state_dir, owner.id))
         self._final: dict[str, State] = {}
         self._fences: dict[str, int] = {}
-        self._exit_codes: dict[str, int | None] = {row: each["status"] for row, each in receipts.items()}
+        self._exit_codes: dict[str, int | None] = {}
 
     def resources(self, *, patient: bool, kept_too: bool) -> Iterator[Outcome]:
         """Settle every resource; one that fails stays on record and keeps nobody from the next."""
@@ -133,8 +135,14 @@ class _Settling:
 
     def _settle(self, row: ResourceRow, patient: bool, kept_too: bool) -> Outcome:
         receipt = self._receipts.get(row.id)
-        if receipt is not None:
-            return self._outcome(row, "ended", receipt["said"])
+        # What was said of an earlier life is not believed of this one.
+        if receipt is not None and receipt.get("life", row.life) == row.life:
+            self._exit_codes[row.id] = receipt["status"]
+            if receipt["why"] != "by itself":
+                return self._outcome(row, "ended", receipt["said"])
+            if receipt["status"] != 0:
+                self._final[row.id] = State.FAILED
+            return self._outcome(row, "already gone", f"ended by itself [{receipt['said']}]")
         driver = self.drivers.of(row.kind)
         if row.handle is not None and isinstance(driver, CanAttach) and driver.is_attached(row.handle):
             return self._outcome(row, "let go", "it stays: it was there before, or is for everybody")
@@ -227,24 +235,35 @@ class _Settling:
         )
 
     def strays(self) -> Iterator[Outcome]:
-        """End what carries the owner's tag: what plugins, or the app, started by themselves."""
-        marks = members.Marks(tags=[self._owner.id], exclude=tree.line_of(os.getpid()))
-        found = members.find(marks)
+        """Do with what the app started beside tether what its owner's rule says, as its orderly end does."""
+        owner = self._owner
+        rule, successor = strays.remembered(self._state_dir, owner.id)
+        living = [(each.identity.pid, each.identity.start) for each in self._ledger.owners() if not _is_dead(each)]
+        # By execv() the app's own process lives on, as something else.
+        living.append((owner.identity.pid, owner.identity.start))
+        if rule == "end":
+            found, left = strays.end(owner.id, owner.identity.pid, living, successor)
+        else:
+            found = strays.find(owner.id, owner.identity.pid, living, successor) if rule == "warn" else []
+            left = []
         if not found:
             return
-        left = members.end(marks, _TAG_LIMIT_S)
-        pids = ", ".join(str(pid) for pid, _ in found)
-        what: What = "failed" if left else "ended"
-        detail = f"pid {pids}, by the owner's tag"
-        self._ledger.add_event(self._owner.id, None, self._owner.name, "left behind", f"{what}: {detail}")
-        yield Outcome(self._owner.name, None, "left behind", "process", what, detail)
+        what: What = "failed" if left else ("ended" if rule == "end" else "let go")
+        why = "started beside tether in the app's session" + ("" if rule == "end" else ', left by strays="warn"')
+        detail = f"{strays.in_words(left or found)}: {why}"
+        self._ledger.add_event(owner.id, None, owner.name, "left behind", f"{what}: {detail}")
+        yield Outcome(owner.name, None, "left behind", "process", what, detail)
 
     def close(self, outcomes: list[Outcome]) -> None:
         """Mark the owner as ended if nothing is left to settle; else leave the estate to others."""
         if not any(outcome.what in ("failed", "ending", "elsewhere") for outcome in outcomes):
             if self._owner.cgroup is not None and not any(outcome.what == "kept" for outcome in outcomes):
                 cgroup.remove(self._owner.cgroup)
+            if not any(outcome.what == "kept" for outcome in outcomes):
+                (self._state_dir / "run" / f"{self._owner.id}.receipts").unlink(missing_ok=True)
             self._ledger.end_owner(self._owner.id, f"died; its estate was settled by {_me()}")
+            strays.forget(self._state_dir, self._owner.id)
+            (self._state_dir / "run" / f"{self._owner.id}.ask").unlink(missing_ok=True)
         self._ledger.unclaim(self._owner.id, _me())
 
 
@@ -261,13 +280,42 @@ def _settle(
     if _is_claimed(owner) or not ledger.claim(owner.id, _me(), owner.settler):
         return None
     faults.point("sweep.claimed")
-    settling = _Settling(ledger, state_dir, owner, receipts)
+    settling = _Settling(ledger, state_dir, owner, receipts or read_receipts(state_dir, owner.id))
     try:
         outcomes = [*settling.resources(patient=patient, kept_too=kept_too), *settling.strays()]
         settling.close(outcomes)
     finally:
         settling.drivers.close()
     return outcomes
+
+
+def read_receipts(state_dir: Path, owner: str) -> dict[str, Any]:
+    """Return how trees of an owner ended, by tag, as their shims appended it to the owner's file; of each the last life.
+
+    A line that is none of theirs (cut by a full disk, or written by somebody else) is left aside.
+    """
+    found: dict[str, Any] = {}
+    try:
+        lines = (state_dir / "run" / f"{owner}.receipts").read_bytes().splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        try:
+            receipt = json.loads(line)
+            tag, life = str(receipt["tag"]), int(receipt["life"])
+            status = receipt["status"]
+            checked = {
+                "life": life,
+                "status": None if status is None else int(status),
+                "why": str(receipt["why"]),
+                "said": str(receipt["said"]),
+                "shm": [str(name) for name in receipt["shm"]],
+            }
+        except (ValueError, KeyError, TypeError):
+            continue
+        if tag not in found or found[tag]["life"] <= life:
+            found[tag] = checked
+    return found
 
 
 def settle_own(state_dir: str, owner: str, receipts: Mapping[str, Any]) -> None:

@@ -1,10 +1,11 @@
-"""The owner's side: start a reaper, and get shims from it."""
+"""The owner's side: start a hub, and get shims from it."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -15,180 +16,154 @@ from pathlib import Path
 from typing import Any
 
 from tether.errors import ReaperError
-from tether.guard import limits, wire
-from tether.guard.hub import SHIMS_FD
+from tether.guard import binary, wire
+from tether.guard.wire import Kind, Message
 from tether.ledger import place
-from tether.linux import proc, signals, tier
+from tether.linux import members, signals, tier
 
-__all__ = ["Reaper", "ShimChannel"]
+__all__ = ["Hub", "ShimChannel"]
 
 _SPARES = 2
-"""Shims that wait for a command, so that starts in a row do not wait for forks; half a megabyte each."""
+"""Shims that wait for a command, so that starts in a row do not wait for forks; some 30 kB each."""
 
-_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from tether.guard.hub import main; main()"
+_HELLO_S = 20.0
+"""How long an owner waits for the hub or a shim to say that it is armed."""
+
+_SETTLE = (
+    "import json, runpy, sys; more = json.loads(sys.argv[1]); sys.path += [each for each in more if each not in sys.path]; "
+    "sys.argv[1:2] = []; runpy.run_module('tether.estate', run_name='__main__', alter_sys=True)"
+)
+"""Isolated, with the standard library first: an app's folder may have a module that is called like one of its."""
 
 
 @dataclass
 class ShimChannel:
-    """A shim that waits for its command, and the socket to it.
+    """A shim, and the socket to it.
 
     Attributes:
         socket: from this process to the shim.
-        pid: the shim.
+        pid, start: its identity.
         cgroup: the folder that its command will be born in, or None.
         tier: how it will hold the tree; known once it said that it is armed.
-        start: when it started, in clock ticks since boot; known once it has a command.
     """
 
     socket: socket.socket
     pid: int
+    start: int
     cgroup: str | None
     tier: str = ""
-    start: int = 0
 
-    def spawn(self, request: dict[str, Any], fds: list[int]) -> dict[str, Any] | None:
-        """Have the shim execute its command, and return its answer; None if the shim was lost. Raises OSError.
-
-        The shim's start time is read while it works: that it answers afterwards proves that the pid was still its own.
-        The command's start time is read when it has answered: that the shim is its parent proves the pid. A command that
-        has ended by then gets 0, which is nobody's.
-        """
-        wire.send(self.socket, {"spawn": request}, fds)
-        self.start = proc.start_time(self.pid) or 0
+    def spawn(self, request: dict[str, Any], fds: list[int]) -> Message | None:
+        """Have the shim execute its command, and return its answer; None if the shim was lost. Raises OSError."""
+        wire.send(self.socket, Kind.SPAWN, request, fds)
         received = wire.receive(self.socket)
-        if received is None:
-            return None
-        answer = received[0]
-        if "spawned" in answer:
-            stat = proc.read_stat(answer["spawned"])
-            answer["start"] = stat.start if stat is not None and stat.ppid == self.pid else 0
-        return answer
+        return None if received is None else received[0]
 
-    def request(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
+    def request(self, kind: Kind, fields: dict[str, Any] | None = None) -> None:
         """Send a message; a shim that somebody stopped is woken first. A shim that has gone gets nothing."""
         with contextlib.suppress(PermissionError):
             signals.send(self.pid, self.start, signal.SIGCONT)
         with contextlib.suppress(OSError):
-            wire.send(self.socket, message, fds or [])
+            wire.send(self.socket, kind, fields)
 
 
-class Reaper:
-    """The owner's line to its reaper process.
+def _settle_command(state_dir: Path, owner: str) -> list[str]:
+    """The command that settles what an owner left; none where this program is no Python that could be started again."""
+    if not sys.executable or getattr(sys, "frozen", False):
+        return []
+    return [sys.executable, "-I", "-c", _SETTLE, json.dumps([each for each in sys.path if each]), str(state_dir), owner]
+
+
+class Hub:
+    """The owner's line to its hub process.
 
     Attributes:
-        pid: of the reaper process.
+        pid, start: the identity of the hub process.
         tier: how its shims hold their trees.
         forked: the pids of its shims.
         control: the socket to it.
 
     Args:
         owner: the owner's id.
-        state_dir: where the ledger and the reaper's own log are.
-        environ: the environment for the reaper (what it needs to reach services when it settles an estate).
+        state_dir: where the ledger and the guard's own log are.
         cgroup: the folder for this owner's trees, or None.
         lifeline: the read end of the owner's lifeline.
-        new_session: False to stay in the session of this process, for a command that needs its terminal.
+        new_session: False to stay in the session of this process, for commands that need its terminal.
 
     Raises:
         ReaperError: it did not start, or did not say that it is armed.
 
     Crash:
-        The reaper ends when its lifeline does, so that a crash of this process at any point leaves nothing.
+        The hub ends when its lifeline does, so that a crash of this process at any point leaves nothing.
     """
 
     def __init__(
-        self,
-        owner: str,
-        state_dir: Path,
-        environ: dict[str, str],
-        cgroup: str | None,
-        lifeline: int,
-        *,
-        new_session: bool = True,
+        self, owner: str, state_dir: Path, cgroup: str | None, lifeline: int, *, new_session: bool = True
     ) -> None:
         self.forked: set[int] = set()
         self._next = threading.Lock()
         self.control, control = socket.socketpair()
         self._shims, shims = socket.socketpair()
         try:
-            self.pid = self._spawn(state_dir, environ, [lifeline, control.fileno(), shims.fileno()], new_session)
+            _execute(state_dir, [lifeline, control.fileno(), shims.fileno()], new_session)
         except OSError as error:
             self.close()
-            raise ReaperError(f"cannot start a reaper with {sys.executable!r}: {error}; nothing was started") from error
+            raise ReaperError(f"cannot start the guard: {error}; nothing was started, try again") from error
         finally:
             control.close()
             shims.close()
-        # It is our child and not waited for: the pid is its own.
-        self._start = proc.start_time(self.pid) or 0
-        self.tier = self._arm(
+        ready = self._arm(
             {
                 "owner": owner,
-                "owner_pid": os.getpid(),
                 "state_dir": str(state_dir),
                 "cgroup": cgroup,
-                "path": sys.path,
+                "settle": _settle_command(state_dir, owner),
             }
         )
+        self.pid = ready.number("pid") or 0
+        self.start = ready.number("start") or 0
+        self.tier = ready.text("tier")
 
-    def _spawn(self, state_dir: Path, environ: dict[str, str], lines: list[int], new_session: bool) -> int:
-        if not sys.executable:
-            raise FileNotFoundError("sys.executable is empty: this interpreter is embedded in another program")
-        log = place.open_private(state_dir / "reaper.log", os.O_WRONLY | os.O_APPEND)
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        # Sources are moved above the targets, so that no dup2 in the child overwrites one that is still needed.
-        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, SHIMS_FD + 1) for fd in (null, null, log, *lines)]
+    def _arm(self, config: dict[str, Any]) -> Message:
+        self.control.settimeout(_HELLO_S)
+        self._shims.settimeout(_HELLO_S)
         try:
-            return os.posix_spawn(
-                sys.executable,
-                [sys.executable, "-I", "-S", "-c", _PROGRAM, str(Path(__file__).parents[2])],
-                # Else each shim would look up the same functions again, in pages that it then no longer shares; ld.so(8).
-                {**environ, "LD_BIND_NOW": "1"},
-                file_actions=[(os.POSIX_SPAWN_DUP2, source, target) for target, source in enumerate(high)],
-                setsigmask=[],
-                setsigdef=set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP},
-                **({"setsid": True} if new_session else {"setpgroup": 0}),
-            )
-        finally:
-            for fd in (log, null, *high):
-                os.close(fd)
-
-    def _arm(self, config: dict[str, Any]) -> str:
-        self.control.settimeout(limits.HELLO_S)
-        self._shims.settimeout(limits.HELLO_S)
-        try:
-            wire.send(self.control, config)
+            wire.send(self.control, Kind.CONFIG, config)
             for _ in range(_SPARES):
                 self.prepare()
             hello = wire.receive(self.control)
         except OSError as error:
             self.close()
-            raise ReaperError(
-                f"the reaper (pid {self.pid}) did not say that it is armed: {error}; see reaper.log"
-            ) from error
-        if hello is None or "ready" not in hello[0]:
+            raise ReaperError(f"the guard did not say that it is armed: {error}; see guard.log") from error
+        if hello is None or hello[0].kind != Kind.READY:
             self.close()
-            raise ReaperError(f"the reaper (pid {self.pid}) ended before it was armed; see reaper.log")
+            raise ReaperError("the guard ended before it was armed; see guard.log in the state directory")
         self.control.settimeout(None)
-        return str(hello[0]["ready"])
+        return hello[0]
 
-    def receive(self) -> dict[str, Any] | None:
-        """Read one message of the reaper itself; None when it has gone. For the owner's watching thread."""
+    def receive(self) -> Message | None:
+        """Read one message of the hub itself; None when it has gone. For the owner's watching thread."""
         try:
             received = wire.receive(self.control)
         except OSError:
             return None
         return received[0] if received else None
 
+    def wake(self) -> None:
+        """Continue the hub, should somebody have stopped it."""
+        with contextlib.suppress(PermissionError):
+            signals.send(self.pid, self.start, signal.SIGCONT)
+
     def prepare(self) -> None:
-        """Have the reaper fork a shim for the next start, so that no start waits for a fork."""
+        """Have the hub fork a shim for the next start, so that no start waits for a fork."""
         with contextlib.suppress(OSError):
-            wire.send(self._shims, {"fork": True})
+            wire.send(self._shims, Kind.FORK)
 
     def shim(self) -> ShimChannel:
         """Return a shim that said that it holds the lifeline. Ask for the next one with `prepare`.
 
         Raises:
-            ReaperError: the reaper has gone, or no shim said so in time.
+            ReaperError: the hub has gone, or no shim said so in time.
         """
         for _ in range(3):
             channel = self._receive_shim()
@@ -199,42 +174,50 @@ class Reaper:
             # It was killed while it waited.
             channel.socket.close()
             self.prepare()
-        raise ReaperError(f"the reaper (pid {self.pid}) has no shim that is armed; nothing was started, try again")
+        raise ReaperError(f"the guard (pid {self.pid}) has no shim that is armed; nothing was started, try again")
 
     def _receive_shim(self) -> ShimChannel | None:
         with self._next:
             try:
-                received = wire.receive(self._shims)
+                self._shims.settimeout(0.5)
+                try:
+                    received = wire.receive(self._shims)
+                except TimeoutError:
+                    # Somebody may have stopped it.
+                    self.wake()
+                    self._shims.settimeout(_HELLO_S)
+                    received = wire.receive(self._shims)
             except OSError:
                 return None
         if received is None:
             return None
         message, fds = received
-        if "refused" in message or not fds:
+        if message.kind != Kind.SHIM or not fds:
             # For the next start: by then there may be room again.
             self.prepare()
-            number = message.get("refused", errno.EMFILE)
+            number = message.number("errno") or errno.EMFILE
             raise ReaperError(f"no shim can be had now: {os.strerror(number)}; nothing was started, try again")
-        self.forked.add(message["shim"])
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fds[0])
-        return ShimChannel(sock, message["shim"], message["cgroup"])
+        pid = message.number("pid") or 0
+        self.forked.add(pid)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, _above_standard(fds[0]))
+        return ShimChannel(sock, pid, message.number("start") or 0, message.text("cgroup") or None)
 
     def _is_armed(self, channel: ShimChannel) -> bool:
-        channel.socket.settimeout(limits.HELLO_S)
+        channel.socket.settimeout(_HELLO_S)
         try:
             hello = wire.receive(channel.socket)
         except OSError:
             return False
         channel.socket.settimeout(None)
-        if hello is None or "armed" not in hello[0]:
+        if hello is None or hello[0].kind != Kind.ARMED:
             return False
-        channel.tier = tier.CGROUP if channel.cgroup and hello[0]["armed"] == tier.SHIM else hello[0]["armed"]
+        channel.tier = hello[0].text("tier")
         return True
 
     def say_bye(self) -> None:
-        """Tell the reaper that the owner ends in order: nothing is left to settle."""
+        """Tell the hub that the owner ends in order: nothing is left to settle."""
         with contextlib.suppress(OSError):
-            wire.send(self.control, {"bye": True})
+            wire.send(self.control, Kind.BYE)
 
     def release(self) -> None:
         """Close the socket for shims; whoever watches ``control`` closes that."""
@@ -246,8 +229,47 @@ class Reaper:
         self.release()
         self.control.close()
 
-    def wait(self, timeout_s: float) -> None:
-        """Wait for the reaper process, which ends when its last shim has, and collect its exit status."""
-        if signals.wait_end(self.pid, self._start, timeout_s):
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self.pid, 0)
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the hub process, which ends when its last shim has; False if it goes on after that time."""
+        return signals.wait_end(self.pid, self.start, timeout_s)
+
+
+def _above_standard(fd: int) -> int:
+    """Keep our own out of the places of standard input, output and error, should the app have closed these."""
+    if fd > 2:
+        return fd
+    above = int(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+    os.close(fd)
+    return above
+
+
+def _execute(state_dir: Path, lines: list[int], new_session: bool) -> None:
+    """Start the program. What is started forks the hub and ends at once, so that the hub is no child of ours. Raises OSError."""
+    program = binary.path()
+    log = place.open_private(state_dir / "guard.log", os.O_WRONLY | os.O_APPEND)
+    opened = [os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), log]
+    # A fork of this process may hold a copy of the lifeline's other end, but its pidfd is this process's alone.
+    if tier.has_pidfd():
+        opened.append(os.pidfd_open(os.getpid()))
+    targets = [opened[0], opened[0], log, *lines, *opened[2:]]
+    # Its own environment carries no tag: it is no stray of its owner's.
+    environ = {name: value for name, value in os.environ.items() if name not in (members.OWNER, members.RESOURCE)}
+    try:
+        # Sources are moved above the targets, so that no dup2 in the child overwrites one that is still needed.
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, len(targets)) for fd in targets]
+        opened += high
+        actions: list[Any] = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in enumerate(high)]
+        pid = os.posix_spawn(
+            program,
+            ["tether-guard", "hub", *(["pidfd"] if len(targets) > 6 else [])],
+            environ,
+            file_actions=actions,
+            setsigmask=[],
+            setsigdef=set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP},
+            **({"setsid": True} if new_session else {"setpgroup": 0}),
+        )
+    finally:
+        for fd in opened:
+            os.close(fd)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)

@@ -1,28 +1,48 @@
-"""The owner's side of the guard: its reaper, started when first needed and again if it is killed, and the thread that hears it."""
+"""The owner's side of the guard: its hub, started when first needed and again if it is killed, and the thread that hears it."""
 
 from __future__ import annotations
 
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from tether.errors import Gone, TetherError
-from tether.guard.launch import Reaper, ShimChannel
+from tether.errors import Gone, ReaperError, TetherError
+from tether.guard.launch import Hub, ShimChannel
 from tether.guard.watcher import Watcher
-from tether.linux import cgroup, members
-from tether.model import Terminal
+from tether.guard.wire import Kind, Message
+from tether.linux import attributes, cgroup
+from tether.linux.attributes import Attributes
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "Shim", "describe_stuck"]
 
-_REAPER_END_S = 5.0
+_HUB_END_S = 5.0
 _ORPHANS_S = 10.0
+
+
+class Shim:
+    """A shim that waits for its command.
+
+    Attributes:
+        channel: the socket to it, and who it is.
+        hub: who forked it.
+        born: what its command would inherit.
+        now: what this thread has now, which its command shall have.
+    """
+
+    def __init__(self, channel: ShimChannel, hub: Hub, born: Attributes, now: Attributes) -> None:
+        self.channel = channel
+        self.hub = hub
+        self.born = born
+        self.now = now
 
 
 class Guard:
     """What ends everything should this process die.
+
+    A command inherits what this process has when it is started. A hub can't follow a change of privileges or namespaces, so there
+    is one for each set of them that was met; they all end with the same lifeline.
 
     Args:
         owner: the owner's id.
@@ -32,12 +52,12 @@ class Guard:
 
     Attributes:
         cgroup: the folder for the owner's trees, or None.
-        terminal: how commands share this process's terminal, or None.
+        shares_terminal: commands join the session and process group of this process.
     """
 
     def __init__(self, owner: str, name: str, state_dir: Path, note: Callable[[str, str], None]) -> None:
         self.cgroup = cgroup.owner_folder(owner)
-        self.terminal: Terminal | None = None
+        self.shares_terminal = False
         self._owner = owner
         self._name = name
         self._state_dir = state_dir
@@ -45,52 +65,66 @@ class Guard:
         self._lock = threading.RLock()
         self._closed = False
         self._watcher: Watcher | None = None
-        self._reaper: Reaper | None = None
-        # One for the owner's whole life: its end is the owner's death to every shim, also of a reaper that was killed.
+        self._hubs: dict[tuple[bytes, ...], tuple[Hub, Attributes]] = {}
+        self._last: Hub | None = None
+        # One for the owner's whole life: its end is the owner's death to every shim, also of a hub that was killed.
         self._lifeline, self._lifeline_held = os.pipe()
         self._orphans = threading.Condition()
         self._ended_orphans: set[int] = set()
 
-    def arm(self) -> Reaper:
-        """Return the reaper, started if there is none. Raises ReaperError."""
+    def arm(self) -> Hub:
+        """Return the hub for what this thread may do now, started if there is none. Raises ReaperError."""
+        return self._arm(attributes.read())[0]
+
+    def _arm(self, now: Attributes) -> tuple[Hub, Attributes]:
         with self._lock:
             if self._closed:
                 raise Gone(f"owner {self._name} was shut down; make a new one")
-            if self._reaper is None:
-                if self._watcher is None:
-                    self._watcher = Watcher(self._name)
-                # Its own environment carries no tag: it is no stray of its owner's.
-                tags = (members.OWNER, members.RESOURCE)
-                environ = {name: value for name, value in os.environ.items() if name not in tags}
-                new_session = self.terminal is None
-                reaper = Reaper(
-                    self._owner, self._state_dir, environ, self.cgroup, self._lifeline, new_session=new_session
-                )
-                self._reaper = reaper
-                self._watcher.watch(reaper.control, lambda: self._hear(reaper))
-            return self._reaper
+            found = self._hubs.get(now.privileges)
+            if found is not None:
+                return found
+            if self._watcher is None:
+                self._watcher = Watcher(self._name)
+            new_session = not self.shares_terminal
+            hub = Hub(self._owner, self._state_dir, self.cgroup, self._lifeline, new_session=new_session)
+            made = self._hubs[now.privileges] = hub, now
+            self._last = hub
+            self._watcher.watch(hub.control, lambda: self._hear(hub))
+            return made
 
     @property
     def tier(self) -> str | None:
         """How trees are held; None before the first start."""
-        return self._reaper.tier if self._reaper else None
+        return self._last.tier if self._last else None
 
     @property
     def pid(self) -> int | None:
-        """The reaper's pid; None before the first start."""
-        return self._reaper.pid if self._reaper else None
+        """The hub's pid; None before the first start."""
+        return self._last.pid if self._last else None
 
-    @contextmanager
-    def shim(self) -> Iterator[ShimChannel]:
-        """Lend a shim. The next one is forked when its command runs: before, the two would only share the processor."""
-        reaper = self.arm()
+    def shim(self) -> Shim:
+        """Return a shim that said that it holds the lifeline. Have the next one forked with `prepare`. Raises ReaperError."""
+        now = attributes.read()
+        hub, born = self._arm(now)
         try:
-            yield reaper.shim()
-        finally:
-            reaper.prepare()
+            return Shim(hub.shim(), hub, born, now)
+        except ReaperError:
+            if not self._has_gone(hub):
+                raise
+            # It was killed just now: another takes its place.
+            self._hub_ended(hub)
+            hub, born = self._arm(now)
+            return Shim(hub.shim(), hub, born, now)
+
+    def _has_gone(self, hub: Hub) -> bool:
+        return hub.wait(0)
+
+    def prepare(self, shim: Shim) -> None:
+        """Have the next shim forked, so that no start waits for it; once the command runs, for before they share the processor."""
+        shim.hub.prepare()
 
     def armed_lifeline(self) -> int:
-        """The descriptor for a tree that is adopted, which is guarded by this owner's reaper from then on."""
+        """The descriptor for a tree that is adopted, which is guarded by this owner's hub from then on."""
         self.arm()
         return self._lifeline
 
@@ -100,71 +134,79 @@ class Guard:
             raise Gone(f"owner {self._name} was shut down")
         self._watcher.watch(sock, readable)
 
-    def _hear(self, reaper: Reaper) -> bool:
-        """Take in a message of the reaper; False when it has gone. Runs in the watching thread."""
-        message = reaper.receive()
+    def _hear(self, hub: Hub) -> bool:
+        """Take in a message of a hub; False when it has gone. Runs in the watching thread."""
+        message = hub.receive()
         if message is None:
-            self._reaper_ended(reaper)
+            self._hub_ended(hub)
             return False
-        if "lost" in message:
+        if message.kind == Kind.LOST:
             with self._orphans:
-                self._ended_orphans.add(message["lost"])
+                self._ended_orphans.add(message.number("pid") or 0)
                 self._orphans.notify_all()
-        elif "stuck" in message:
-            self._note("stuck", ", ".join(f"pid {pid} in {channel}" for pid, channel in message["stuck"]))
+        elif message.kind == Kind.STUCK:
+            self._note("stuck", describe_stuck(message))
         return True
 
-    def _reaper_ended(self, reaper: Reaper) -> None:
-        """The reaper was killed. Its shims go on by themselves; what is started from now on needs another."""
+    def _hub_ended(self, hub: Hub) -> None:
+        """A hub was killed. Its shims go on by themselves; what is started from now on needs another."""
         with self._lock:
-            if self._reaper is not reaper:
-                return
-            self._reaper = None
+            keys = [key for key, (each, _) in self._hubs.items() if each is hub]
+            for key in keys:
+                del self._hubs[key]
             closing = self._closed
         with self._orphans:
             self._orphans.notify_all()
-        reaper.wait(_REAPER_END_S)
-        reaper.release()
+        if not keys:
+            return
+        hub.release()
         if not closing:
-            self._note("reaper lost", f"pid {reaper.pid} ended; its shims go on, another reaper is started")
+            self._note("reaper lost", f"pid {hub.pid} ended; its shims go on, another guard is started")
             try:
                 self.arm()
             except TetherError as error:
                 self._note("reaper lost", f"another could not be started, the next start tries again: {error}")
 
     def await_orphans(self, shim: int) -> None:
-        """Wait until the reaper said that it ended the tree of a shim that was killed, or has gone itself."""
-        reaper = self._reaper
-        if reaper is None or shim not in reaper.forked:
+        """Wait until the hub said that it ended the tree of a shim that was killed, or has gone itself."""
+        with self._lock:
+            hub = next((hub for hub, _ in self._hubs.values() if shim in hub.forked), None)
+        if hub is None:
             return
+        hub.wake()
         with self._orphans:
             self._orphans.wait_for(
-                lambda: shim in self._ended_orphans or self._reaper is not reaper, timeout=_ORPHANS_S
+                lambda: shim in self._ended_orphans or all(each is not hub for each, _ in self._hubs.values()),
+                timeout=_ORPHANS_S,
             )
 
     def disarm(self, *, orderly: bool, empty: bool) -> None:
-        """Let go of reaper and shims.
+        """Let go of hubs and shims.
 
         Args:
-            orderly: nothing is left to settle; else the reaper takes this for the owner's death, and settles.
-            empty: no shim has a tree any more, so that the reaper ends at once, and is waited for.
+            orderly: nothing is left to settle; else a hub takes this for the owner's death, and settles.
+            empty: no shim has a tree any more, so that the hubs end at once, and are waited for.
         """
         with self._lock:
             self._closed = True
-            reaper, self._reaper = self._reaper, None
+            hubs = [hub for hub, _ in self._hubs.values()]
+            self._hubs.clear()
             watcher, self._watcher = self._watcher, None
-        if reaper is not None and orderly:
-            reaper.say_bye()
+        for hub in hubs:
+            hub.wake()
+            if orderly:
+                hub.say_bye()
         if watcher is not None:
             watcher.close()
         self._end_lifeline()
-        if reaper is not None:
-            reaper.close()
-            if orderly and empty:
-                reaper.wait(_REAPER_END_S)
-                if self.cgroup is not None:
-                    # Shims of a reaper that was killed may end a moment later; what they are in goes with the next sweep.
-                    cgroup.remove(self.cgroup)
+        for hub in hubs:
+            hub.close()
+        if orderly and empty:
+            for hub in hubs:
+                hub.wait(_HUB_END_S)
+            if self.cgroup is not None:
+                # Shims of a hub that was killed may end a moment later; what they are in goes with the next sweep.
+                cgroup.remove(self.cgroup)
 
     def _end_lifeline(self) -> None:
         for fd in (self._lifeline_held, self._lifeline):
@@ -173,10 +215,28 @@ class Guard:
         self._lifeline = self._lifeline_held = -1
 
     def release_in_fork(self) -> None:
-        """In a fork of the owner: let go of every line to reaper and shims, so that only the owner's own count."""
+        """In a fork of the owner: let go of every line to hubs and shims, so that only the owner's own count."""
         self._closed = True
         self._end_lifeline()
-        if self._reaper is not None:
-            self._reaper.close()
+        for hub, _ in self._hubs.values():
+            hub.close()
         if self._watcher is not None:
             self._watcher.release()
+
+
+_STUCK = {
+    "other user": "belongs to another user ({}), whom this one may not signal",
+    "traced": "is held by a tracer ({})",
+    "frozen": "is frozen ({})",
+    "uninterruptible": "is in uninterruptible sleep in {}",
+    "forking": "forks faster than it is killed {}",
+    "alive": "goes on {}",
+}
+
+
+def describe_stuck(message: Message) -> str:
+    """Say which members were killed and are still there, and why."""
+    told = zip(message.numbers("pid"), message.texts("reason"), message.texts("detail"), strict=False)
+    return "; ".join(
+        f"pid {pid} {_STUCK.get(why, why).format(detail or 'the kernel').strip()}" for pid, why, detail in told
+    )

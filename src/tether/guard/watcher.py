@@ -1,10 +1,10 @@
-"""The one thread of an owner that waits, in the kernel, for word from its reaper and its shims."""
+"""The one thread of an owner that waits, in the kernel, for word from its hub and its shims."""
 
 from __future__ import annotations
 
 import logging
 import os
-import select
+import selectors
 import socket
 import threading
 from collections.abc import Callable
@@ -18,9 +18,12 @@ class Watcher:
     """Calls a function whenever its socket can be read."""
 
     def __init__(self, name: str) -> None:
-        self._epoll = select.epoll()
+        # By way of selectors, which gevent and eventlet replace by ones that wait without holding up everybody else.
+        self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake = os.pipe()
-        self._epoll.register(self._wake_read, select.EPOLLIN)
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        # What is registered meanwhile an epoll notices by itself; others look at their list when they begin to wait.
+        self._notices = isinstance(self._selector, getattr(selectors, "EpollSelector", ()))
         self._watched: dict[int, tuple[socket.socket, Callable[[], bool]]] = {}
         self._thread = threading.Thread(target=self._run, name=f"tether-{name}", daemon=True)
         self._thread.start()
@@ -29,14 +32,17 @@ class Watcher:
         """Call ``readable`` whenever ``sock`` can be read, until it returns False; then ``sock`` is closed here."""
         fd = sock.fileno()
         self._watched[fd] = (sock, readable)
-        self._epoll.register(fd, select.EPOLLIN)
+        self._selector.register(fd, selectors.EVENT_READ)
+        if not self._notices:
+            os.write(self._wake, b"\0")
 
     def _run(self) -> None:
         while True:
-            for fd, _ in self._epoll.poll():
-                if fd == self._wake_read:
+            for key, _ in self._selector.select():
+                if key.fd != self._wake_read:
+                    self._call(key.fd)
+                elif not os.read(self._wake_read, 4096):
                     return
-                self._call(fd)
 
     def _call(self, fd: int) -> None:
         sock, readable = self._watched[fd]
@@ -47,7 +53,7 @@ class Watcher:
             _log.exception("tether could not handle a message")
             more = False
         if not more:
-            self._epoll.unregister(fd)
+            self._selector.unregister(fd)
             del self._watched[fd]
             sock.close()
 
@@ -62,5 +68,5 @@ class Watcher:
         """Close this process's descriptors; all that a fork of the owner, which has no such thread, has to do."""
         for sock, _ in list(self._watched.values()):
             sock.close()
-        self._epoll.close()
+        self._selector.close()
         os.close(self._wake_read)

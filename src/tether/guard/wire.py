@@ -1,50 +1,200 @@
-"""Messages with file descriptors over a stream socket between an owner, its reaper and its shims.
+"""Messages with file descriptors between an owner, its hub and its shims.
 
-A message is a dict, packed by `marshal` behind its length. marshal is no format for strangers; these sockets are
-anonymous pairs between processes of one user that run the same interpreter, and it costs the shim no import.
+The other end is ``native/wire.c``, which says the form.
 """
 
 from __future__ import annotations
 
-import _socket as socket
-import marshal
+import enum
 import os
+import socket
 import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
+__all__ = ["FIELDS", "VERSION", "Kind", "Message", "decode", "encode", "receive", "send"]
 
-    Message = dict[str, Any]
+VERSION = 1
+_MOST = 32 << 20
+_FDS_AT_ONCE = 250
 
-__all__ = ["pack", "receive", "send", "unpack"]
-
-_LENGTH = struct.Struct("<I")
-# Readable by every Python since 3.4, should the two ends ever differ.
-_MARSHAL_VERSION = 4
-_ANCILLARY = socket.CMSG_SPACE(64 * struct.calcsize("i"))
-
-
-def pack(message: Message) -> bytes:
-    """Return the bytes of one message without descriptors."""
-    data = marshal.dumps(message, _MARSHAL_VERSION)
-    return _LENGTH.pack(len(data)) + data
+_HEAD = struct.Struct("<I")
+_BODY = struct.Struct("<BB")
+_FIELD = struct.Struct("<HI")
+_NUMBER = struct.Struct("<q")
+_NUMBER_FIELD = struct.Struct("<HIq")
+_ANCILLARY = socket.CMSG_SPACE(_FDS_AT_ONCE * struct.calcsize("i"))
 
 
-def unpack(packet: bytes) -> Message:
-    """Return the message that `pack` packed. Raises ValueError or EOFError if it is not whole."""
-    message: Message = marshal.loads(packet[_LENGTH.size :])
-    return message
+class Kind(enum.IntEnum):
+    """What a message says; ``native/wire.h`` says who says it to whom."""
+
+    CONFIG = 1
+    BYE = 2
+    READY = 3
+    LOST = 4
+    STUCK = 5
+    FORK = 6
+    SHIM = 7
+    REFUSED = 8
+    ARMED = 9
+    SPAWNED = 10
+    EXITED = 11
+    PAUSED = 12
+    ENDED = 13
+    SPAWN = 14
+    STOP = 15
+    KILL = 16
+    CONTINUE = 17
+    SIGNAL = 18
+    ADOPT = 19
+    ADOPTED = 20
 
 
-def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
+FIELDS: dict[str, tuple[int, type]] = {
+    "owner": (1, bytes),
+    "state_dir": (2, bytes),
+    "cgroup": (3, bytes),
+    "settle": (4, bytes),
+    "tier": (5, bytes),
+    "pid": (6, int),
+    "start": (7, int),
+    "errno": (8, int),
+    "filename": (9, bytes),
+    "status": (10, int),
+    "ending": (11, int),
+    "signal": (12, int),
+    "why": (13, bytes),
+    "said": (14, bytes),
+    "shm": (15, bytes),
+    "tag": (16, bytes),
+    "life": (17, int),
+    "arg": (18, bytes),
+    "env": (19, bytes),
+    "program": (20, bytes),
+    "cwd": (21, bytes),
+    "umask": (22, int),
+    "target": (23, int),
+    "session": (24, int),
+    "group": (25, int),
+    "terminal": (26, int),
+    "ignored": (27, int),
+    "mask": (28, int),
+    "step_signal": (29, int),
+    "step_ms": (30, int),
+    "to_main": (31, int),
+    "again": (32, int),
+    "on_death": (33, int),
+    "keep_ms": (34, int),
+    "log": (35, bytes),
+    "run_dir": (36, bytes),
+    "fence": (37, int),
+    "uid": (38, int),
+    "gid": (39, int),
+    "groups": (40, bytes),
+    "rlimit": (41, bytes),
+    "nice": (42, int),
+    "affinity": (43, bytes),
+    "oom": (44, int),
+    "reason": (45, bytes),
+    "detail": (46, bytes),
+    "to": (47, int),
+    "version": (48, int),
+    "inode": (49, int),
+    "ends_with_main": (50, int),
+    "shell": (51, int),
+}
+"""The key and the type of each field; a test compares the keys with ``native/wire.h``."""
+
+_NAMES = {key: (name, kind) for name, (key, kind) in FIELDS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message as it was received.
+
+    Attributes:
+        kind: what it says.
+        fields: the values of each field that it has, in their order.
+    """
+
+    kind: int
+    fields: Mapping[str, Sequence[Any]]
+
+    def number(self, name: str) -> int | None:
+        """Return a number; None if it has none of this name."""
+        values = self.fields.get(name)
+        return int(values[0]) if values else None
+
+    def text(self, name: str) -> str:
+        """Return a text; empty if it has none of this name."""
+        values = self.fields.get(name)
+        return os.fsdecode(values[0]) if values else ""
+
+    def texts(self, name: str) -> list[str]:
+        """Return all texts of this name."""
+        return [os.fsdecode(value) for value in self.fields.get(name, ())]
+
+    def numbers(self, name: str) -> list[int]:
+        """Return all numbers of this name."""
+        return list(self.fields.get(name, ()))
+
+
+def encode(kind: Kind, fields: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a message. A list or tuple is a field that comes several times; None is left out."""
+    parts = [_BODY.pack(VERSION, kind)]
+    for name, value in fields.items():
+        key, _ = FIELDS[name]
+        for each in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(each, int):
+                parts.append(_NUMBER_FIELD.pack(key, 8, each))
+            elif each is not None:
+                data = os.fsencode(each) if isinstance(each, str) else each
+                parts.append(_FIELD.pack(key, len(data)))
+                parts.append(data)
+    body = b"".join(parts)
+    return _HEAD.pack(len(body)) + body
+
+
+def decode(body: bytes) -> Message:
+    """Return the message of a body. Raises ValueError if it is none, or of another version."""
+    if len(body) < _BODY.size or body[0] != VERSION:
+        raise ValueError(f"a message of version {body[:1].hex() or 'none'}, where version {VERSION} is spoken")
+    fields: dict[str, list[Any]] = {}
+    at = _BODY.size
+    while at < len(body):
+        try:
+            key, size = _FIELD.unpack_from(body, at)
+        except struct.error:
+            raise ValueError("a message that is cut") from None
+        data = body[at + _FIELD.size : at + _FIELD.size + size]
+        at += _FIELD.size + size
+        if len(data) < size:
+            raise ValueError("a message that is cut")
+        # What this version does not know may be left aside.
+        name, kind = _NAMES.get(key, ("", bytes))
+        if kind is int and size == _NUMBER.size:
+            fields.setdefault(name, []).append(_NUMBER.unpack(data)[0])
+        elif kind is bytes:
+            fields.setdefault(name, []).append(data)
+    return Message(body[1], fields)
+
+
+def send(sock: socket.socket, kind: Kind, fields: Mapping[str, Any] | None = None, fds: Sequence[int] = ()) -> None:
     """Send one message, with copies of ``fds``. Raises OSError, for instance BrokenPipeError when nobody reads."""
-    packet = pack(message)
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
-    sent = sock.sendmsg([packet], ancillary, socket.MSG_NOSIGNAL)
+    packet = encode(kind, fields or {})
+    sent = 0
+    for first in range(0, len(fds), _FDS_AT_ONCE):
+        # Descriptors come with at least one byte each time; a message of many descriptors has many bytes.
+        some = fds[first : first + _FDS_AT_ONCE]
+        piece = packet[sent : sent + 1] if first + _FDS_AT_ONCE < len(fds) else packet[sent:]
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(some)}i", *some))]
+        sent += sock.sendmsg([piece], ancillary, socket.MSG_NOSIGNAL)
+    if not fds:
+        sent = sock.send(packet, socket.MSG_NOSIGNAL)
     if sent < len(packet):
-        sock.sendall(memoryview(packet)[sent:])
+        sock.sendall(memoryview(packet)[sent:], socket.MSG_NOSIGNAL)
 
 
 def _exactly(sock: socket.socket, size: int) -> bytes:
@@ -66,17 +216,22 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
     """Receive one message and the descriptors with it (close-on-exec, the caller's to close); None at the end.
 
     Raises:
-        OSError: the other end closed in the middle of a message, or the socket's time limit passed.
+        OSError: the other end closed in the middle of a message, the time limit passed, or what came is no message of ours.
     """
-    head, ancillary, _, _ = sock.recvmsg(_LENGTH.size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    head, ancillary, _, _ = sock.recvmsg(_HEAD.size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
     fds = [fd for _, _, data in ancillary for fd in memoryview(data).cast("i")]
     if not head:
         return None
     try:
-        if len(head) < _LENGTH.size:
-            head += _exactly(sock, _LENGTH.size - len(head))
-        return marshal.loads(_exactly(sock, _LENGTH.unpack(head)[0])), fds
-    except BaseException:
+        if len(head) < _HEAD.size:
+            head += _exactly(sock, _HEAD.size - len(head))
+        (size,) = _HEAD.unpack(head)
+        if size > _MOST:
+            raise ConnectionResetError(f"a message of {size} bytes is none of ours")
+        return decode(_exactly(sock, size)), fds
+    except BaseException as error:
         for fd in fds:
             os.close(fd)
+        if isinstance(error, ValueError):
+            raise ConnectionResetError(str(error)) from error
         raise

@@ -28,7 +28,7 @@ class OwnerRow:
 
 @dataclass(frozen=True)
 class ResourceRow:
-    """One resource as recorded. Times are seconds since the epoch."""
+    """One resource as recorded. Times are seconds since the epoch; ``life`` counts its runs, the first is 1."""
 
     id: str
     owner: str
@@ -45,6 +45,7 @@ class ResourceRow:
     fence: int
     began: float
     changed: float
+    life: int = 1
 
 
 @dataclass(frozen=True)

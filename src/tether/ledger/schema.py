@@ -55,5 +55,20 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     )
     """,
     ),
+    (
+        # One run of a resource from its start to its end is a life: what is said of an earlier one is believed of no later.
+        "ALTER TABLE resources ADD COLUMN life INTEGER NOT NULL DEFAULT 1",
+        # What has not ended is little, however much has: found without meeting the rest. Written as queries write it, since
+        # SQLite recognises no other wording.
+        "DROP INDEX resources_by_state",
+        "CREATE INDEX resources_live ON resources (owner) WHERE state NOT IN ('gone', 'failed')",
+        "CREATE INDEX resources_ended ON resources (changed) WHERE state IN ('gone', 'failed')",
+        "CREATE INDEX resources_by_name ON resources (name, began)",
+        "CREATE INDEX owners_live ON owners (began) WHERE ended IS NULL",
+        "CREATE INDEX owners_ended ON owners (ended) WHERE ended IS NOT NULL",
+        "CREATE INDEX owners_by_name ON owners (name)",
+        "CREATE INDEX events_by_owner ON events (owner)",
+        "CREATE INDEX events_by_resource ON events (resource)",
+    ),
 )
 """Each brings the schema from its index to its index plus one (PRAGMA user_version)."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tether.errors import LedgerError
+from tether.errors import Busy, LedgerError
 from tether.ledger import place
 from tether.ledger.rows import EventRow, OwnerRow, ResourceRow, handle_text, owner_row, resource_row
 from tether.ledger.schema import MIGRATIONS
@@ -36,9 +36,10 @@ _BUSY_S = 10.0
 _SWITCH_PAUSE_S = 0.01
 _KEEP_EVENTS = 100_000
 _FILE = "ledger.db"
-_LIVE = tuple(state.value for state in State if not state.is_final)
-_IN_LIVE = f"({', '.join('?' * len(_LIVE))})"
-
+# Word for word as the indices have it, or SQLite looks at each row; a test compares it with State.
+_FINAL = "('gone', 'failed')"
+_IS_LIVE = f"state NOT IN {_FINAL}"
+_HAS_ENDED = f"state IN {_FINAL}"
 
 _INSERT_RESOURCE = (
     "INSERT INTO resources (id, owner, name, kind, state, spec, handle, on_death, keep_for, began, changed) "
@@ -227,9 +228,9 @@ class Ledger:
 
     def owners(self, *, ended: bool = False) -> list[OwnerRow]:
         """Return the owners that have not ended or have live resources (kept ones), or all of them; the oldest first."""
-        live = f"EXISTS (SELECT 1 FROM resources WHERE owner = owners.id AND state IN {_IN_LIVE})"
-        where, values = ("", ()) if ended else (f"WHERE ended IS NULL OR {live}", _LIVE)
-        return [owner_row(row) for row in self._select(f"SELECT * FROM owners {where} ORDER BY began", *values)]
+        live = f"SELECT id FROM owners WHERE ended IS NULL UNION SELECT owner FROM resources WHERE {_IS_LIVE}"
+        where = "" if ended else f"WHERE id IN ({live})"
+        return [owner_row(row) for row in self._select(f"SELECT * FROM owners {where} ORDER BY began")]
 
     def owner(self, owner: str) -> OwnerRow | None:
         """Return one owner."""
@@ -237,12 +238,12 @@ class Ledger:
 
     def claim(self, owner: str, settler: str, expected: str | None) -> bool:
         """Become the one that settles this owner's estate; False if somebody else became it meanwhile, or has settled it."""
-        live = f"EXISTS (SELECT 1 FROM resources WHERE owner = owners.id AND state IN {_IN_LIVE})"
+        live = f"EXISTS (SELECT 1 FROM resources WHERE owner = owners.id AND {_IS_LIVE})"
         with self._transaction() as db:
             return bool(
                 db.execute(
                     f"UPDATE owners SET settler = ? WHERE id = ? AND settler IS ? AND (ended IS NULL OR {live})",
-                    (settler, owner, expected, *_LIVE),
+                    (settler, owner, expected),
                 ).rowcount
             )
 
@@ -263,6 +264,7 @@ class Ledger:
         on_death: str,
         keep_for: float,
         plan: Handle | None = None,
+        reserved: Handle | None = None,
     ) -> None:
         """Record a resource before anything of it is created.
 
@@ -270,7 +272,7 @@ class Ledger:
         record at once share one commit, since it is the disk that takes the time.
         """
         now = time.time()
-        texts = (tag, owner, name, kind, State.PENDING.value, json.dumps(spec), handle_text(plan))
+        texts = (tag, owner, name, kind, State.PENDING.value, json.dumps(spec), handle_text(plan or reserved))
         entry = _Entry((*texts, on_death, keep_for, now, now))
         if plan is None:
             with self._transaction() as db:
@@ -331,6 +333,21 @@ class Ledger:
                 self._add_event(db, row["owner"], tag, row["name"], what, detail)
             return row is not None
 
+    def begin_life(self, tag: str, fence: int) -> int:
+        """Record that a resource that has ended begins another life, and return its number.
+
+        Raises:
+            Busy: somebody with a higher fence has taken it over; nothing was written.
+        """
+        with self._transaction() as db:
+            row = db.execute(
+                "UPDATE resources SET life = life + 1, changed = ? WHERE id = ? AND fence = ? RETURNING life",
+                (time.time(), tag, fence),
+            ).fetchone()
+        if row is None:
+            raise Busy(f"resource {tag} has another owner by now, who alone can start it again")
+        return int(row["life"])
+
     def take_over(self, tag: str, fence: int, owner: str) -> bool:
         """Make ``owner`` the owner of a resource whose fence is ``fence``; False if somebody else was faster."""
         with self._transaction() as db:
@@ -360,8 +377,7 @@ class Ledger:
             clauses.append("owner = ?")
             values.append(owner)
         if not ended:
-            clauses.append(f"state IN {_IN_LIVE}")
-            values.extend(_LIVE)
+            clauses.append(_IS_LIVE)
         where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
         rows = self._select(f"SELECT * FROM resources {where} ORDER BY began, rowid", *values)
         return [resource_row(row) for row in rows]
@@ -399,16 +415,11 @@ class Ledger:
         Returns:
             The ids of the resources, whose logs can go too.
         """
-        if not self._select(
-            f"SELECT 1 FROM resources WHERE changed < ? AND state NOT IN {_IN_LIVE} LIMIT 1", before, *_LIVE
-        ):
+        if not self._select(f"SELECT 1 FROM resources WHERE changed < ? AND {_HAS_ENDED} LIMIT 1", before):
             return []
         with self._transaction() as db:
-            old = db.execute(
-                f"SELECT id FROM resources WHERE state NOT IN {_IN_LIVE} AND changed < ?", (*_LIVE, before)
-            )
+            old = db.execute(f"DELETE FROM resources WHERE {_HAS_ENDED} AND changed < ? RETURNING id", (before,))
             tags = [row["id"] for row in old.fetchall()]
-            db.execute(f"DELETE FROM resources WHERE state NOT IN {_IN_LIVE} AND changed < ?", (*_LIVE, before))
             db.execute("DELETE FROM owners WHERE ended < ? AND id NOT IN (SELECT owner FROM resources)", (before,))
             db.execute("DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?", (_KEEP_EVENTS,))
             return tags

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -14,7 +13,7 @@ from tether.life import registry
 
 if TYPE_CHECKING:
     # The command line looks through drivers, and must start in no time: what only types need is not imported.
-    from tether.guard.launch import ShimChannel
+    from tether.guard.line import Shim
     from tether.life.machine import Ended, Event
     from tether.life.probes import Target
     from tether.model import Finding, Handle, OnDeath, Progress, Status, Terminal, Usage
@@ -24,7 +23,9 @@ __all__ = [
     "CanAdopt",
     "CanAttach",
     "CanDiagnose",
+    "CanInsist",
     "CanPause",
+    "CanSignal",
     "Context",
     "Driver",
     "Drivers",
@@ -36,13 +37,14 @@ __all__ = [
     "HasOutput",
     "HasPlan",
     "HasPort",
+    "HasReserve",
     "HasStreams",
     "HasTarget",
     "HasUrl",
 ]
 
 
-def _no_shim() -> AbstractContextManager[ShimChannel]:
+def _no_shim() -> Shim:
     raise RuntimeError("only an owner starts processes")
 
 
@@ -57,7 +59,8 @@ class Context:
     Attributes:
         state_dir: for logs and the like.
         owner: the id of the owner whose resources these are; empty for who only looks.
-        shim: lends a shim that is armed, as a context manager: at its end the next one is prepared. Only an owner has shims.
+        shim: returns a shim that is armed. Only an owner has shims.
+        prepare: has the next one forked, once this one has its command.
         watch: has the owner's thread call a function whenever a socket can be read, until that returns False; then the
             socket is closed.
         emit: tells the owner what happened to the resource with a tag.
@@ -68,7 +71,8 @@ class Context:
 
     state_dir: Path
     owner: str = ""
-    shim: Callable[[], AbstractContextManager[ShimChannel]] = _no_shim
+    shim: Callable[[], Shim] = _no_shim
+    prepare: Callable[[Shim], None] = _ignore
     watch: Callable[[socket.socket, Callable[[], bool]], None] = _ignore
     emit: Callable[[str, Event], None] = _ignore
     await_orphans: Callable[[int], None] = _ignore
@@ -263,6 +267,41 @@ class HasPlan(Protocol):
 
     def plan(self, spec: Any, tag: str) -> Handle:
         """Return by what the resource will be found. Creates nothing and talks to nobody."""
+        ...
+
+
+@runtime_checkable
+class HasReserve(Protocol):
+    """A driver whose resources are held by something that is there before them, and is on record before they are created."""
+
+    def reserve(self, spec: Any, tag: str, life: int) -> Handle:
+        """Get hold of it for a life of a resource, and return by what it is found; `start` with the same tag uses it.
+
+        Raises:
+            NotCreated: it can't be had; nothing was created.
+        """
+        ...
+
+    def release(self, tag: str) -> None:
+        """Let go of it, if `start` was not called."""
+        ...
+
+
+@runtime_checkable
+class CanInsist(Protocol):
+    """A driver that can ask more than once: a program may miss the signal that comes while it is starting."""
+
+    def insist(self, handle: Handle, grace: float) -> None:
+        """As `Driver.stop`, asking again while the grace runs."""
+        ...
+
+
+@runtime_checkable
+class CanSignal(Protocol):
+    """A driver whose resources can be sent signals."""
+
+    def signal(self, handle: Handle, signum: int, to: str) -> None:
+        """Signal its command ("main"), that with its process group ("group"), or every process ("tree")."""
         ...
 
 

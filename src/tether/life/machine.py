@@ -186,6 +186,7 @@ class Life:
         exit_code: of the command, once it is known.
         doomed: the failure that made it stop; it will be FAILED when it has ended.
         created: whether there is, or was, something to end.
+        was_ready: whether it ever was.
         before: the state in which it was lost, to which it comes back.
         history: the names of the events so far, each with the state that it led to.
     """
@@ -196,6 +197,7 @@ class Life:
     exit_code: int | None = None
     doomed: str = ""
     created: bool = False
+    was_ready: bool = False
     before: State = State.READY
     history: tuple[str, ...] = ()
 
@@ -240,7 +242,7 @@ def _created(life: Life, _: Created) -> _Outcome:
 
 
 def _probed(life: Life, _: Probed) -> _Outcome:
-    return replace(life, state=State.READY, reason=""), (Record("ready"),)
+    return replace(life, state=State.READY, reason="", was_ready=True), (Record("ready"),)
 
 
 def _refused(life: Life, event: Refused) -> _Outcome:

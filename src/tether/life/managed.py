@@ -52,6 +52,8 @@ class Managed:
         life: where it is in its life; changes under ``condition``, which is notified then.
         handle: the driver's; None before it was created.
         plan: by what it is found before that; None where the tag is enough.
+        reserved: what is to hold it, on record before it is created; None for kinds without such.
+        number: of its life; each restart begins another.
         fence: the number of its ownership.
     """
 
@@ -64,6 +66,8 @@ class Managed:
         self.life = Life(stays_up=spec.stays_up)
         self.handle: Handle | None = None
         self.plan: Handle | None = None
+        self.reserved: Handle | None = None
+        self.number = 1
         self.fence = 1
         self.condition = threading.Condition(threading.RLock())
         self.early: list[Event] = []

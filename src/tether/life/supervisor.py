@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ from tether.errors import (
     DeadlineExceeded,
     DriverUnavailable,
     Gone,
+    GuardLost,
     LedgerError,
     NotCreated,
     SpecError,
@@ -21,9 +23,9 @@ from tether.errors import (
 )
 from tether.ledger.store import Ledger, ResourceRow
 from tether.life import machine as lifecycle
-from tether.life import probes
+from tether.life import readiness
 from tether.life.clock import Clock, SystemClock
-from tether.life.driver import CanAdopt, Context, Driver, Drivers
+from tether.life.driver import CanAdopt, CanInsist, Context, Driver, Drivers, HasReserve
 from tether.life.machine import (
     Adopted,
     Created,
@@ -50,10 +52,8 @@ __all__ = ["Supervisor"]
 
 _log = logging.getLogger("tether")
 
-_FIRST_PROBE_PAUSE_S = 0.005
-_LONGEST_PROBE_PAUSE_S = 0.25
 _CREATION_S = 30.0
-_NOT_UP = (State.STARTING, State.LOST)
+_GUARD_TRIES = 3
 
 
 class Supervisor:
@@ -100,8 +100,15 @@ class Supervisor:
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
-    def start(self, spec: Any, on_death: OnDeath, progress: Progress, fingerprint: str = "") -> Managed:
-        """Start a resource and wait until it is ready.
+    def start(
+        self,
+        spec: Any,
+        on_death: OnDeath,
+        progress: Progress,
+        fingerprint: str = "",
+        held: Callable[[Managed], object] | None = None,
+    ) -> Managed:
+        """Start a resource and wait until it is ready; ``held`` is called with it as soon as it is on record.
 
         Raises:
             Busy: the name is in use.
@@ -113,15 +120,19 @@ class Supervisor:
         managed = self._enter(spec, driver, on_death)
         try:
             managed.plan = self._plan(managed)
+            managed.reserved = self._reserve(managed)
             self._ledger.add_resource(
                 *(managed.tag, self._owner, managed.name, spec.kind),
                 {**spec.record(), "fingerprint": fingerprint},
-                *(on_death, spec.keep_for, managed.plan),
+                *(on_death, spec.keep_for, managed.plan, managed.reserved),
             )
             faults.point("start.recorded")
         except BaseException:
+            self._release(managed)
             self._leave(managed)
             raise
+        if held is not None:
+            held(managed)
         self.bring_up(managed, progress)
         return managed
 
@@ -142,7 +153,10 @@ class Supervisor:
         managed = Managed(row.id, row.name, spec, driver, "keep")
         managed.handle = row.handle
         managed.fence = row.fence + 1
-        managed.life = Life(stays_up=spec.stays_up, state=row.state, reason=row.reason, exit_code=row.exit_code)
+        managed.number = row.life
+        managed.life = Life(
+            stays_up=spec.stays_up, state=row.state, reason=row.reason, exit_code=row.exit_code, was_ready=True
+        )
         if row.state.is_final:
             return managed
         with self._lock:
@@ -195,14 +209,24 @@ class Supervisor:
         plan = getattr(managed.driver, "plan", None)
         return None if plan is None else plan(managed.spec, managed.tag)
 
+    def _reserve(self, managed: Managed) -> Handle | None:
+        """Get hold of what will hold it, which is on record before anything is created."""
+        reserve = getattr(managed.driver, "reserve", None)
+        return None if reserve is None else reserve(managed.spec, managed.tag, managed.number)
+
+    def _release(self, managed: Managed) -> None:
+        if managed.reserved is not None and isinstance(managed.driver, HasReserve):
+            managed.driver.release(managed.tag)
+
     def _leave(self, managed: Managed) -> None:
         with self._lock:
             self._managed.pop(managed.tag, None)
 
     def _attempt(self, managed: Managed, progress: Progress) -> None:
         try:
-            handle = managed.driver.start(managed.spec, managed.tag, managed.on_death, progress)
+            handle = self._create(managed, progress)
         except BaseException as error:
+            self._release(managed)
             if isinstance(error, NotCreated):
                 self.apply(managed, Refused(f"could not start: {error}"))
             else:
@@ -213,13 +237,37 @@ class Supervisor:
             self._created(managed, handle)
             faults.point("start.created")
             if managed.spec.ready is not None:
-                self._await_ready(managed, progress)
+                readiness.await_ready(managed, self._clock, progress, lambda *step: self._advance_from(managed, *step))
+                if managed.state is not State.READY:
+                    self.wait(managed, None)
+                    raise managed.start_error()
         except BaseException:
             # Interrupted, for instance by Ctrl-C: what was not handed out must not stay.
             if managed.state is State.PENDING:
                 self._created(managed, handle)
             self.stop(managed, "its start was interrupted", force=True)
             raise
+
+    def _create(self, managed: Managed, progress: Progress) -> Handle:
+        """Have the driver create it; with another guard, should somebody have killed the first."""
+        for attempt in itertools.count(1):
+            try:
+                return managed.driver.start(managed.spec, managed.tag, managed.on_death, progress)
+            except GuardLost:
+                if attempt == _GUARD_TRIES or managed.state is not State.PENDING:
+                    raise
+                # Another life: nothing that is said of the first one is believed of it.
+                self._number_life(managed)
+                managed.reserved = self._reserve(managed)
+                self._record(managed, [Record("again", "its guard was killed before it ran")])
+        raise AssertionError("unreachable")
+
+    def _number_life(self, managed: Managed) -> None:
+        try:
+            managed.number = self._ledger.begin_life(managed.tag, managed.fence)
+        except LedgerError as error:
+            managed.number += 1
+            _log.error("%s: its next life is not on record: %s", managed.name, error)
 
     def _clear_attempt(self, managed: Managed, why: str) -> None:
         """See that nothing is left of an attempt to create; what can't be removed now stays on record, and is tried again."""
@@ -244,41 +292,11 @@ class Supervisor:
                 self._carry_out(managed, self.apply(managed, event))
             managed.early.clear()
 
-    def _await_ready(self, managed: Managed, progress: Progress) -> None:
-        ready = managed.spec.ready
-        target = managed.target()
-        deadline = self._clock.monotonic() + ready.timeout
-        pause = _FIRST_PROBE_PAUSE_S
-        said = ""
-        while managed.state in _NOT_UP:
-            missing = probes.passes(ready, target)
-            if missing != said:
-                progress(missing or "ready")
-                said = missing
-            if probes.FOREIGN in missing:
-                self._give_up(managed, missing)
-            elif missing and self._clock.monotonic() >= deadline:
-                self._give_up(managed, f"not ready within {ready.timeout:g} s: {missing}")
-            elif not missing and managed.state is State.STARTING:
-                self._advance_from(managed, State.STARTING, Probed())
-            else:
-                with managed.condition:
-                    if managed.state in _NOT_UP:
-                        self._clock.wait(managed.condition, pause)
-                pause = min(pause * 1.5, _LONGEST_PROBE_PAUSE_S)
-        if managed.state is not State.READY:
-            self.wait(managed, None)
-            raise managed.start_error()
-
     def _advance_from(self, managed: Managed, state: State, event: Event) -> None:
         """Apply an event, unless something else happened meanwhile."""
         with managed.condition:
             instructions = self.apply(managed, event) if managed.state is state else []
         self._carry_out(managed, instructions)
-
-    def _give_up(self, managed: Managed, reason: str) -> None:
-        for state in _NOT_UP:
-            self._advance_from(managed, state, NotReady(reason))
 
     def _begin_again(self, managed: Managed, why: str) -> None:
         plan = self._plan(managed)
@@ -289,8 +307,14 @@ class Supervisor:
             if any(other.name == managed.name for other in self._managed.values()):
                 raise Busy(f"another resource is called {managed.name} by now; stop that first")
             self._managed[managed.tag] = managed
+        try:
+            self._number_life(managed)
+            reserved = self._reserve(managed)
+        except BaseException:
+            self._leave(managed)
+            raise
         with managed.condition:
-            managed.plan, managed.handle = plan, None
+            managed.plan, managed.handle, managed.reserved = plan, None, reserved
             managed.life = Life(stays_up=managed.spec.stays_up)
             managed.early.clear()
             self._record(managed, [Record("again", why)])
@@ -345,7 +369,7 @@ class Supervisor:
                 reason=life.reason,
                 exit_code=life.exit_code,
                 url=managed.url,
-                handle=managed.handle,
+                handle=managed.handle or managed.reserved,
             )
         except LedgerError as error:
             _log.error("%s: %s is not on record: %s", managed.name, life.state.value, error)
@@ -353,7 +377,11 @@ class Supervisor:
             if not written:
                 _log.warning("%s: another owner has it by now; what happened here is not recorded", managed.name)
         for what, detail in said:
-            self._telemetry.publish(Notice(self._owner, managed.tag, managed.name, what, detail))
+            # A server that was up, and failed without having been asked to end.
+            crash = what == "failed" and life.stays_up and any(each.endswith("-> READY") for each in life.history)
+            self._telemetry.publish(
+                Notice(self._owner, managed.tag, managed.name, what, detail, state=life.state.value, crash=crash)
+            )
 
     def _carry_out(self, managed: Managed, ends: Iterable[End]) -> None:
         """End, in a thread of its own: whoever learns that something must end has other things to wait for."""
@@ -386,7 +414,7 @@ class Supervisor:
             if end.force:
                 managed.driver.destroy(managed.handle)
             else:
-                managed.driver.stop(managed.handle, managed.spec.stop_grace if grace is None else grace)
+                self._ask(managed, managed.handle, managed.spec.stop_grace if grace is None else grace)
         except DeadlineExceeded as error:
             self._advance_from(managed, State.STOPPING, Stuck(str(error)))
             raise
@@ -399,6 +427,14 @@ class Supervisor:
             if not managed.state.is_final:
                 why = f"let go, it stays ({end.why})" if managed.is_attached else end.why
                 self.apply(managed, Ended(None, why))
+
+    def _ask(self, managed: Managed, handle: Handle, grace: float) -> None:
+        """Ask politely; more than once only what has not been ready yet, and may not have heard, or where the spec says so."""
+        again = getattr(managed.spec, "stop_again", None)
+        if (not managed.life.was_ready if again is None else again) and isinstance(managed.driver, CanInsist):
+            managed.driver.insist(handle, grace)
+        else:
+            managed.driver.stop(handle, grace)
 
     def _try_again(self, managed: Managed, end: End) -> None:
         def attempt() -> bool:

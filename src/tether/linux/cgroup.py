@@ -11,7 +11,7 @@ import os
 
 from tether.linux import proc, tier
 
-__all__ = ["current", "enter", "kill", "make", "owner_folder", "owner_folders", "pids", "remove", "trees"]
+__all__ = ["current", "enter", "kill", "limit", "make", "owner_folder", "owner_folders", "pids", "remove", "trees"]
 
 
 def _mount_point() -> str | None:
@@ -121,3 +121,31 @@ def remove(folder: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def limit(folder: str | None, *, memory: int | None, cpus: float | None) -> str:
+    """Limit what the processes in ``folder`` may use together: bytes, and processors' time.
+
+    Returns:
+        What is missing for that, in words; empty if it is done.
+    """
+    if folder is None:
+        return "there is no writable cgroup v2"
+    wanted = {"memory": memory is not None, "cpu": cpus is not None}
+    names = [name for name, is_wanted in wanted.items() if is_wanted]
+    parents = [os.path.dirname(os.path.dirname(folder)), os.path.dirname(folder)]
+    for parent in parents:
+        # A controller is there where every folder above hands it on.
+        _write(f"{parent}/cgroup.subtree_control", " ".join(f"+{name}" for name in names).encode())
+    try:
+        there = proc.read(f"{folder}/cgroup.controllers").split()
+    except OSError:
+        there = []
+    absent = [name for name in names if name.encode() not in there]
+    if absent:
+        return f"this cgroup v2 has no controller {' and '.join(absent)} to hand on"
+    period_us = 100_000
+    written = (memory is None or _write(f"{folder}/memory.max", str(memory).encode())) and (
+        cpus is None or _write(f"{folder}/cpu.max", f"{max(1000, int(cpus * period_us))} {period_us}".encode())
+    )
+    return "" if written else "the kernel refused the limit"

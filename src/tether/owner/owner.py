@@ -18,6 +18,7 @@ from typing import Any, Self, get_args
 
 from tether.errors import Gone, NotFound, SpecError, TetherError
 from tether.estate import settle as estate
+from tether.estate import strays as stray
 from tether.guard.line import Guard
 from tether.ledger import logs, place
 from tether.ledger.store import EventRow, Ledger, ResourceRow
@@ -25,13 +26,13 @@ from tether.life.driver import Context, HasGuard
 from tether.life.machine import Event
 from tether.life.managed import Managed, new_id
 from tether.life.supervisor import Supervisor
-from tether.linux import identity, members
+from tether.linux import identity
 from tether.model import Inside, OnDeath, Progress, Recorded, Spec, State, Terminal, check_name
 from tether.notices import Notice, Telemetry
-from tether.owner import shutdown
-from tether.owner.plugin import ManagedPlugin
+from tether.owner import marking, show, shutdown
+from tether.owner.answering import Answering
 from tether.owner.resource import Resource
-from tether.owner.roster import Roster
+from tether.owner.roster import Held, Roster
 from tether.spec import Process
 
 __all__ = ["Owner"]
@@ -48,7 +49,7 @@ def _silent(_: str) -> None:
     return None
 
 
-class Owner:
+class Owner(Answering):
     """Answers for everything that one app starts: nothing of it outlives this process, unless you said so.
 
     Args:
@@ -57,6 +58,8 @@ class Owner:
             directory. Made with mode 0700.
         on_death: what becomes of resources whose spec does not say, when this process dies or ends without `shutdown`:
             "kill" at once, "stop" politely first, "keep" for the next owner to adopt.
+        strays: what becomes of what the app started beside tether and left in its session, at `shutdown` as after a crash: "warn"
+            says which they are, "end" ends them (SIGTERM first), "leave" does nothing. See `tether.apart`.
 
     As a context manager it shuts down at the end of the block. Safe to use from several threads. A fork of this process
     owns nothing: there every method that starts something raises, and `shutdown` does nothing.
@@ -72,18 +75,27 @@ class Owner:
     """
 
     def __init__(
-        self, name: str, *, state_dir: str | os.PathLike[str] | None = None, on_death: OnDeath = "kill"
+        self,
+        name: str,
+        *,
+        state_dir: str | os.PathLike[str] | None = None,
+        on_death: OnDeath = "kill",
+        strays: stray.Rule = "warn",
     ) -> None:
         self.name = check_name(name, "an owner")
         if on_death not in get_args(OnDeath):
             raise SpecError(f"on_death={on_death!r} is not known; use one of 'kill', 'stop', 'keep'")
+        if strays not in stray.RULES:
+            raise SpecError(f"strays={strays!r} is not known; use one of 'warn', 'end', 'leave'")
         self.on_death: OnDeath = on_death
+        self.strays: stray.Rule = strays
         self.id = new_id()
         self.state_dir: Path = place.prepare(place.state_dir(state_dir))
         self.telemetry = Telemetry()
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._closed = False
+        self._terminal: Terminal | None = None
         me = identity.identify()
         if me is None:
             raise TetherError("/proc is not mounted: tether can't tell who this process is, and starts nothing")
@@ -91,8 +103,11 @@ class Owner:
         self._guard = Guard(self.id, self.name, self.state_dir, self._note)
         self._ledger.add_owner(self.id, self.name, me, self._guard.cgroup)
         self._supervisor = Supervisor(self.id, self._ledger, self.telemetry, self._context)
-        self._roster = Roster(self.id, self._ledger, self._note)
-        _add_to_environment(self.id)
+        self._roster = Roster(self.id, self._ledger, self._note, self._held, self.state_dir)
+        # Where it can't be written, whoever settles the estate ends no stray, and says which there are.
+        with suppress(OSError):
+            stray.remember(self.state_dir, self.id, strays)
+        marking.mark(self.id)
         _owners.add(self)
         outcomes = estate.sweep(self._ledger, self.state_dir)
         if any(outcome.what == "elsewhere" for outcome in outcomes):
@@ -102,11 +117,19 @@ class Owner:
     def _forget_old(self) -> None:
         """Remove what ended long ago: records, logs and receipts."""
         for tag in self._ledger.forget_old(time.time() - _REMEMBER_S):
-            for path in (logs.path(self.state_dir, tag), self.state_dir / "run" / f"{tag}.ended"):
+            for path in (logs.path(self.state_dir, tag), *(self.state_dir / "run").glob(f"{tag}.*")):
                 path.unlink(missing_ok=True)
 
     def __repr__(self) -> str:
-        return f"<Owner {self.name} ({len(self._supervisor.live())} resources, id {self.id})>"
+        return f"<Owner {self.name} ({', '.join(self._in_words())})>"
+
+    def _in_words(self) -> list[str]:
+        counts = (len(self._supervisor.live()), "resource"), (len(self.plugins), "plugin")
+        held = [f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts]
+        return [f"pid {self._pid}", *held, *(["shut down"] if self._closed else [])]
+
+    def _repr_html_(self) -> str:
+        return show.table(self.resources, f"owner {self.name} ({', '.join(self._in_words())})")
 
     def __enter__(self) -> Self:
         return self
@@ -131,11 +154,12 @@ class Owner:
             self.state_dir,
             self.id,
             shim=self._guard.shim,
+            prepare=self._guard.prepare,
             watch=self._guard.watch,
             emit=emit,
             await_orphans=self._guard.await_orphans,
             lifeline=self._guard.armed_lifeline,
-            terminal=lambda: self._guard.terminal,
+            terminal=lambda: self._terminal,
         )
 
     def share_terminal(self) -> None:
@@ -148,21 +172,33 @@ class Owner:
             for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
             if signal.getsignal(signum) == signal.SIG_IGN
         )
-        self._guard.terminal = Terminal(os.getpgrp(), ignored)
+        self._guard.shares_terminal = True
+        self._terminal = Terminal(os.getpgrp(), ignored)
 
     def _note(self, what: str, detail: str) -> None:
         with suppress(TetherError):
             self._ledger.add_event(self.id, None, self.name, what, detail)
         self.telemetry.publish(Notice(self.id, None, self.name, what, detail))
 
+    def _held(self) -> Held:
+        """What the supervisor ends by its spec, so that no plugin's cleanup does."""
+        return Held(self._guard.pid, frozenset(managed.tag for managed in self._supervisor.live()))
+
     # -- resources -----------------------------------------------------------------------------------------------------
 
-    def start(self, spec: Spec, *, on_progress: Progress | None = None) -> Resource:
+    def start(
+        self,
+        spec: Spec,
+        *,
+        on_progress: Progress | None = None,
+        held: Callable[[Resource], object] | None = None,
+    ) -> Resource:
         """Start a resource, and return it when it is ready.
 
         Args:
             spec: what to start, for instance a `Process`.
             on_progress: called with a line of text whenever there is something new to say.
+            held: called with the resource as soon as it is on record, long before it is ready.
 
         Raises:
             StartError: it did not come up in time, or ended; with exit status and the last lines of its log. Nothing of
@@ -180,8 +216,12 @@ class Owner:
         self._guard.arm()
         on_death = spec.on_death or self.on_death
         if on_death == "keep" and spec.name is not None:
-            return self._adopt_or_start(spec, spec.name, on_progress or _silent)
-        return Resource(self._supervisor, self._supervisor.start(spec, on_death, on_progress or _silent))
+            return self._adopt_or_start(spec, spec.name, on_progress or _silent, held)
+        hold = self._holding(held)
+        return Resource(self._supervisor, self._supervisor.start(spec, on_death, on_progress or _silent, held=hold))
+
+    def _holding(self, held: Callable[[Resource], object] | None) -> Callable[[Managed], object] | None:
+        return None if held is None else lambda managed: held(Resource(self._supervisor, managed))
 
     def _with_environment(self, spec: Spec, on_progress: Progress | None) -> Spec:
         """Start the environment that a process runs in, where only its spec was given; one of an equal spec is used again."""
@@ -193,7 +233,9 @@ class Owner:
                 return replace(spec, env_in=resource)
         return replace(spec, env_in=self.start(wanted, on_progress=on_progress))
 
-    def _adopt_or_start(self, spec: Spec, name: str, progress: Progress) -> Resource:
+    def _adopt_or_start(
+        self, spec: Spec, name: str, progress: Progress, held: Callable[[Resource], object] | None
+    ) -> Resource:
         """Adopt what an earlier owner of this name kept from an equal spec; stop it if the spec has changed."""
         fingerprint = spec.fingerprint(place.key(self.state_dir))
         for row in self._kept(name):
@@ -201,12 +243,16 @@ class Owner:
                 managed = self._supervisor.adopt(row, spec)
                 if not managed.state.is_final:
                     progress(f"adopted {name}")
-                    return Resource(self._supervisor, managed)
+                    adopted = Resource(self._supervisor, managed)
+                    if held is not None:
+                        held(adopted)
+                    return adopted
             else:
                 progress(f"{name} was kept from another spec, stopping it")
                 managed = self._supervisor.adopt(row, _recorded(row))
                 self._supervisor.stop(managed, "its spec has changed")
-        return Resource(self._supervisor, self._supervisor.start(spec, "keep", progress, fingerprint))
+        started = self._supervisor.start(spec, "keep", progress, fingerprint, self._holding(held))
+        return Resource(self._supervisor, started)
 
     def _kept(self, name: str, *, ended: bool = False) -> list[ResourceRow]:
         """Return what earlier owners of this name kept under ``name``, whose process has gone or let go in order."""
@@ -253,31 +299,6 @@ class Owner:
                 return resource
         raise NotFound(f"owner {self.name} has no live resource {name}")
 
-    # -- plugins -------------------------------------------------------------------------------------------------------
-
-    def register(self, plugin: Any, *, name: str | None = None) -> None:
-        """Answer for a plugin: any object with the four methods, written by anybody.
-
-        At `shutdown` its `force_cleanup` is called with a time limit, and what it leaves alive is ended and reported.
-        If this process dies, the reaper ends the plugin's processes that were seen, and whatever carries the owner's tag.
-
-        Raises:
-            PluginError: it is not lifecycle-aware, or a method raised; nothing was registered.
-            SpecError: the name is in use.
-        """
-        self._check_usable()
-        if self._roster.add(plugin, name, self._guard.arm) and isinstance(plugin, ManagedPlugin):
-            plugin.bind(self)
-
-    def unregister(self, plugin: Any) -> None:
-        """Answer for a plugin no longer; it is not cleaned up. Raises NotFound."""
-        self._roster.remove(plugin)
-
-    @property
-    def plugins(self) -> dict[str, Any]:
-        """The registered plugins by name."""
-        return self._roster.plugins
-
     # -- what there is -------------------------------------------------------------------------------------------------
 
     def pids(self) -> list[int]:
@@ -304,7 +325,8 @@ class Owner:
             "state_dir": str(self.state_dir),
             "on_death": self.on_death,
             "tier": self._guard.tier,
-            "reaper": self._guard.pid,
+            "hub": self._guard.pid,
+            "reaper": self._guard.pid,  # as it was called before
             "resources": resources,
             "plugins": plugins,
             "pids": list(dict.fromkeys(pids)),
@@ -338,16 +360,21 @@ class Owner:
             self._closed = True
         errors = self._roster.clean_up()
         errors += self._stop_all([m for m in self._supervisor.live() if m.on_death != "keep"], grace)
-        _remove_from_environment(self.id)
+        marking.unmark(self.id)
+        errors += stray.see_to(self.id, self.strays, self._ledger, self.state_dir, self._note)
         if not errors:
             with suppress(TetherError):
                 self._ledger.end_owner(self.id, "shut down in order")
+        self._roster.close()
         self._supervisor.close()
         # What is kept with nothing beside it that ends it in time is the reaper's to watch.
         kept = self._supervisor.live()
         guarded = all(isinstance(m.driver, HasGuard) for m in kept)
         self._guard.disarm(orderly=not errors and guarded, empty=not kept)
+        if not errors and not kept:
+            (self.state_dir / "run" / f"{self.id}.receipts").unlink(missing_ok=True)
         self._ledger.close()
+        self.telemetry.close()
         if errors:
             raise ExceptionGroup(f"owner {self.name} could not end everything; the rest stays on record", errors)
 
@@ -381,6 +408,7 @@ class Owner:
         """In a fork of the owner: let go of everything, without ending anything."""
         self._closed = True
         self._ledger.abandon()
+        self._roster.release_in_fork()
         self._guard.release_in_fork()
 
 
@@ -414,19 +442,3 @@ def _release_all_in_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_release_all_in_fork)
-
-
-def _tags_in_environment() -> list[str]:
-    return [tag for tag in os.environ.get(members.OWNER, "").split(":") if tag]
-
-
-def _add_to_environment(owner: str) -> None:
-    os.environ[members.OWNER] = ":".join([*_tags_in_environment(), owner])
-
-
-def _remove_from_environment(owner: str) -> None:
-    left = [tag for tag in _tags_in_environment() if tag != owner]
-    if left:
-        os.environ[members.OWNER] = ":".join(left)
-    else:
-        os.environ.pop(members.OWNER, None)

@@ -10,7 +10,8 @@ from tether.errors import SpecError
 from tether.life.driver import CanPause, HasInside, HasStreams
 from tether.life.managed import Managed
 from tether.life.supervisor import Supervisor
-from tether.model import Identity, State, Usage
+from tether.model import Identity, OnDeath, State, Usage
+from tether.owner import show
 
 __all__ = ["Resource"]
 
@@ -30,7 +31,10 @@ class Resource:
         self._managed = managed
 
     def __repr__(self) -> str:
-        return f"<Resource {self.name} ({self.kind}, {self.state.value}, id {self.id})>"
+        return f"<Resource {self.name} ({', '.join(show.words(self))})>"
+
+    def _repr_html_(self) -> str:
+        return show.table([self])
 
     def __enter__(self) -> Self:
         return self
@@ -66,6 +70,11 @@ class Resource:
     def state(self) -> State:
         """Where it is in its life."""
         return self._managed.state
+
+    @property
+    def on_death(self) -> OnDeath:
+        """What becomes of it when its owner dies: its spec's rule, or its owner's."""
+        return self._managed.on_death
 
     @property
     def reason(self) -> str:
@@ -176,8 +185,9 @@ class Resource:
     def main(self) -> Identity | None:
         """The identity of its command, by which it can be signalled safely; None if it has none on this machine."""
         handle = self._managed.handle
-        pair = handle.data.get("main") if handle is not None else None
-        return None if handle is None or pair is None else Identity(handle.data["boot"], *pair)
+        here = handle is not None and getattr(self._managed.driver, "has_pids", True)
+        pair = handle.data.get("main") if handle is not None and here else None
+        return None if handle is None or pair is None else Identity(handle.data["boot"], *pair[:2])
 
     def inside(self, argv: Sequence[str]) -> list[str]:
         """Return the command that runs ``argv`` in it, activated. Raises SpecError if it is no environment."""

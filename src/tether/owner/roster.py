@@ -2,74 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from tether.errors import DeadlineExceeded, NotFound, PluginError, SpecError, TetherError
+from tether.errors import NotFound, PluginError, SpecError, TetherError
 from tether.ledger.store import Ledger
 from tether.life.managed import new_id
-from tether.linux import identity, members, proc, tree
+from tether.linux import identity
 from tether.model import Handle, State, check_name
-from tether.owner.plugin import problems
-from tether.protocol import PluginExecutionMode, get_all_managed_pids, is_lifecycle_aware
+from tether.owner import asking
+from tether.owner.attendant import Attendant
+from tether.owner.registered import Held, Registered
 
-__all__ = ["Registered", "Roster"]
+__all__ = ["Held", "Registered", "Roster"]
 
 _CLEANUP_LIMIT_S = 10.0
-_END_LIMIT_S = 5.0
-
-
-class Registered:
-    """A plugin that was registered with an owner, and the processes of its that were seen.
-
-    Only what is provably the app's counts: a descendant of this process, or one with the owner's tag. A pid
-    that a plugin names from a stale file is nobody's to end.
-    """
-
-    def __init__(self, plugin: Any, name: str, tag: str, owner: str) -> None:
-        if not is_lifecycle_aware(plugin):
-            said = "; ".join(problems(plugin)) if not isinstance(plugin, type) else "it is a class, not an object"
-            raise PluginError(
-                f"plugin {name} is not lifecycle-aware: {said}; nothing was registered", plugin=type(plugin).__name__
-            )
-        self.plugin = plugin
-        self.name = name
-        self.tag = tag
-        self._owner = owner
-        self.seen: set[tuple[int, int]] = set()
-
-    @property
-    def mode(self) -> str:
-        """The value of its execution mode."""
-        return str(self.call("get_execution_mode").value)
-
-    def call(self, method: str) -> Any:
-        """Call one of the plugin's methods. Raises PluginError if it raises."""
-        try:
-            return getattr(self.plugin, method)()
-        except Exception as error:
-            raise PluginError.in_method(self.plugin, method, error) from error
-
-    def look(self) -> list[int]:
-        """Return the plugin's live pids, and remember those that are provably the app's. Raises PluginError."""
-        pids = get_all_managed_pids(self.plugin)
-        if pids and self.mode != PluginExecutionMode.EXTERNAL_SERVICE.value:
-            ours = set(tree.descendants(os.getpid()))
-            # A plugin that names the app itself does not mean all that the app ever started.
-            named = set(self.call("get_child_pids")) & set(pids) - tree.line_of(os.getpid())
-            for pid in named.union(*map(tree.descendants, named)):
-                stat = proc.read_stat(pid)
-                if stat is not None and (pid in ours or members.carries(proc.environ(pid), {self._owner})):
-                    self.seen.add((pid, stat.start))
-        return pids
-
-    def marks(self) -> members.Marks:
-        """By what this plugin's processes are recognised."""
-        return members.Marks(self.seen, exclude=tree.line_of(os.getpid()))
+_REMOTE_PAUSE_S = 15.0
+_REMOTE_ON_RECORD = (
+    "provider", "region", "instance_id", "job_id", "ssh_host", "ssh_port", "status", "resource_type", "gpu_count",
+    "gpu_type", "estimated_cost_per_hour",
+)  # fmt: skip
+"""What of a remote resource goes into the ledger: ``metadata`` may have secrets."""
 
 
 class Roster:
@@ -79,25 +38,42 @@ class Roster:
         owner: the owner's id.
         ledger: where the plugins and their processes are recorded.
         note: told of what plugins leave behind: what, and the detail.
+        held: says what tether itself holds for the owner.
+        state_dir: the state directory.
     """
 
-    def __init__(self, owner: str, ledger: Ledger, note: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        owner: str,
+        ledger: Ledger,
+        note: Callable[[str, str], None],
+        held: Callable[[], Held],
+        state_dir: Path,
+    ) -> None:
         self._owner = owner
         self._ledger = ledger
         self._note = note
+        self._held = held
+        self._state_dir = state_dir
         self._lock = threading.Lock()
         self._registered: list[Registered] = []
+        self._attendant: Attendant | None = None
+        self._remote_due = 0.0
+
+    # -- who is registered ---------------------------------------------------------------------------------------------
 
     def add(self, plugin: Any, name: str | None, arm: Callable[[], Any]) -> bool:
         """Register a plugin, once ``arm()`` has seen to its guard; False if it is registered already.
 
         Raises:
-            PluginError: it is not lifecycle-aware, or a method raised.
+            PluginError: it is not lifecycle-aware, or a method raised or returned nonsense.
             SpecError: the name is no name, or in use.
         """
         chosen = check_name(name or type(plugin).__name__.lstrip("_"), "a plugin")
-        registered = Registered(plugin, chosen, new_id(), self._owner)
+        registered = Registered(plugin, chosen, new_id(), self._owner, self._held)
+        registered.mode()
         registered.look()
+        registered.resources()
         with self._lock:
             if any(each.plugin is plugin for each in self._registered):
                 return False
@@ -107,47 +83,105 @@ class Roster:
             spec = {"type": type(plugin).__qualname__}
             self._ledger.add_resource(registered.tag, self._owner, chosen, "plugin", spec, "kill", 0)
             self._registered.append(registered)
+            if self._attendant is None:
+                path = asking.path_of(self._state_dir, self._owner)
+                self._attendant = Attendant(chosen, path, self._look_at_all, self._answer)
         self._record(registered)
+        self._attendant.wake()
         return True
 
-    def remove(self, plugin: Any) -> None:
+    def free_name(self, base: str) -> str:
+        """Return ``base``, made a name, with a number if it is in use."""
+        cleaned = "".join(each if each.isalnum() or each in "._-" else "-" for each in base).lstrip("._-")[:100]
+        used = {registered.name for registered in self._registered}
+        names = (cleaned if number == 1 else f"{cleaned}-{number}" for number in range(1, len(used) + 2))
+        return next(name for name in names if name not in used)
+
+    def remove(self, plugin: Any, why: str = "unregistered") -> None:
         """Forget a plugin. Raises NotFound."""
         with self._lock:
             for registered in self._registered:
                 if registered.plugin is plugin:
                     self._registered.remove(registered)
-                    self._end_record(registered, "unregistered")
-                    return
-        raise NotFound(f"plugin {type(plugin).__name__} is not registered")
+                    break
+            else:
+                raise NotFound(f"plugin {type(plugin).__name__} is not registered")
+        self._end_record(registered, why)
 
     @property
     def plugins(self) -> dict[str, Any]:
         """The plugins by name."""
         return {registered.name: registered.plugin for registered in self._registered}
 
-    def _record(self, registered: Registered) -> None:
-        data = {"boot": identity.boot_id(), "pids": sorted(registered.seen), "uid": os.getuid(), "owner": self._owner}
-        with suppress(TetherError):
-            self._ledger.write(registered.tag, 1, State.READY, [], handle=Handle("plugin", registered.tag, data))
+    # -- the record ----------------------------------------------------------------------------------------------------
 
-    def _end_record(self, registered: Registered, why: str) -> None:
+    def _record(self, registered: Registered, events: Iterable[tuple[str, str]] = ()) -> None:
+        data = {
+            "boot": identity.boot_id(),
+            "pids": sorted(registered.seen),
+            "uid": os.getuid(),
+            "owner": self._owner,
+            "remote": _on_record(registered.remote),
+        }
+        url = (registered.remote or {}).get("endpoint_url")
         with suppress(TetherError):
-            self._ledger.write(registered.tag, 1, State.GONE, [("gone", why)], reason=why)
+            self._ledger.write(
+                registered.tag,
+                1,
+                State.READY,
+                list(events),
+                handle=Handle("plugin", registered.tag, data),
+                url=_without_secrets(url) if isinstance(url, str) else None,
+            )
+
+    def _end_record(self, registered: Registered, why: str, state: State = State.GONE) -> None:
+        with suppress(TetherError):
+            what = "gone" if state is State.GONE else "cleanup failed"
+            self._ledger.write(registered.tag, 1, state, [(what, why)], reason=why)
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def _look_at_all(self) -> bool:
+        """Look at every plugin that may start things by itself; one that hangs or raises keeps nobody from the next."""
+        remote = time.monotonic() >= self._remote_due
+        if remote:
+            self._remote_due = time.monotonic() + _REMOTE_PAUSE_S
+        looked = False
+        for registered in [each for each in self._registered if each.starts_by_itself]:
+            looked = True
+            before, trouble = (set(registered.seen), registered.remote), registered.trouble
+            try:
+                registered.look_in_time(remote=remote)
+            except PluginError as error:
+                registered.trouble = str(error)
+            if registered.trouble and registered.trouble != trouble:
+                self._note("plugin failed", f"plugin {registered.name}: {registered.trouble}")
+            if (registered.seen, registered.remote) != before:
+                self._record(registered)
+            if getattr(registered.plugin, "has_ended", False):
+                self._let_go_of_ended(registered)
+        return looked
+
+    def _let_go_of_ended(self, registered: Registered) -> None:
+        """A process that was to be watched has ended by itself: seen, so it can be said."""
+        with suppress(NotFound):
+            self.remove(registered.plugin, "ended by itself")
+            self._note("exited", f"{registered.name}: ended by itself")
 
     def _look(self, registered: Registered) -> list[int]:
-        before = len(registered.seen)
+        before = set(registered.seen)
         pids = registered.look()
-        if len(registered.seen) != before:
+        if registered.seen != before:
             self._record(registered)
         return pids
 
     def pids(self) -> list[int]:
         """Return the live pids of all plugins; new ones are put on record as they are seen. Raises PluginError."""
-        return [pid for registered in self._registered for pid in self._look(registered)]
+        return [pid for registered in list(self._registered) for pid in self._look(registered)]
 
     def status(self) -> list[dict[str, Any]]:
         """Return what there is to say of each plugin, ready for JSON; one that raises is reported in its place."""
-        return [self._status(registered) for registered in self._registered]
+        return [self._status(registered) for registered in list(self._registered)]
 
     def _status(self, registered: Registered) -> dict[str, Any]:
         status: dict[str, Any] = {
@@ -156,57 +190,98 @@ class Roster:
             "mode": None,
             "pids": [],
             "resources": None,
+            "remote": None,
             "error": None,
         }
-        try:
-            status["mode"] = registered.mode
-            status["pids"] = self._look(registered)
-            # What JSON can't hold is shown as text.
-            status["resources"] = json.loads(json.dumps(registered.call("get_managed_resources"), default=str))
-        except PluginError as error:
-            status["error"] = str(error)
+        asked: dict[str, Callable[[], Any]] = {
+            "mode": registered.mode,
+            "pids": lambda: self._look(registered),
+            "resources": registered.resources,
+            "remote": registered.look_at_remote,
+        }
+        errors = []
+        for key, ask in asked.items():
+            try:
+                status[key] = ask()
+            except PluginError as error:
+                errors.append(str(error))
+        if registered.trouble:
+            errors.append(f"plugin {registered.name}: {registered.trouble}")
+        status["error"] = "; ".join(dict.fromkeys(errors)) or None
         return status
 
+    # -- the end -------------------------------------------------------------------------------------------------------
+
     def clean_up(self) -> list[Exception]:
-        """Have every plugin clean up, the last registered first, and end what they leave. Returns what went wrong."""
-        errors = [error for registered in reversed(self._registered) for error in self._clean_up(registered)]
-        self._registered.clear()
+        """Have every plugin clean up, the last registered first, and end what they leave. Returns what went wrong.
+
+        One that was interrupted (by Ctrl-C) can be called again, and goes on with the plugins that are left.
+        """
+        errors: list[Exception] = []
+        while self._registered:
+            registered = self._registered[-1]
+            errors += self._clean_up(registered)
+            with self._lock, suppress(ValueError):
+                self._registered.remove(registered)
         return errors
 
-    def _clean_up(self, registered: Registered) -> Iterable[Exception]:
-        with suppress(PluginError):
-            self._look(registered)
-        errors: list[Exception] = []
-
-        def clean() -> None:
-            try:
-                registered.call("force_cleanup")
-            except PluginError as error:
-                errors.append(error)
-
-        thread = threading.Thread(target=clean, name=f"tether-clean-{registered.name}", daemon=True)
-        thread.start()
-        thread.join(_CLEANUP_LIMIT_S)
-        if thread.is_alive():
-            errors.append(
-                PluginError(
-                    f"plugin {registered.name}: force_cleanup() did not return within {_CLEANUP_LIMIT_S:g} s; "
-                    "what it had started was ended without it",
-                    plugin=type(registered.plugin).__name__,
-                    method="force_cleanup",
-                )
+    def _clean_up(self, registered: Registered) -> list[Exception]:
+        try:
+            errors = registered.clean_up(_CLEANUP_LIMIT_S, self._note)
+        except Exception as error:
+            errors = [error]
+        said = "; ".join(map(str, errors))
+        if registered.seen:
+            left = ", ".join(f"pid {pid}" for pid, _ in sorted(registered.seen))
+            self._record(registered)
+            self._end_record(registered, f"cleaned up, and {left} still there; {said}", State.STOPPING)
+        elif errors:
+            self._end_record(
+                registered, f"nothing of its is seen any more, but its cleanup failed: {said}", State.FAILED
             )
-        yield from self._end_left_behind(registered)
-        self._end_record(registered, "cleaned up")
-        yield from errors
+        else:
+            self._end_record(registered, "cleaned up, nothing of its is seen any more")
+        return errors
 
-    def _end_left_behind(self, registered: Registered) -> Iterable[Exception]:
-        marks = registered.marks()
-        left = members.find(marks)
-        if not left:
-            return
-        pids = ", ".join(f"pid {pid}" for pid, _ in left)
-        self._note("left behind", f"plugin {registered.name} left {pids}; ended here")
-        stuck = members.end(marks, _END_LIMIT_S)
-        if stuck:
-            yield DeadlineExceeded(f"plugin {registered.name}: {len(stuck)} processes were killed and are still there")
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Clean up one plugin for somebody outside; it stays registered, since its app may begin it again."""
+        wanted, force = request.get("plugin"), bool(request.get("force"))
+        for registered in list(self._registered):
+            if wanted in (registered.name, registered.tag):
+                break
+        else:
+            return {"unknown": ", ".join(self.plugins) or "none"}
+        errors = registered.clean_up_for(_CLEANUP_LIMIT_S, self._note, force=force)
+        left = sorted(pid for pid, _ in registered.seen)
+        who = f"asked for from outside, by pid {request.get('pid')}"
+        note = "cleaned up, nothing of its is seen any more" if not left else f"{len(left)} processes are still there"
+        failed = "; ".join(map(str, errors))
+        self._record(registered, [("cleanup failed" if errors else "cleaned up", f"{who}: {failed or note}")])
+        return {"plugin": registered.name, "errors": [str(error) for error in errors], "left": left, "note": note}
+
+    def close(self) -> None:
+        """Look at nothing and hear nothing any more."""
+        attendant, self._attendant = self._attendant, None
+        if attendant is not None:
+            attendant.close()
+
+    def release_in_fork(self) -> None:
+        """In a fork of the owner: let go of the attendant, whose thread is not there."""
+        if self._attendant is not None:
+            self._attendant.release_in_fork()
+
+
+def _on_record(remote: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What of a remote resource is recorded: what it takes to find it at its provider."""
+    if remote is None:
+        return None
+    return {name: remote[name] for name in _REMOTE_ON_RECORD if isinstance(remote.get(name), str | int | float)}
+
+
+def _without_secrets(url: str) -> str:
+    """A url without user, password, query and fragment, any of which may be a secret."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

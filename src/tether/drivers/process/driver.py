@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import threading
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from tether.drivers import Context
 from tether.drivers.process import request
-from tether.errors import Busy, DeadlineExceeded, Gone, StartError, exec_error
+from tether.drivers.process.streams import Streams
+from tether.errors import Busy, DeadlineExceeded, Gone, GuardLost, NotCreated, TetherError, exec_error
 from tether.guard import wire
 from tether.guard.launch import ShimChannel
+from tether.guard.line import Shim, describe_stuck
+from tether.guard.wire import Kind, Message
 from tether.ledger import logs
 from tether.life.machine import Ended, MainExited, Paused, Stuck
-from tether.linux import faults, identity, members, proc, signals, tier, tree
+from tether.linux import cgroup, faults, identity, members, proc, signals, tier, tree
 from tether.linux.sockets import free_port
 from tether.model import Handle, Identity, OnDeath, Progress, State, Status, Usage
 from tether.protocol import PluginExecutionMode
@@ -29,17 +32,50 @@ _TICK_HZ = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _STUCK_S = 10.0
 _MEETING_S = 5.0
-_SHIM_TRIES = 3
-_VERSION = 1
+_VERSION = 2
 
 
-@dataclass
 class _Held:
     """A tree that this process holds the line to."""
 
-    channel: ShimChannel
-    streams: dict[str, Any] = field(default_factory=dict)
-    ended: threading.Event = field(default_factory=threading.Event)
+    def __init__(self, channel: ShimChannel, streams: dict[str, Any]) -> None:
+        self.channel = channel
+        self.streams = streams
+        self._condition = threading.Condition()
+        self._ended = False
+        self._stuck = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was seen to have ended."""
+        return self._ended
+
+    def end(self) -> None:
+        """It has ended."""
+        with self._condition:
+            self._ended = True
+            self._condition.notify_all()
+
+    def note_stuck(self, said: str, hopeless: bool) -> None:
+        """Members are left; where waiting changes nothing (another user's), nobody waits any longer."""
+        with self._condition:
+            self._stuck = said
+            if hopeless:
+                self._condition.notify_all()
+            self._hopeless = hopeless
+
+    _hopeless = False
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it has ended; False if it did not in time, or can't."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._ended or self._hopeless, timeout_s)
+            return self._ended
+
+    @property
+    def stuck(self) -> str:
+        """What is said of members that are still there; empty if nothing is."""
+        return self._stuck
 
 
 class ProcessDriver:
@@ -51,67 +87,121 @@ class ProcessDriver:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._held: dict[str, _Held] = {}
+        self._reserved: dict[str, tuple[Shim, Handle]] = {}
 
     # -- start ---------------------------------------------------------------------------------------------------------
+
+    def reserve(self, spec: Process, tag: str, life: int) -> Handle:
+        """Take a shim that said that it holds the lifeline. See `tether.drivers.HasReserve`.
+
+        Raises:
+            ReaperError: there is no shim to guard it.
+            NotCreated: limits were asked for that can't be set here.
+        """
+        shim = self._context.shim()
+        channel = shim.channel
+        try:
+            self._limit(spec, channel)
+            port = (spec.port or free_port()) if spec.uses_port else None
+        except BaseException:
+            channel.socket.close()
+            self._context.prepare(shim)
+            raise
+        data = {
+            "boot": identity.boot_id(),
+            "shim": [channel.pid, channel.start],
+            "main": None,
+            "port": port,
+            "log": str(self._log(tag)) if _is_logged(spec) else None,
+            "cgroup": channel.cgroup,
+            "tier": channel.tier,
+            "uid": os.getuid(),
+            "life": life,
+        }
+        handle = Handle(self.kind, tag, data, _VERSION)
+        self._reserved[tag] = shim, handle
+        return handle
+
+    def release(self, tag: str) -> None:
+        """Let go of a shim that is not needed after all. See `tether.drivers.HasReserve`."""
+        reserved = self._reserved.pop(tag, None)
+        if reserved is not None:
+            reserved[0].channel.socket.close()
+            self._context.prepare(reserved[0])
+
+    @staticmethod
+    def _limit(spec: Process, channel: ShimChannel) -> None:
+        if spec.memory is None and spec.cpus is None:
+            return
+        missing = cgroup.limit(channel.cgroup, memory=spec.memory, cpus=spec.cpus)
+        if missing:
+            raise NotCreated(
+                f"cannot start {spec.name or spec.default_name}: memory= and cpus= can't be set here: {missing}; "
+                "nothing was started. 'tether doctor' says what this machine offers",
+                resource=spec.name or "",
+            )
 
     def start(self, spec: Process, tag: str, on_death: OnDeath, progress: Progress) -> Handle:
         """Execute the command under a shim that said that it holds the lifeline.
 
         Raises:
             ExecError: as subprocess would raise it; also a StartError.
-            StartError: the shim was lost.
+            GuardLost: somebody killed the shim; what it may have started was ended.
             ReaperError: there is no shim to guard it.
 
         Crash:
             The shim ends with the lifeline. Before the command was executed there is nothing else.
         """
-        port = (spec.port or free_port()) if spec.uses_port else None
-        log = self._log(tag) if "log" in (spec.stdout, spec.stderr) else None
-        streams = request.Streams(spec, log)
+        if tag not in self._reserved:
+            self.reserve(spec, tag, 1)
+        shim, handle = self._reserved.pop(tag)
+        name = spec.name or spec.default_name
+        streams = None
         try:
-            asked = request.build(spec, tag, on_death, port, log, self._context.terminal(), self._run_dir)
-            channel, main = self._execute(asked, [*streams.fds, *spec.pass_fds], spec.name or str(spec.argv[0]))
-        except BaseException:
-            streams.close()
+            log = handle.data["log"]
+            streams = Streams(spec, None if log is None else Path(log))
+            asked = request.build(
+                *(spec, tag, handle.data["life"], on_death, handle.data["port"]),
+                *(None if log is None else Path(log), self._context.terminal(), self._run_dir),
+                *((shim.born, shim.now), streams.targets),
+            )
+            main = self._execute(shim, asked, streams.fds, handle, name)
+        except BaseException as error:
+            if streams is not None:
+                streams.close()
+            # It ends by itself when nobody holds the line to it.
+            shim.channel.socket.close()
+            if isinstance(error, OSError) and not isinstance(error, TetherError):
+                raise exec_error(error.errno or 0, str(error.filename or name), name) from None
             raise
+        finally:
+            # Only now: before, the two would share the processor.
+            self._context.prepare(shim)
         streams.close_theirs()
-        data = {
-            "boot": identity.boot_id(),
-            "shim": [channel.pid, channel.start],
-            "main": main,
-            "port": port,
-            "log": None if log is None else str(log),
-            "cgroup": channel.cgroup,
-            "tier": channel.tier,
-            "uid": os.getuid(),
-        }
-        handle = Handle(self.kind, tag, data, _VERSION)
-        self._hold(channel, handle, streams.ours)
+        handle = Handle(self.kind, tag, {**handle.data, "main": main}, _VERSION)
+        self._hold(shim.channel, handle, streams.ours)
         return handle
 
     def _hold(self, channel: ShimChannel, handle: Handle, streams: dict[str, Any]) -> None:
         held = self._held[handle.tag] = _Held(channel, streams)
         self._context.watch(channel.socket, lambda: self._receive(held, handle))
 
-    def _execute(self, asked: dict[str, Any], fds: list[int], name: str) -> tuple[ShimChannel, list[int]]:
-        """Have a shim execute the command; another one, should somebody have killed the first."""
-        for _ in range(_SHIM_TRIES):
-            with self._context.shim() as channel:
-                faults.point("start.armed")
-                try:
-                    answer = channel.spawn(asked, fds)
-                except OSError:
-                    answer = None
-            if answer is not None and "spawned" in answer:
-                return channel, [answer["spawned"], answer["start"]]
-            channel.socket.close()
-            if answer is not None:
-                raise exec_error(answer["refused"], os.fsdecode(answer["filename"]), name)
-            # If it had come as far as executing it, the reaper ends that first.
-            self._context.await_orphans(channel.pid)
-        raise StartError(
-            f"cannot start {name}: {_SHIM_TRIES} shims were killed before it ran; try again", resource=name
-        )
+    def _execute(self, shim: Shim, asked: dict[str, Any], fds: list[int], handle: Handle, name: str) -> list[int]:
+        """Have a shim execute the command, and return who that is."""
+        faults.point("start.armed")
+        try:
+            answer = shim.channel.spawn(asked, fds)
+        except OSError:
+            answer = None
+        if answer is None:
+            # If it had come as far as executing it, that is ended first: by the hub, and by what marks it.
+            self._context.await_orphans(shim.channel.pid)
+            self._end_rest(handle)
+            raise GuardLost(f"cannot start {name}: its shim was killed before it ran; try again", resource=name)
+        if answer.kind != Kind.SPAWNED:
+            filename = asked["cwd"] if answer.number("to") else asked["arg"][0]
+            raise exec_error(answer.number("errno") or 0, os.fsdecode(filename or b"."), name)
+        return [answer.number("pid") or 0, answer.number("start") or 0, answer.number("inode") or 0]
 
     def _receive(self, held: _Held, handle: Handle) -> bool:
         """Read one message of a shim; False when there will be no more. Runs in the owner's watching thread."""
@@ -120,27 +210,28 @@ class ProcessDriver:
         except OSError:
             received = None
         if received is None:
-            if not held.ended.is_set():
+            if not held.ended:
                 threading.Thread(
                     target=self._end_lost, args=(held, handle), name="tether-end-lost", daemon=True
                 ).start()
             return False
         message = received[0]
-        if "exited" in message:
-            self._context.emit(handle.tag, MainExited(message["exited"], message["ending"]))
-        elif "paused" in message:
-            self._context.emit(handle.tag, Paused(message["paused"]))
-        elif "stuck" in message:
-            self._context.emit(handle.tag, Stuck(_describe_stuck(message["stuck"])))
-        elif "ended" in message:
-            self._ended(held, handle.tag, outcome(message["ended"]))
+        if message.kind == Kind.EXITED:
+            self._context.emit(handle.tag, MainExited(message.number("status") or 0, bool(message.number("ending"))))
+        elif message.kind == Kind.PAUSED:
+            self._context.emit(handle.tag, Paused(message.number("signal") or 0))
+        elif message.kind == Kind.STUCK:
+            held.note_stuck(describe_stuck(message), set(message.texts("reason")) == {"other user"})
+            self._context.emit(handle.tag, Stuck(_describe_stuck(held.stuck)))
+        elif message.kind == Kind.ENDED:
+            self._ended(held, handle.tag, _outcome_of(message))
         return True
 
     def _ended(self, held: _Held, tag: str, event: Ended) -> None:
         # The socket stays open until the shim closes its end: `_receive` must see the end of it.
         self._held.pop(tag, None)
         self._context.emit(tag, event)
-        held.ended.set()
+        held.end()
 
     def _end_lost(self, held: _Held, handle: Handle) -> None:
         """End what a shim left that was killed: the reaper inherited it, and what it can't know of is looked for here."""
@@ -156,7 +247,8 @@ class ProcessDriver:
         found = members.find(members.Marks(tags=[tag], log=str(log)))
         if not found:
             return []
-        data = {"boot": identity.boot_id(), "shim": None, "main": list(found[0]), "log": str(log), "uid": os.getuid()}
+        main = list(found[0])
+        data = {"boot": identity.boot_id(), "shim": None, "main": main, "log": str(log), "uid": os.getuid(), "life": 0}
         return [Handle(self.kind, tag, data, _VERSION)]
 
     def inspect(self, handle: Handle) -> Status:
@@ -200,12 +292,16 @@ class ProcessDriver:
     def adopt(self, handle: Handle, fence: int) -> int | None:
         """Give the shim of a kept tree this process's lifeline. See `tether.drivers.CanAdopt`."""
         line = socket.socket(socket.AF_UNIX)
+        life = handle.data.get("life", 1)
         folder = os.open(self._run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         owner = [self._context.lifeline(), *([os.pidfd_open(os.getpid())] if tier.has_pidfd() else [])]
+        pid, start = handle.data["shim"][:2]
         try:
+            # Somebody may have stopped it.
+            signals.send(pid, start, signal.SIGCONT)
             line.settimeout(_MEETING_S)
-            line.connect(f"/proc/self/fd/{folder}/{handle.tag}.sock")
-            wire.send(line, {"adopt": fence}, owner)
+            line.connect(f"/proc/self/fd/{folder}/{handle.tag}.{life}.sock")
+            wire.send(line, Kind.ADOPT, {"fence": fence, "life": life}, owner)
             received = wire.receive(line)
         except OSError as error:
             line.close()
@@ -214,21 +310,20 @@ class ProcessDriver:
             os.close(folder)
             for fd in owner[1:]:
                 os.close(fd)
-        if received is None or "adopted" not in received[0]:
+        if received is None or received[0].kind != Kind.ADOPTED:
             line.close()
             raise Busy(f"resource {handle.tag} can't be adopted: it has an owner, or is ending")
         line.settimeout(None)
-        pid, start = handle.data["shim"]
-        channel = ShimChannel(line, pid, handle.data["cgroup"], handle.data["tier"], start)
+        channel = ShimChannel(line, pid, start, handle.data["cgroup"], handle.data["tier"])
         self._hold(channel, handle, {})
-        exited: int | None = received[0]["exited"]
-        return exited
+        return received[0].number("status")
 
     def receipt(self, handle: Handle) -> Ended | None:
         """Read what the shim of a kept tree left at its end. See `tether.drivers.CanAdopt`."""
+        path = self._run_dir / f"{handle.tag}.{handle.data.get('life', 1)}.ended"
         try:
-            return outcome(wire.unpack((self._run_dir / f"{handle.tag}.ended").read_bytes()))
-        except (OSError, ValueError, EOFError, KeyError):
+            return outcome(json.loads(path.read_bytes()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     @property
@@ -244,24 +339,35 @@ class ProcessDriver:
             DeadlineExceeded: members are stuck in the kernel; the shim goes on, and the tree ends when they do.
             PermissionError: the tree is another user's.
         """
-        self._end(handle, grace, {"stop": grace, "why": "stopped by its owner"}, signal.SIGTERM)
+        self._end(handle, grace, Kind.STOP, {"step_ms": _ms(grace), "why": "stopped by its owner"}, signal.SIGTERM)
+
+    def insist(self, handle: Handle, grace: float) -> None:
+        """As `stop`, with the polite signal sent again while the grace runs. See `tether.drivers.CanInsist`."""
+        fields = {"step_ms": _ms(grace), "why": "stopped by its owner", "again": 1}
+        self._end(handle, grace, Kind.STOP, fields, signal.SIGTERM)
 
     def destroy(self, handle: Handle) -> None:
         """Have the shim kill its tree; from another process too. Raises as `stop`."""
-        self._end(handle, 0.0, {"kill": True, "why": "killed by its owner"}, signal.SIGUSR1)
+        self._end(handle, 0.0, Kind.KILL, {"why": "killed by its owner"}, signal.SIGUSR1)
 
     def resume(self, handle: Handle) -> None:
         """Continue a command that somebody stopped (SIGCONT)."""
         held = self._held.get(handle.tag)
         if held is not None:
-            held.channel.request({"continue": True})
+            held.channel.request(Kind.CONTINUE)
 
-    def _end(self, handle: Handle, grace: float, message: dict[str, Any], signum: int) -> None:
+    def signal(self, handle: Handle, signum: int, to: str) -> None:
+        """Signal the command, its process group or the whole tree. See `tether.drivers.CanSignal`."""
         held = self._held.get(handle.tag)
         if held is not None:
-            held.channel.request(message)
-            if not held.ended.wait(grace + _STUCK_S):
-                raise DeadlineExceeded(_still_there(handle))
+            held.channel.request(Kind.SIGNAL, {"signal": signum, "to": ("main", "group", "tree").index(to)})
+
+    def _end(self, handle: Handle, grace: float, kind: Kind, fields: dict[str, Any], signum: int) -> None:
+        held = self._held.get(handle.tag)
+        if held is not None:
+            held.channel.request(kind, fields)
+            if not held.wait(grace + _STUCK_S):
+                raise DeadlineExceeded(_still_there(handle, held.stuck))
             return
         if _is_of_earlier_boot(handle):
             return
@@ -271,25 +377,24 @@ class ProcessDriver:
 
     def _end_shim(self, handle: Handle, grace: float, signum: int) -> None:
         """Signal a shim whose line another process holds, or nobody; when it has gone, its tree has."""
-        pid, start = handle.data["shim"]
+        pid, start = handle.data["shim"][:2]
         for each in (signal.SIGCONT, signum):
             signals.send(pid, start, each)
         if signals.wait_end(pid, start, grace):
             return
         signals.send(pid, start, signal.SIGUSR1)
         if not signals.wait_end(pid, start, _STUCK_S):
-            raise DeadlineExceeded(_still_there(handle))
+            raise DeadlineExceeded(_still_there(handle, ""))
 
     def _marks(self, handle: Handle) -> members.Marks:
         data = handle.data
-        return members.Marks(
-            [tuple(data["main"])], [handle.tag], folder=data.get("cgroup"), log=data.get("log"), uid=data["uid"]
-        )
+        roots = [] if data["main"] is None else [(data["main"][0], data["main"][1])]
+        return members.Marks(roots, [handle.tag], folder=data.get("cgroup"), log=data.get("log"), uid=data["uid"])
 
     def _end_rest(self, handle: Handle) -> str:
         """End what is left without a shim, as far as it can be recognised, and return the proof."""
         if members.end(self._marks(handle), _STUCK_S):
-            raise DeadlineExceeded(_still_there(handle))
+            raise DeadlineExceeded(_still_there(handle, ""))
         return "nothing of it is found any more"
 
     def _log(self, tag: str) -> Path:
@@ -297,25 +402,37 @@ class ProcessDriver:
 
 
 def outcome(receipt: dict[str, Any]) -> Ended:
-    """Turn what a shim says at its end into an event."""
+    """Turn a receipt, as a shim left it, into an event."""
     asked = receipt["why"] == "asked by signal"
     why = "ended by itself" if receipt["why"] == "by itself" else receipt["why"]
     proof = receipt["said"]
     if receipt["shm"]:
-        proof += f"; removed {', '.join(receipt['shm'])}"
+        proof += f"; removed {', '.join(f'/dev/shm/{name}' for name in receipt['shm'])}"
     return Ended(receipt["status"], why, asked=asked, proof=proof)
 
 
-def _describe_stuck(stuck: list[tuple[int, str]]) -> str:
-    where = ", ".join(f"pid {pid} in {channel or 'the kernel'}" for pid, channel in stuck)
-    return f"killed and still there: {where}; it is settled when the kernel lets go"
+def _outcome_of(message: Message) -> Ended:
+    """Turn what a shim says at its end into an event."""
+    said = {"why": message.text("why"), "said": message.text("said"), "shm": message.texts("shm")}
+    return outcome({**said, "status": message.number("status")})
 
 
-def _still_there(handle: Handle) -> str:
-    return (
-        f"resource {handle.tag} was killed and is still there, probably in an uninterruptible sleep; it stays on record, "
-        f"see 'tether events'"
-    )
+def _is_logged(spec: Process) -> bool:
+    streams = [] if spec.terminal == "pty" else [spec.stdout, spec.stderr]
+    return any(isinstance(stream, str) and stream == "log" for stream in streams)
+
+
+def _ms(seconds: float) -> int:
+    return int(min(seconds, 1e9) * 1000)
+
+
+def _describe_stuck(said: str) -> str:
+    return f"killed and still there: {said}; it is settled when that is over"
+
+
+def _still_there(handle: Handle, said: str) -> str:
+    why = said or "nothing is known of why"
+    return f"resource {handle.tag} was killed and is still there: {why}; it stays on record, see 'tether events'"
 
 
 def _is_of_earlier_boot(handle: Handle) -> bool:
@@ -324,9 +441,9 @@ def _is_of_earlier_boot(handle: Handle) -> bool:
 
 def _is_alive(handle: Handle, who: str) -> bool:
     pair = handle.data.get(who)
-    return pair is not None and identity.is_alive(Identity(handle.data["boot"], *pair))
+    return pair is not None and identity.is_alive(Identity(handle.data["boot"], pair[0], pair[1]))
 
 
 def _main_first(handle: Handle, below: list[int]) -> tuple[int, ...]:
-    main = handle.data["main"][0]
+    main = handle.data["main"][0] if handle.data["main"] else 0
     return tuple([pid for pid in below if pid == main] + [pid for pid in below if pid != main])

@@ -1,29 +1,30 @@
-"""What a shim is asked: a command with its environment, and the descriptors that it begins with."""
+"""What a shim is asked: a command with its environment and attributes, and the descriptors that it begins with."""
 
 from __future__ import annotations
 
 import os
-import time
+import struct
 from pathlib import Path
 from typing import Any
 
-from tether.errors import StateDirError
-from tether.ledger import place
+from tether.errors import SpecError
 from tether.linux import members
+from tether.linux.attributes import Attributes
 from tether.model import Inside, OnDeath, Terminal
 from tether.spec import Process, put_port
 
-__all__ = ["Streams", "build"]
+__all__ = ["build"]
 
 _OWNER, _RESOURCE = members.OWNER.encode(), members.RESOURCE.encode()
+_ON_DEATH = {"kill": 0, "stop": 1, "keep": 2}
 
 
 def _environment(spec: Process, tag: str, port: int | None) -> dict[bytes, bytes]:
-    """The app's own, the spec's on top, and the tag; a tree within another tree names both."""
-    env = dict(os.environb)
+    """The app's own unless the spec clears it, the spec's on top, and the tag; a tree within another tree names both."""
+    outer = os.environb.get(_RESOURCE)
+    env = {} if spec.clear_env else dict(os.environb)
     # Held by lineage: the owner's tag is for what plugins start by themselves.
     env.pop(_OWNER, None)
-    outer = env.get(_RESOURCE)
     env[_RESOURCE] = b"%s:%s" % (outer, tag.encode()) if outer else tag.encode()
     for name, value in spec.env.items():
         if value is None:
@@ -33,14 +34,14 @@ def _environment(spec: Process, tag: str, port: int | None) -> dict[bytes, bytes
     return env
 
 
-def _programs(program: bytes, cwd: bytes, env: dict[bytes, bytes]) -> list[bytes]:
+def _programs(program: bytes, cwd: bytes | None, env: dict[bytes, bytes]) -> list[bytes]:
     """Where the program is, or may be: like execvp(3) with the PATH and working directory of the command itself."""
     if b"/" in program:
         return [program]
     folders = env.get(b"PATH", os.defpath.encode()).split(b":")
     found = []
     for folder in folders:
-        path = os.path.join(cwd, folder, program)
+        path = os.path.join(cwd or b"", folder, program)
         if os.path.lexists(path):
             found.append(path)
             if os.access(path, os.X_OK) and not os.path.isdir(path):
@@ -48,86 +49,131 @@ def _programs(program: bytes, cwd: bytes, env: dict[bytes, bytes]) -> list[bytes
     return found
 
 
+def _user(user: str | int | None) -> int | None:
+    if user is None or isinstance(user, int):
+        return user
+    import pwd
+
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise SpecError(f"user={user!r}: there is no such user here; nothing was started") from None
+
+
+def _group(group: str | int) -> int:
+    if isinstance(group, int):
+        return group
+    import grp
+
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise SpecError(f"group {group!r}: there is no such group here; nothing was started") from None
+
+
+def _attributes(spec: Process, born: Attributes, now: Attributes) -> dict[str, Any]:
+    """What the command is to have and would not inherit from its shim: the app's own by now, and what the spec says."""
+    limits = {limit: (soft, hard) for limit, soft, hard in now.limits if (limit, soft, hard) not in born.limits}
+    # A shim lifts this one for itself, so it is always said.
+    limits.update({limit: (soft, hard) for limit, soft, hard in now.limits if limit == _NOFILE})
+    limits.update(spec.rlimits)
+    affinity = now.affinity if now.affinity != born.affinity else None
+    if spec.affinity is not None:
+        mask = sum(1 << each for each in set(spec.affinity))
+        affinity = mask.to_bytes(max(8, (mask.bit_length() + 63) // 64 * 8), "little")
+    nice = now.nice if spec.nice is None else now.nice + spec.nice
+    oom = now.oom_score_adj if spec.oom_score_adj is None else spec.oom_score_adj
+    groups = None if spec.extra_groups is None else [_group(each) for each in spec.extra_groups]
+    return {
+        "uid": _user(spec.user),
+        "gid": None if spec.group is None else _group(spec.group),
+        "groups": None if groups is None else struct.pack(f"<{len(groups)}q", *groups),
+        "rlimit": [struct.pack("<3q", limit, *map(_signed, pair)) for limit, pair in sorted(limits.items())],
+        "nice": None if nice == born.nice else nice,
+        "affinity": affinity,
+        "oom": None if oom == born.oom_score_adj else oom,
+        "umask": now.umask if spec.umask is None else spec.umask,
+    }
+
+
+_NOFILE = 7  # RLIMIT_NOFILE on every architecture but a few that tether is not built for; a test compares it
+
+
+def _signed(limit: int) -> int:
+    """RLIM_INFINITY is all bits set, which Python says as -1."""
+    return limit if limit < 1 << 63 else limit - (1 << 64)
+
+
+def _ladder(spec: Process) -> dict[str, Any]:
+    """The signals of a polite end, each with its time."""
+    ladder = spec.stop or [(spec.stop_signal, spec.stop_grace)]
+    return {
+        "step_signal": [int(signum) for signum, _ in ladder],
+        "step_ms": [int(min(seconds, 1e9) * 1000) for _, seconds in ladder],
+        "again": int(bool(spec.stop_again)),
+    }
+
+
+def _lead(spec: Process, terminal: Terminal | None) -> dict[str, int | None]:
+    """Whose session and process group the command is in."""
+    if terminal is not None or spec.terminal == "share":
+        group = spec.process_group
+        if group is None:
+            group = terminal.group if terminal is not None else os.getpgrp()
+        return {"session": 0, "group": group}
+    return {"session": 1, "terminal": 1 if spec.terminal == "pty" else None}
+
+
 def build(
     spec: Process,
     tag: str,
+    life: int,
     on_death: OnDeath,
     port: int | None,
     log: Path | None,
     terminal: Terminal | None,
     run_dir: Path,
+    attributes: tuple[Attributes, Attributes],
+    targets: list[int],
 ) -> dict[str, Any]:
-    """Return what a shim is told of a command: all that it needs until its tree has ended."""
-    cwd = os.getcwdb() if spec.cwd is None else os.fsencode(os.path.abspath(spec.cwd))
+    """Return what a shim is told of a command: all that it needs until its tree has ended.
+
+    Args:
+        spec: the resource's.
+        tag: its id.
+        life: the number of its life.
+        on_death: the rule that holds.
+        port: what ``{port}`` stands for.
+        log: the file for its output, if it has one.
+        terminal: how it shares the app's terminal; None if it does not.
+        run_dir: where a kept tree is adopted.
+        attributes: what the shim was born with, and what the app has now.
+        targets: the numbers of the descriptors that are sent, in that order.
+    """
+    # Without one it is the app's own, whose descriptor is sent: that works in a folder that was removed as well.
+    cwd = None if spec.cwd is None else os.path.abspath(os.fsencode(spec.cwd))
     words = [str(argument) for argument in spec.argv]
     if spec.env_in is not None and isinstance(spec.env_in, Inside):
         words = spec.env_in.inside(words)
     argv = [os.fsencode(put_port(word, port)) for word in words]
     env = _environment(spec, tag, port)
+    program = os.fsencode(spec.executable) if spec.executable is not None else argv[0]
     return {
         "tag": tag,
-        "argv": argv,
-        "programs": _programs(argv[0], cwd, env),
-        "env": env,
+        "life": life,
+        "arg": argv,
+        "program": _programs(program, cwd, env),
+        "env": [b"%s=%s" % item for item in env.items()],
         "cwd": cwd,
-        "umask": spec.umask,
-        "targets": [0, 1, 2, *spec.pass_fds],
-        "group": terminal.group if terminal else 0,
-        "ignored": terminal.ignored if terminal else (),
-        "since": time.time(),
-        "grace": float(spec.stop_grace),
-        "stop_signal": int(spec.stop_signal),
-        "stop_to": spec.stop_to,
-        "on_death": on_death,
-        "keep_for": float(spec.keep_for),
+        "target": targets,
+        "ignored": list(terminal.ignored) if terminal else [],
+        "on_death": _ON_DEATH[on_death],
+        "keep_ms": int(min(spec.keep_for, 1e9) * 1000),
+        "to_main": int(spec.stop_to == "main"),
+        "ends_with_main": int(spec.ends == "main"),
         "log": None if log is None else str(log),
-        "run_dir": os.fsencode(run_dir),
+        "run_dir": str(run_dir),
+        **_ladder(spec),
+        **_lead(spec, terminal),
+        **_attributes(spec, *attributes),
     }
-
-
-class Streams:
-    """The three standard descriptors of a command, and our ends of its pipes."""
-
-    def __init__(self, spec: Process, log: Path | None) -> None:
-        self.fds: list[int] = []
-        self.ours: dict[str, Any] = {}
-        self._log = log
-        try:
-            self.fds.append(self._open("stdin", spec.stdin, 0))
-            self.fds.append(self._open("stdout", spec.stdout, 1))
-            both_logged = spec.stdout == spec.stderr == "log"
-            self.fds.append(os.dup(self.fds[1]) if both_logged else self._open("stderr", spec.stderr, 2))
-        except BaseException:
-            self.close()
-            raise
-
-    def _open(self, name: str, what: str, inherited: int) -> int:
-        if what == "log" and self._log is not None:
-            try:
-                return place.open_private(self._log, os.O_WRONLY | os.O_APPEND)
-            except OSError as error:
-                raise StateDirError(
-                    f"its log {self._log} can't be opened: {error.strerror}; nothing was started. Was the state directory removed?"
-                ) from error
-        if what == "inherit":
-            return os.dup(inherited)
-        if what == "null":
-            return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        read, write = os.pipe()
-        if name == "stdin":
-            self.ours[name] = os.fdopen(write, "wb")
-            return read
-        self.ours[name] = os.fdopen(read, "rb")
-        return write
-
-    def close_theirs(self) -> None:
-        """Close the command's ends: it has its own copies, or there is none."""
-        for fd in self.fds:
-            os.close(fd)
-        self.fds = []
-
-    def close(self) -> None:
-        """Close both ends."""
-        self.close_theirs()
-        for stream in self.ours.values():
-            stream.close()

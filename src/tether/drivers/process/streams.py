@@ -1,0 +1,143 @@
+"""The descriptors that a command begins with, and our ends of its pipes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tether.errors import SpecError, StateDirError
+from tether.ledger import place
+from tether.spec import Process
+
+__all__ = ["Streams"]
+
+_WORDS = {subprocess.PIPE: "pipe", subprocess.DEVNULL: "null", subprocess.STDOUT: "stdout"}
+
+
+class Streams:
+    """The standard descriptors of a command, those that it inherits besides, and its working directory.
+
+    Attributes:
+        fds: the descriptors to be sent.
+        targets: the numbers that they get there, in the same order; -1 - n for n to be closed.
+        ours: our ends, by name.
+
+    Raises:
+        StateDirError: the log can't be opened.
+        OSError: a file or descriptor of the spec can't be opened, as in subprocess; nothing was started.
+    """
+
+    def __init__(self, spec: Process, log: Path | None) -> None:
+        self.fds: list[int] = []
+        self.targets: list[int] = []
+        self.ours: dict[str, Any] = {}
+        self._opened: list[int] = []
+        self._log = log
+        try:
+            if spec.terminal == "pty":
+                self._open_terminal()
+            else:
+                self._add(0, self._open("stdin", spec.stdin, 0))
+                self._add(1, self._open("stdout", spec.stdout, 1))
+                self._add(2, self._open_stderr(spec))
+            for fd in spec.pass_fds:
+                os.fstat(fd)
+                self._add(fd, fd)
+            if spec.cwd is None:
+                self.fds.append(self._keep(os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
+        except BaseException:
+            self.close()
+            raise
+
+    def _keep(self, fd: int) -> int:
+        """Remember a descriptor that was opened here, to be closed."""
+        self._opened.append(fd)
+        return fd
+
+    def _add(self, target: int, fd: int | None) -> None:
+        self.targets.append(-1 - target if fd is None else target)
+        if fd is not None:
+            self.fds.append(fd)
+
+    def _open_stderr(self, spec: Process) -> int | None:
+        same = _word(spec.stderr) == "stdout" or (_word(spec.stdout) == _word(spec.stderr) == "log")
+        if not same:
+            return self._open("stderr", spec.stderr, 2)
+        return self.fds[-1] if self.targets[-1] >= 0 else None
+
+    def _open(self, name: str, what: Any, inherited: int) -> int | None:
+        openers: dict[str, Callable[[], int | None]] = {
+            "log": self._open_log,
+            "inherit": lambda: _inherited(inherited),
+            "null": lambda: self._keep(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)),
+            "pipe": lambda: self._open_pipe(name),
+        }
+        opener = openers.get(_word(what))
+        if opener is not None:
+            return opener()
+        if isinstance(what, os.PathLike):
+            flags = os.O_RDONLY if name == "stdin" else os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            return self._keep(os.open(what, flags | os.O_CLOEXEC, 0o666))
+        fd = what if isinstance(what, int) else what.fileno()
+        os.fstat(fd)
+        return int(fd)
+
+    def _open_log(self) -> int:
+        if self._log is None:
+            raise SpecError("there is no log here")
+        try:
+            return self._keep(place.open_private(self._log, os.O_WRONLY | os.O_APPEND))
+        except OSError as error:
+            raise StateDirError(
+                f"its log {self._log} can't be opened: {error.strerror}; nothing was started. Was the state directory removed?"
+            ) from error
+
+    def _open_pipe(self, name: str) -> int:
+        read, write = os.pipe()
+        if name == "stdin":
+            self.ours[name] = os.fdopen(write, "wb")
+            return self._keep(read)
+        self.ours[name] = os.fdopen(read, "rb")
+        return self._keep(write)
+
+    def _open_terminal(self) -> None:
+        """A terminal of the command's own: one pair, whose other end is read and written here."""
+        ours, theirs = os.openpty()
+        os.set_inheritable(ours, False)
+        self._keep(theirs)
+        self.ours["stdin"] = os.fdopen(os.dup(ours), "wb", buffering=0)
+        self.ours["stdout"] = os.fdopen(ours, "rb", buffering=0)
+        for target in range(3):
+            self._add(target, theirs)
+
+    def close_theirs(self) -> None:
+        """Close the command's ends: it has its own copies, or there is none."""
+        for fd in self._opened:
+            os.close(fd)
+        self._opened = []
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.close_theirs()
+        for stream in self.ours.values():
+            stream.close()
+        self.ours = {}
+
+
+def _inherited(fd: int) -> int | None:
+    """Our own descriptor; None if it is closed here, so that it is closed there as well."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return None
+    return fd
+
+
+def _word(what: Any) -> str:
+    """What a stream is in one word; empty for a file, path or descriptor."""
+    if isinstance(what, str):
+        return what
+    return _WORDS.get(what, "") if isinstance(what, int) else ""
