@@ -278,7 +278,7 @@ def settle_own(state_dir: str, owner: str, receipts: Mapping[str, Any]) -> None:
     """
     pause = _FIRST_PAUSE_S
     deadline = time.monotonic() + _RETRY_LIMIT_S
-    while True:
+    while Path(state_dir).is_dir():
         try:
             ledger = Ledger(Path(state_dir))
             try:

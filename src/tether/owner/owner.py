@@ -10,7 +10,6 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +18,10 @@ from typing import Any, Self, get_args
 from tether.errors import Gone, NotFound, SpecError, TetherError
 from tether.estate import settle as estate
 from tether.guard.line import Guard
-from tether.ledger import logs, place
+from tether.ledger import place
+from tether.ledger.proof import Proof
 from tether.ledger.store import EventRow, Ledger, ResourceRow
+from tether.ledger.writer import Writer
 from tether.life.driver import Context, HasGuard
 from tether.life.machine import Event
 from tether.life.managed import Managed, new_id
@@ -39,7 +40,6 @@ __all__ = ["Owner"]
 _log = logging.getLogger("tether")
 
 _ORDER_PATIENCE_S = 0.5
-_REMEMBER_S = 14 * 24 * 3600.0
 
 _owners: weakref.WeakSet[Owner] = weakref.WeakSet()
 
@@ -88,22 +88,17 @@ class Owner:
         if me is None:
             raise TetherError("/proc is not mounted: tether can't tell who this process is, and starts nothing")
         self._ledger = Ledger(self.state_dir)
+        self._record = Writer(self.state_dir, self.id)
+        self._proof = Proof(self.state_dir, self.id)
         self._guard = Guard(self.id, self.name, self.state_dir, self._note)
-        self._ledger.add_owner(self.id, self.name, me, self._guard.cgroup)
-        self._supervisor = Supervisor(self.id, self._ledger, self.telemetry, self._context)
-        self._roster = Roster(self.id, self._ledger, self._note)
+        self._record.add_owner(self.name, me, self._guard.cgroup)
+        self._supervisor = Supervisor(self.id, self._record, self.telemetry, self._context)
+        self._roster = Roster(self.id, self._record, self._note)
         _add_to_environment(self.id)
         _owners.add(self)
         outcomes = estate.sweep(self._ledger, self.state_dir)
         if any(outcome.what == "elsewhere" for outcome in outcomes):
             threading.Thread(target=_sweep_elsewhere, args=(self.state_dir,), name="tether-sweep", daemon=True).start()
-        self._forget_old()
-
-    def _forget_old(self) -> None:
-        """Remove what ended long ago: records, logs and receipts."""
-        for tag in self._ledger.forget_old(time.time() - _REMEMBER_S):
-            for path in (logs.path(self.state_dir, tag), self.state_dir / "run" / f"{tag}.ended"):
-                path.unlink(missing_ok=True)
 
     def __repr__(self) -> str:
         return f"<Owner {self.name} ({len(self._supervisor.live())} resources, id {self.id})>"
@@ -151,8 +146,7 @@ class Owner:
         self._guard.terminal = Terminal(os.getpgrp(), ignored)
 
     def _note(self, what: str, detail: str) -> None:
-        with suppress(TetherError):
-            self._ledger.add_event(self.id, None, self.name, what, detail)
+        self._record.add_event(self.id, None, self.name, what, detail)
         self.telemetry.publish(Notice(self.id, None, self.name, what, detail))
 
     # -- resources -----------------------------------------------------------------------------------------------------
@@ -211,13 +205,12 @@ class Owner:
     def _kept(self, name: str, *, ended: bool = False) -> list[ResourceRow]:
         """Return what earlier owners of this name kept under ``name``, whose process has gone or let go in order."""
         estate.sweep(self._ledger, self.state_dir)
-        owners = {owner.id: owner for owner in self._ledger.owners(ended=True)}
+        rows = [row for row in self._ledger.kept(self.name, name, ended=ended) if row.owner != self.id]
+        owners = self._ledger.owners_by_id([row.owner for row in rows])
         return [
             row
-            for row in self._ledger.kept(self.name, name)
-            if row.owner != self.id
-            and (ended or not row.state.is_final)
-            and (owners[row.owner].ended is not None or not identity.is_alive(owners[row.owner].identity))
+            for row in rows
+            if owners[row.owner].ended is not None or not identity.is_alive(owners[row.owner].identity)
         ]
 
     def adopt(self, name: str) -> Resource:
@@ -312,7 +305,7 @@ class Owner:
 
     def events(self, *, last: int | None = None) -> list[EventRow]:
         """Return what happened to this owner and its resources, the oldest first; at most the last so many."""
-        return self._ledger.events(owner=self.id, last=last)
+        return self._record.events(last=last)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -340,14 +333,16 @@ class Owner:
         errors += self._stop_all([m for m in self._supervisor.live() if m.on_death != "keep"], grace)
         _remove_from_environment(self.id)
         if not errors:
-            with suppress(TetherError):
-                self._ledger.end_owner(self.id, "shut down in order")
+            self._record.end_owner("shut down in order")
         self._supervisor.close()
+        # What could not be recorded now is settled by the reaper, should this process end before that can be written.
+        recorded = self._record.close()
         # What is kept with nothing beside it that ends it in time is the reaper's to watch.
         kept = self._supervisor.live()
         guarded = all(isinstance(m.driver, HasGuard) for m in kept)
-        self._guard.disarm(orderly=not errors and guarded, empty=not kept)
+        self._guard.disarm(orderly=not errors and guarded and recorded, empty=not kept)
         self._ledger.close()
+        self._proof.drop()
         if errors:
             raise ExceptionGroup(f"owner {self.name} could not end everything; the rest stays on record", errors)
 
@@ -381,6 +376,8 @@ class Owner:
         """In a fork of the owner: let go of everything, without ending anything."""
         self._closed = True
         self._ledger.abandon()
+        self._record.abandon()
+        self._proof.forget()
         self._guard.release_in_fork()
 
 

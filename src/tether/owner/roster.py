@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
-from tether.errors import DeadlineExceeded, NotFound, PluginError, SpecError, TetherError
-from tether.ledger.store import Ledger
+from tether.errors import DeadlineExceeded, NotFound, PluginError, SpecError
+from tether.ledger.writer import Writer
 from tether.life.managed import new_id
 from tether.linux import identity, members, proc, tree
 from tether.model import Handle, State, check_name
@@ -81,7 +81,7 @@ class Roster:
         note: told of what plugins leave behind: what, and the detail.
     """
 
-    def __init__(self, owner: str, ledger: Ledger, note: Callable[[str, str], None]) -> None:
+    def __init__(self, owner: str, ledger: Writer, note: Callable[[str, str], None]) -> None:
         self._owner = owner
         self._ledger = ledger
         self._note = note
@@ -127,12 +127,12 @@ class Roster:
 
     def _record(self, registered: Registered) -> None:
         data = {"boot": identity.boot_id(), "pids": sorted(registered.seen), "uid": os.getuid(), "owner": self._owner}
-        with suppress(TetherError):
-            self._ledger.write(registered.tag, 1, State.READY, [], handle=Handle("plugin", registered.tag, data))
+        self._ledger.write(registered.tag, 1, State.READY, [], handle=Handle("plugin", registered.tag, data))
+        self._ledger.flush()
 
     def _end_record(self, registered: Registered, why: str) -> None:
-        with suppress(TetherError):
-            self._ledger.write(registered.tag, 1, State.GONE, [("gone", why)], reason=why)
+        self._ledger.write(registered.tag, 1, State.GONE, [("gone", why)], reason=why)
+        self._ledger.flush()
 
     def _look(self, registered: Registered) -> list[int]:
         before = len(registered.seen)
