@@ -24,7 +24,7 @@ from tether.errors import LedgerError
 from tether.ledger import place
 from tether.ledger.schema import MIGRATIONS
 
-__all__ = ["BUSY_S", "Damaged", "Database", "Held", "Replaced", "in_words", "refuse_newer", "version_of"]
+__all__ = ["BUSY_S", "Damaged", "Database", "Held", "Replaced", "in_words", "opening", "refuse_newer", "version_of"]
 
 _log = logging.getLogger("tether")
 
@@ -34,8 +34,8 @@ BUSY_S = 10.0
 _PAUSE_S = 0.01
 _MOST_LEFT_BYTES = 4 << 20
 
-_opening = threading.RLock()
-"""SQLite's locks are of the process: a close() of any descriptor of the file would drop those of every connection."""
+opening = threading.RLock()
+"""SQLite's locks are of the process, and so is its index of the log: while one opens the file, nobody else here does."""
 
 
 class Held(LedgerError):
@@ -128,29 +128,31 @@ class Database:
             raise LedgerError(f"ledger {self.path} can't be opened: {in_words(error)}") from error
 
     def _open(self) -> sqlite3.Connection:
-        with self._name_lock(fcntl.LOCK_SH), _opening:
+        with opening, self._name_lock(fcntl.LOCK_SH):
             self._make()
             db = sqlite3.connect(
                 self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=256
             )
-            self._opened = _file_id(self.path)
-        db.row_factory = sqlite3.Row
-        self._db = db
-        try:
-            # What is removed later gives its pages back; to be said before the first table is made.
-            db.execute("PRAGMA auto_vacuum=INCREMENTAL")
-            self._begin_write_ahead(db)
-            db.execute("PRAGMA synchronous=NORMAL")
-            db.execute(f"PRAGMA journal_size_limit={_MOST_LEFT_BYTES}")
-            self._migrate(db)
-            for table in ("owners", "resources", "events"):
-                db.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
-            db.execute(f"PRAGMA busy_timeout={int(self._patience_s * 1000)}")
-        except BaseException:
-            self._db = None
-            db.close()
-            raise
-        return db
+            db.row_factory = sqlite3.Row
+            self._db, self._opened = db, _file_id(self.path)
+            try:
+                self._prepare(db)
+            except BaseException:
+                self._db = None
+                db.close()
+                raise
+            return db
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        # What is removed later gives its pages back; to be said before the first table is made.
+        db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        self._begin_write_ahead(db)
+        db.execute("PRAGMA synchronous=NORMAL")
+        db.execute(f"PRAGMA journal_size_limit={_MOST_LEFT_BYTES}")
+        self._migrate(db)
+        for table in ("owners", "resources", "events"):
+            db.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
+        db.execute(f"PRAGMA busy_timeout={int(self._patience_s * 1000)}")
 
     def _make(self) -> None:
         """See that there is a private file. One that is there is not opened: to close it would drop the locks of this process."""

@@ -7,16 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tether.ledger import changes, logs, proof
+from tether.ledger import logs, proof
 from tether.ledger.store import Ledger
 
-__all__ = ["KEEP_EVENTS", "REMEMBER_S", "Pruned", "Pruning", "prune"]
+__all__ = ["REMEMBER_S", "Pruned", "Pruning", "prune"]
 
 REMEMBER_S = 14 * 24 * 3600.0
 """So long what has ended stays on record, with its log."""
-
-KEEP_EVENTS = 100_000
-"""So many events stay on record."""
 
 _STEP = 500
 _STEP_PAGES = 1000
@@ -40,27 +37,7 @@ class Pruned:
 
 def _step(ledger: Ledger, state_dir: Path, before: float, most: int = _STEP) -> Pruned:
     """Remove some of what ended before a time; nothing is left when nothing was removed."""
-    with ledger.database.transaction() as db:
-        tags = [
-            row[0]
-            for row in db.execute(
-                f"DELETE FROM resources WHERE id IN (SELECT id FROM resources WHERE {changes.HAS_ENDED} AND changed < ? "
-                "LIMIT ?) RETURNING id",
-                (before, most),
-            )
-        ]
-        owners = [
-            row[0]
-            for row in db.execute(
-                "DELETE FROM owners WHERE id IN (SELECT id FROM owners WHERE ended IS NOT NULL AND ended < ? AND NOT EXISTS "
-                "(SELECT 1 FROM resources WHERE owner = owners.id) LIMIT ?) RETURNING id",
-                (before, most),
-            )
-        ]
-        events = db.execute(
-            "DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE seq <= (SELECT max(seq) FROM events) - ? LIMIT ?)",
-            (KEEP_EVENTS, 4 * most),
-        ).rowcount
+    tags, owners, events = ledger.forget_some(before, most)
     for tag in tags:
         run = state_dir / "run"
         for path in (*logs.files(state_dir, tag), run / f"{tag}.ended", run / f"{tag}.sock"):

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tether.errors import LedgerError
-from tether.ledger.database import BUSY_S, in_words, refuse_newer, version_of
+from tether.ledger.database import BUSY_S, in_words, opening, refuse_newer, version_of
+from tether.ledger.look import FILE, Look
 from tether.ledger.schema import MIGRATIONS
 
 __all__ = ["Reading"]
@@ -18,20 +19,28 @@ _LOOKS = 20
 _PAUSE_S = 0.01
 
 
-class Reading:
-    """A ledger's file, to be read.
+class Reading(Look):
+    """The ledger of one state directory, as it is; without one, an empty one.
 
-    Each query opens what has the name at that moment. No file is an empty ledger.
+    Each query opens what has the name at that moment.
 
     Args:
-        path: the file.
+        folder: the state directory, which need not exist.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / FILE, self.select)
+
+    def close(self) -> None:
+        """Nothing stays open between queries."""
 
     def select(self, query: str, *values: Any) -> list[sqlite3.Row]:
         """Return the rows of a query. Raises LedgerError."""
+        # SQLite shares the index of a log within a process: who opened the file for writing meanwhile could not write.
+        with opening:
+            return self._looked(query, values)
+
+    def _looked(self, query: str, values: tuple[Any, ...]) -> list[sqlite3.Row]:
         error: sqlite3.Error | None = None
         for _ in range(_LOOKS):
             before = self._seen()

@@ -9,118 +9,26 @@ as one more thing to report. What an owner records of its own goes through `teth
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tether.errors import Busy
 from tether.ledger import changes
-from tether.ledger.changes import IS_LIVE
+from tether.ledger.changes import HAS_ENDED, IS_LIVE
 from tether.ledger.database import BUSY_S, Database
-from tether.ledger.reading import Reading
-from tether.ledger.rows import EventRow, OwnerRow, ResourceRow, owner_row, resource_row
+from tether.ledger.look import FILE, Look
+from tether.ledger.rows import EventRow, OwnerRow, ResourceRow
 from tether.linux import whereabouts
 from tether.linux.whereabouts import Whereabouts
 from tether.model import Handle, Identity, State
 
-__all__ = ["FILE", "EventRow", "Ledger", "Look", "OwnerRow", "ResourceRow"]
+__all__ = ["KEEP_EVENTS", "EventRow", "Ledger", "OwnerRow", "ResourceRow"]
 
-FILE = "ledger.db"
+KEEP_EVENTS = 100_000
+"""So many events stay on record."""
 
-_LAST_KEPT = 10
-
-
-class Look:
-    """What can be asked of a ledger.
-
-    Args:
-        database: where it is read.
-    """
-
-    def __init__(self, database: Database | Reading) -> None:
-        self._database = database
-        self.path = database.path
-
-    def owners(self, *, ended: bool = False) -> list[OwnerRow]:
-        """Return the owners that have not ended or have live resources (kept ones), or all of them; the oldest first."""
-        live = f"SELECT id FROM owners WHERE ended IS NULL UNION SELECT owner FROM resources WHERE {IS_LIVE}"
-        where = "" if ended else f"WHERE id IN ({live})"
-        return [owner_row(row) for row in self._database.select(f"SELECT * FROM owners {where} ORDER BY began")]
-
-    def owners_by_id(self, owners: Sequence[str]) -> dict[str, OwnerRow]:
-        """Return these owners, as far as they are on record, by id."""
-        clause, value = changes.ids(owners)
-        rows = self._database.select(f"SELECT * FROM owners WHERE id {clause}", value)
-        return {row["id"]: owner_row(row) for row in rows}
-
-    def owner(self, owner: str) -> OwnerRow | None:
-        """Return one owner."""
-        return self.owners_by_id([owner]).get(owner)
-
-    def resources(self, owner: str | None = None, *, ended: bool = False) -> list[ResourceRow]:
-        """Return the resources (of one owner) that have not ended, or all on record, the oldest first."""
-        clauses = [] if ended else [IS_LIVE]
-        values = [] if owner is None else [owner]
-        clauses += ["owner = ?"] * len(values)
-        where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
-        rows = self._database.select(f"SELECT * FROM resources {where} ORDER BY began, rowid", *values)
-        return [resource_row(row) for row in rows]
-
-    def resources_of(self, owners: Sequence[str]) -> dict[str, list[ResourceRow]]:
-        """Return what has not ended of these owners, by owner, the oldest first."""
-        clause, value = changes.ids(owners)
-        rows = self._database.select(
-            f"SELECT * FROM resources WHERE {IS_LIVE} AND owner {clause} ORDER BY began, rowid", value
-        )
-        found: dict[str, list[ResourceRow]] = {owner: [] for owner in owners}
-        for row in rows:
-            found[row["owner"]].append(resource_row(row))
-        return found
-
-    def resource(self, tag: str) -> ResourceRow | None:
-        """Return one resource."""
-        return next(map(resource_row, self._database.select("SELECT * FROM resources WHERE id = ?", tag)), None)
-
-    def named(self, name: str, last: int = 100) -> list[ResourceRow]:
-        """Return what is or was called so, and what has an id that begins so; of many the newest, the oldest of them first."""
-        rows = self._database.select(
-            "SELECT * FROM (SELECT * FROM resources WHERE name = ? ORDER BY began DESC LIMIT ?) "
-            "UNION SELECT * FROM (SELECT * FROM resources WHERE id >= ? AND id < ? LIMIT ?) ORDER BY began",
-            *(name, last, name, name + "\U0010ffff", last),
-        )
-        return [resource_row(row) for row in rows]
-
-    def kept(self, owner_name: str, name: str, *, ended: bool = False) -> list[ResourceRow]:
-        """Return what owners of this name kept under this name and nobody adopted yet, the newest first.
-
-        With ``ended`` also the last few that ended while nobody owned them.
-        """
-        query = (
-            "SELECT resources.* FROM resources INDEXED BY {index} CROSS JOIN owners ON owners.id = resources.owner "
-            "WHERE {which} AND on_death = 'keep' AND resources.name = ? AND owners.name = ? AND owners.uid = ? "
-            "ORDER BY resources.began DESC LIMIT {limit}"
-        )
-        values = (name, owner_name, os.getuid())
-        found = self._database.select(query.format(index="resources_live", which=IS_LIVE, limit=-1), *values)
-        if ended:
-            last = query.format(index="resources_by_name", which=changes.HAS_ENDED, limit=_LAST_KEPT)
-            found += self._database.select(last, *values)
-        return sorted(map(resource_row, found), key=lambda row: -row.began)
-
-    def events(self, *, owner: str | None = None, after: int = 0, last: int | None = None) -> list[EventRow]:
-        """Return events, the oldest first: those after a sequence number, of one owner, at most the last so many."""
-        clause, values = ("AND owner = ?", [owner]) if owner is not None else ("", [])
-        limit = -1 if last is None else last
-        rows = self._database.select(
-            f"SELECT * FROM events WHERE seq > ? {clause} ORDER BY seq DESC LIMIT ?", after, *values, limit
-        )
-        return [EventRow(**dict(row)) for row in reversed(rows)]
-
-    @classmethod
-    def of(cls, folder: Path) -> Look:
-        """Look at the ledger of a state directory without changing anything, whoever one is; none is an empty one."""
-        return cls(Reading(folder / FILE))
+_STEP = 500
 
 
 class Ledger(Look):
@@ -135,7 +43,7 @@ class Ledger(Look):
 
     def __init__(self, folder: Path, *, patience_s: float = BUSY_S) -> None:
         self.database = Database(folder / FILE, patience_s)
-        super().__init__(self.database)
+        super().__init__(self.database.path, self.database.select)
 
     def close(self) -> None:
         """Close the file."""
@@ -247,3 +155,41 @@ class Ledger(Look):
         """Record that something happened."""
         with self.database.transaction() as db:
             changes.add_event(db, owner, tag, name, what, detail)
+
+    # -- what has long ended -------------------------------------------------------------------------------------------
+
+    def forget_some(self, before: float, most: int) -> tuple[list[str], list[str], int]:
+        """Remove some resources and owners that ended before a time, and some of the oldest events.
+
+        Returns:
+            The ids of the resources and of the owners, and how many events; nothing where there is nothing left.
+        """
+        with self.database.transaction() as db:
+            tags = db.execute(
+                f"DELETE FROM resources WHERE id IN (SELECT id FROM resources WHERE {HAS_ENDED} AND changed < ? LIMIT ?) "
+                "RETURNING id",
+                (before, most),
+            ).fetchall()
+            owners = db.execute(
+                "DELETE FROM owners WHERE id IN (SELECT id FROM owners WHERE ended IS NOT NULL AND ended < ? AND NOT EXISTS "
+                "(SELECT 1 FROM resources WHERE owner = owners.id) LIMIT ?) RETURNING id",
+                (before, most),
+            ).fetchall()
+            events = db.execute(
+                "DELETE FROM events WHERE seq IN "
+                "(SELECT seq FROM events WHERE seq <= (SELECT max(seq) FROM events) - ? LIMIT ?)",
+                (KEEP_EVENTS, 4 * most),
+            ).rowcount
+        return [row["id"] for row in tags], [row["id"] for row in owners], events
+
+    def forget_old(self, before: float) -> list[str]:
+        """Remove all resources and owners that ended before a time, and all but the newest events; in small steps.
+
+        Returns:
+            The ids of the resources, whose logs can go too.
+        """
+        forgotten: list[str] = []
+        while any(some := self.forget_some(before, _STEP)):
+            forgotten += some[0]
+            self.database.give_back(_STEP)
+        return forgotten

@@ -43,6 +43,7 @@ _ATTEMPT_S = 0.05
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
+_QUIET_S = 2.0
 _MOST_ENTRIES = 20_000
 _PRUNED_AT_END = 50
 _ONE = (1).to_bytes(8, sys.byteorder)
@@ -359,21 +360,26 @@ class Writer:
         waiting = select.poll()
         for fd in fds:
             waiting.register(fd, select.POLLIN)
-        pause = _FIRST_PAUSE_S
+        pause, missing = _FIRST_PAUSE_S, False
         while not (self._closed and self.is_complete):
-            timeout = pause if self._is_blocked else self._pruning.pause_s()
-            waiting.poll(None if timeout is None else 1000 * timeout)
+            timeout = pause if self._is_blocked else _QUIET_S if missing else self._pruning.pause_s()
+            woken = waiting.poll(None if timeout is None else 1000 * timeout)
             for fd in fds:
                 with suppress(OSError):
                     os.read(fd, 65536)
+            was_missing, missing = missing, False
             if not self._closed and not self._ledger.database.is_current():
-                self._append(_Entry(lambda _: None))
+                missing = not self._ledger.path.exists()
+                # Who is just removing the whole folder would find it filled again.
+                if not missing or (was_missing and not woken):
+                    self._append(_Entry(lambda _: None))
             if self._attempt() is not None:
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
                 continue
             pause = _FIRST_PAUSE_S
-            with suppress(LedgerError):
-                self._pruning.proceed()
+            if not missing:
+                with suppress(LedgerError):
+                    self._pruning.proceed()
         self._ledger.close()
         self._close_fds()
 

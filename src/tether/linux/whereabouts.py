@@ -7,8 +7,9 @@ import time
 from dataclasses import dataclass
 
 from tether.linux import identity, proc
+from tether.model import Identity
 
-__all__ = ["Whereabouts", "here", "is_shared", "uptime_s"]
+__all__ = ["Whereabouts", "here", "is_shared", "lives", "uptime_s"]
 
 _SHARED = frozenset(
     {
@@ -110,3 +111,26 @@ def is_shared(folder: str) -> bool:
         if (real == point or real.startswith(point.rstrip("/") + "/")) and len(point) >= len(found[0]):
             found = (point, right.split()[0])
     return found[1] in _SHARED or found[1].startswith("fuse")
+
+
+def lives(who: Identity) -> bool | None:
+    """Whether the very process of an identity that was taken here runs; None if that can't be looked at now.
+
+    Where descriptors have run out or /proc is not to be had, every process looks as if it had gone.
+    """
+    if not identity.same_boot(who):
+        return False
+    try:
+        stat = proc.parse_stat(proc.read(f"/proc/{who.pid}/stat"))
+    except (FileNotFoundError, ProcessLookupError, ValueError):
+        return False if _sees_itself() else None
+    except OSError:
+        return None
+    return stat.start == who.start and stat.running
+
+
+def _sees_itself() -> bool:
+    try:
+        return proc.read("/proc/self/stat").startswith(b"%d " % os.getpid())
+    except OSError:
+        return False

@@ -17,6 +17,7 @@ from typing import Any, Self, get_args
 
 from tether.errors import Gone, NotFound, SpecError, TetherError
 from tether.estate import settle as estate
+from tether.estate.standing import Standing, standing
 from tether.guard.line import Guard
 from tether.ledger import place
 from tether.ledger.proof import Proof
@@ -97,8 +98,8 @@ class Owner:
         _add_to_environment(self.id)
         _owners.add(self)
         outcomes = estate.sweep(self._ledger, self.state_dir)
-        if any(outcome.what == "elsewhere" for outcome in outcomes):
-            threading.Thread(target=_sweep_elsewhere, args=(self.state_dir,), name="tether-sweep", daemon=True).start()
+        if any(outcome.what == "later" for outcome in outcomes):
+            threading.Thread(target=_sweep_later, args=(self.state_dir,), name="tether-sweep", daemon=True).start()
 
     def __repr__(self) -> str:
         return f"<Owner {self.name} ({len(self._supervisor.live())} resources, id {self.id})>"
@@ -210,7 +211,7 @@ class Owner:
         return [
             row
             for row in rows
-            if owners[row.owner].ended is not None or not identity.is_alive(owners[row.owner].identity)
+            if owners[row.owner].ended is not None or standing(owners[row.owner], self.state_dir) is Standing.DEAD
         ]
 
     def adopt(self, name: str) -> Resource:
@@ -381,7 +382,7 @@ class Owner:
         self._guard.release_in_fork()
 
 
-def _sweep_elsewhere(state_dir: Path) -> None:
+def _sweep_later(state_dir: Path) -> None:
     """Settle what dead owners left on engines and hosts, which may take long to answer."""
     try:
         ledger = Ledger(state_dir)
@@ -390,7 +391,7 @@ def _sweep_elsewhere(state_dir: Path) -> None:
         finally:
             ledger.close()
     except (TetherError, OSError) as error:
-        _log.warning("what dead owners left elsewhere is not settled yet: %s", error)
+        _log.warning("what dead owners left at engines and hosts is not settled yet: %s", error)
 
 
 def _recorded(row: ResourceRow) -> Recorded:
