@@ -10,8 +10,11 @@ from typing import Annotated
 import typer
 
 from tether.cli.records import Records, print_json, print_table
+from tether.drivers import HasPlan
 from tether.errors import Busy, NotFound, TetherError
 from tether.estate import settle as estate
+from tether.estate.foresee import foresee
+from tether.estate.standing import Standing
 from tether.model import State
 
 __all__ = ["add_to"]
@@ -27,20 +30,25 @@ def add_to(app: typer.Typer) -> None:
     app.command("forget")(forget)
 
 
-def _end(name: str, grace: float | None) -> None:
+def _end(name: str, grace: float | None, *, force: bool) -> None:
     records = Records()
     seen = records.one(name)
     row = seen.row
+    if not force:
+        seen.refuse_elsewhere("stop" if grace is not None else "kill")
     if row.handle is None:
         raise NotFound(f"resource {row.name} is on record but was never created; 'tether reap' settles it")
     driver = records.drivers.of(row.kind)
     who = "tether kill" if grace is None else "tether stop"
     records.ledger.add_event(row.owner, row.id, row.name, "asked to end", f"by {who}, from outside its owner")
+    # Pids that were recorded elsewhere mean nothing here: what carries the tag is looked for.
+    is_pid = seen.standing is Standing.ELSEWHERE and not isinstance(driver, HasPlan)
     try:
-        if grace is None:
-            driver.destroy(row.handle)
-        else:
-            driver.stop(row.handle, grace)
+        for handle in driver.find(row.id) if is_pid else [row.handle]:
+            if grace is None:
+                driver.destroy(handle)
+            else:
+                driver.stop(handle, grace)
     except PermissionError as error:
         raise TetherError(f"resource {row.name} belongs to another user, who alone can end it: {error}") from error
     if not seen.owner_alive:
@@ -49,23 +57,28 @@ def _end(name: str, grace: float | None) -> None:
     sys.stdout.write(f"{row.name}: gone\n")
 
 
+_Force = Annotated[bool, typer.Option("--force", help="Also what is elsewhere, so that its owner can't be judged.")]
+
+
 def stop(
     name: _Name,
     grace: Annotated[float, typer.Option(min=0.0, help="Seconds from the polite signal to the end by force.")] = 10.0,
+    force: _Force = False,
 ) -> None:
     """End a resource politely, by force after the grace; returns when it has ended."""
-    _end(name, grace)
+    _end(name, grace, force=force)
 
 
-def kill(name: _Name) -> None:
+def kill(name: _Name, force: _Force = False) -> None:
     """End a resource by force; returns when it has ended."""
-    _end(name, None)
+    _end(name, None, force=force)
 
 
 def reap(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Also what was kept for the next owner.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    force: _Force = False,
     install: Annotated[
         bool, typer.Option("--install", help="Print a systemd unit and timer, and a cron line.")
     ] = False,
@@ -75,7 +88,11 @@ def reap(
         sys.stdout.write(_INSTALL.format(command=f"{shlex.quote(sys.executable)} -m tether reap"))
         return
     records = Records()
-    outcomes = estate.sweep(records.ledger, records.state_dir, dry_run=dry_run, patient=True, kept_too=everything)
+    also = [owner.id for owner in records.look.owners()] if force else []
+    if dry_run:
+        outcomes = foresee(records.look, records.state_dir, kept_too=everything, also=also)
+    else:
+        outcomes = estate.sweep(records.ledger, records.state_dir, patient=True, kept_too=everything, also=also)
     if as_json:
         print_json([asdict(outcome) for outcome in outcomes])
     elif outcomes:

@@ -6,14 +6,16 @@ import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tether.drivers import Context, Drivers, HasDetails
-from tether.errors import DriverUnavailable, NotFound, SpecError
+from tether.errors import Busy, DriverUnavailable, NotFound, SpecError
+from tether.estate.standing import Standing, describe, standing
 from tether.ledger import place
+from tether.ledger.reading import Reading
 from tether.ledger.store import Ledger, OwnerRow, ResourceRow
-from tether.linux import identity
 from tether.model import State, Status
 
 __all__ = ["Records", "Seen", "print_json", "print_table"]
@@ -28,8 +30,21 @@ class Seen:
     row: ResourceRow
     owner: OwnerRow
     status: Status
-    owner_alive: bool
+    standing: Standing
     details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def owner_alive(self) -> bool:
+        """Whether its owner is not dead, as far as can be told from here."""
+        return self.standing is not Standing.DEAD
+
+    def refuse_elsewhere(self, what: str) -> None:
+        """Raise Busy if its owner can't be judged from here, so that it is not dead."""
+        if self.standing is Standing.ELSEWHERE:
+            raise Busy(
+                f"resource {self.row.name} is elsewhere: its owner {self.owner.name} is {describe(self.owner)}; {what} it "
+                f"there, or use --force if you know that owner to be dead"
+            )
 
     def info(self) -> dict[str, Any]:
         """Return it ready for JSON."""
@@ -41,6 +56,7 @@ class Seen:
             "owner_id": self.owner.id,
             "owner_pid": self.owner.identity.pid,
             "owner_alive": self.owner_alive,
+            "elsewhere": self.standing is Standing.ELSEWHERE,
             "name": row.name,
             "kind": row.kind,
             "state": row.state.value,
@@ -59,17 +75,22 @@ class Records:
     """The ledger of the state directory in use, read from outside any owner.
 
     Attributes:
-        state_dir, ledger: as they are in use.
+        state_dir, look: as they are in use; nothing is made or written.
         drivers: which own nothing, but can look and end.
     """
 
     def __init__(self) -> None:
-        self.state_dir: Path = place.prepare(place.state_dir())
-        self.ledger = Ledger(self.state_dir)
+        self.state_dir: Path = place.state_dir()
+        self.look = Reading(self.state_dir)
         self.drivers = Drivers(Context(self.state_dir))
 
-    def _look(self, row: ResourceRow) -> Status:
-        if row.handle is None or row.state.is_final:
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger, to be written. Raises StateDirError, LedgerError."""
+        return Ledger(place.prepare(self.state_dir))
+
+    def _status(self, row: ResourceRow, standing: Standing) -> Status:
+        if row.handle is None or row.state.is_final or standing is Standing.ELSEWHERE:
             return Status(row.state, row.exit_code, row.reason)
         try:
             return self.drivers.of(row.kind).inspect(row.handle)
@@ -87,13 +108,16 @@ class Records:
 
     def resources(self, *, ended: bool = False) -> list[Seen]:
         """Return what is on record, looked at now."""
-        owners = {owner.id: owner for owner in self.ledger.owners(ended=True)}
-        rows = self.ledger.resources(ended=ended)
+        return self._seen(self.look.resources(ended=ended))
+
+    def _seen(self, rows: list[ResourceRow]) -> list[Seen]:
+        owners = self.look.owners_by_id([row.owner for row in rows])
+        standings = {owner.id: standing(owner, self.state_dir) for owner in owners.values()}
         # Engines and hosts are asked side by side: one that does not answer holds up nobody.
         with ThreadPoolExecutor(_LOOKS) as pool:
-            looks = list(pool.map(self._look, rows))
+            looks = list(pool.map(lambda row: self._status(row, standings[row.owner]), rows))
         return [
-            Seen(row, owners[row.owner], status, identity.is_alive(owners[row.owner].identity), self._details(row))
+            Seen(row, owners[row.owner], status, standings[row.owner], self._details(row))
             for row, status in zip(rows, looks, strict=True)
         ]
 
@@ -102,7 +126,7 @@ class Records:
         owner, slash, rest = name.rpartition("/")
         found = [
             seen
-            for seen in self.resources(ended=ended)
+            for seen in self._seen([row for row in self.look.named(rest) if ended or not row.state.is_final])
             if (seen.row.name == rest and (not slash or seen.owner.name == owner))
             or (not slash and len(name) >= 4 and seen.row.id.startswith(name))
         ]

@@ -13,7 +13,8 @@ import typer
 from tether.cli.records import Records, Seen, print_json, print_table
 from tether.drivers import HasLog, HasOutput
 from tether.errors import NotFound
-from tether.ledger.logs import last_lines
+from tether.estate.standing import Standing
+from tether.ledger.logs import read_last
 from tether.ledger.store import EventRow
 from tether.linux import proc, tree
 from tether.model import Handle, State
@@ -42,6 +43,8 @@ def _age(began: float) -> str:
 
 
 def _state(seen: Seen) -> str:
+    if seen.standing is Standing.ELSEWHERE and not seen.row.state.is_final:
+        return "elsewhere"
     if seen.row.state.is_final or seen.owner_alive:
         return seen.row.state.value
     if seen.status.state is State.LOST:
@@ -111,7 +114,7 @@ def show_tree(as_json: _Json = False) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=1000)
     owners: dict[str, Tree] = {}
     for each in seen:
-        life = "" if each.owner_alive else ", dead"
+        life = {Standing.DEAD: ", dead", Standing.ELSEWHERE: ", elsewhere"}.get(each.standing, "")
         owner = owners.setdefault(each.owner.id, Tree(Text(f"{each.owner.name} (pid {each.owner.identity.pid}{life})")))
         url = f"  {each.row.url}" if each.row.url else ""
         branch = owner.add(Text(f"{each.row.name}  {each.row.kind}  {_state(each)}{url}"))
@@ -159,11 +162,11 @@ def _print_output(driver: HasOutput, handle: Handle, lines: int | None, *, follo
 def _print_file(records: Records, tag: str, path: Path, lines: int | None, *, follow: bool) -> None:
     out = sys.stdout.buffer
     with path.open("rb") as file:
-        data = file.read()
-        out.write(last_lines(data, lines))
+        for data in read_last(file, lines):
+            out.write(data)
         out.flush()
         while follow:
-            row = records.ledger.resource(tag)
+            row = records.look.resource(tag)
             ended = row is None or row.state.is_final
             data = file.read()
             out.write(data)
@@ -204,14 +207,14 @@ def events(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one event a line.")] = False,
 ) -> None:
     """Show what happened: who ended what, why, and how that is known."""
-    ledger = Records().ledger
-    rows = ledger.events(last=last)
+    look = Records().look
+    rows = look.events(last=last)
     _print_events(rows, as_json)
     seq = max((row.seq for row in rows), default=0)
     try:
         while follow:
             time.sleep(_FOLLOW_PAUSE_S)
-            rows = ledger.events(after=seq)
+            rows = look.events(after=seq)
             _print_events(rows, as_json)
             seq = max((row.seq for row in rows), default=seq)
     except KeyboardInterrupt:
