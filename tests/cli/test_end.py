@@ -7,12 +7,13 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import Popen
+from typing import Any
 
 import pytest
 
 from commandline import table, tether
 from support import Runner, eventually
-from tether import Owner, Process, Service, State
+from tether import Owner, PluginExecutionMode, Process, Service, State
 from tether.linux import tree
 
 
@@ -216,3 +217,41 @@ def test_a_handle_that_is_not_there_yet(owner: Owner) -> None:
     owner._ledger.add_resource("cafecafe", owner.id, "soon", "process", {}, "kill", 0)
     assert "is just being created by its owner" in tether("stop", "soon", code=1)
     owner._ledger.write("cafecafe", 1, State.GONE, [])
+
+
+class _Plugin:
+    """Starts a process by itself, and ends it as only it knows; unless it is broken."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        self.process = Popen(["sleep", "60"])
+        self.broken = broken
+
+    def get_execution_mode(self) -> PluginExecutionMode:
+        return PluginExecutionMode.SUBPROCESS
+
+    def get_child_pids(self) -> list[int]:
+        return [self.process.pid] if self.process.poll() is None else []
+
+    def get_managed_resources(self) -> dict[str, Any]:
+        return {}
+
+    def force_cleanup(self) -> None:
+        if self.broken:
+            raise OSError("the model can't be unloaded")
+        self.process.kill()
+        self.process.wait()
+
+
+def test_a_plugin_is_ended_by_its_owner(owner: Owner) -> None:
+    """Whom the command asks to run the cleanup; what that could not do is said."""
+    works, broken = _Plugin(), _Plugin(broken=True)
+    owner.register(works, name="works")
+    owner.register(broken, name="broken")
+    try:
+        assert tether("stop", "works").startswith("works: gone")
+        assert works.process.returncode == -signal.SIGKILL
+        assert "the model can't be unloaded" in tether("stop", "broken", code=1)
+    finally:
+        broken.broken = False
+        owner.shutdown()
+        broken.process.wait(10)

@@ -15,6 +15,7 @@ from tether.drivers import Context
 from tether.errors import DriverUnavailable
 from tether.ledger import place
 from tether.ledger.store import Ledger
+from tether.ledger.writer import Writer
 from tether.life import registry
 from tether.life.machine import Unreachable
 from tether.life.supervisor import Supervisor
@@ -31,13 +32,14 @@ class Rig:
         self.ledger = Ledger(place.prepare(folder))
         me = identity.identify()
         assert me is not None
-        self.ledger.add_owner("o", "app", me, None)
+        self.record = Writer(folder, "o")
+        self.record.add_owner("app", me, None)
         self.clock = FakeClock()
         self.notices: list[Notice] = []
         telemetry = Telemetry()
         telemetry.subscribe(self.notices.append)
         registry.register("fake", FakeDriver)
-        self.supervisor = Supervisor("o", self.ledger, telemetry, lambda emit: Context(folder, emit=emit), self.clock)
+        self.supervisor = Supervisor("o", self.record, telemetry, lambda emit: Context(folder, emit=emit), self.clock)
 
     @property
     def driver(self) -> FakeDriver:
@@ -60,6 +62,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     """A rig, whose ledger is closed at the end."""
     made = Rig(tmp_path / "state")
     yield made
+    made.record.close()
     made.ledger.close()
 
 

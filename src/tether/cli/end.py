@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["kill", "restart", "stop"]
 
 _GRACE_S = 10.0
+_FORCE = "also what is elsewhere, so that its owner can't be judged from here"
 _AGAIN = "It is no mistake to end what has ended already. Several names are ended in turn, the last started first."
 
 
@@ -30,19 +31,21 @@ def stop(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--grace", type=seconds, default=_GRACE_S, metavar="S", help="from the polite signal to the end by force (10s)"
     )
+    parser.flag("--force", does=_FORCE)
     given = parser.read(argv)
-    return _end_all(given.names, given.grace)
+    return _end_all(given.names, given.grace, force=given.force)
 
 
 def kill(argv: Sequence[str]) -> int:
     """End resources by force; returns when they have ended."""
     parser = Parser("kill", "End resources by force; returns when they have ended.", _AGAIN)
     parser.names("+")
+    parser.flag("--force", does=_FORCE)
     given = parser.read(argv)
-    return _end_all(given.names, None)
+    return _end_all(given.names, None, force=given.force)
 
 
-def _end_all(names: Sequence[str], grace: float | None) -> int:
+def _end_all(names: Sequence[str], grace: float | None, *, force: bool) -> int:
     """End what the names mean, the last started first; one that can't be ended keeps nobody from the next."""
     records = Records()
     code = 0
@@ -55,7 +58,7 @@ def _end_all(names: Sequence[str], grace: float | None) -> int:
             code = 1
     entries = sorted(meant.values(), key=lambda entry: entry.row.began, reverse=True)
     short = len({entry.row.name for entry in entries}) == len(entries)
-    ending = _Ending(records, grace)
+    ending = _Ending(records, grace, force=force)
     for entry in entries:
         name = entry.row.name if short else entry.full_name
         try:
@@ -75,9 +78,11 @@ class _Ending:
     Args:
         records: where they were found.
         grace: seconds to the end by force; None for at once.
+        force: end also what is elsewhere.
     """
 
-    def __init__(self, records: Records, grace: float | None) -> None:
+    def __init__(self, records: Records, grace: float | None, *, force: bool) -> None:
+        self._force = force
         self._records = records
         self._grace = grace
         self._opened: Ledger | None = None
@@ -98,14 +103,38 @@ class _Ending:
             raise Busy(self._not_created(entry))
         driver = self._records.drivers.of(row.kind)
         self._refuse_attached(entry, driver, row.handle)
-        # An engine or host is asked to end it in any case: that is one question, not two.
-        gone = not isinstance(driver, HasPlan) and driver.inspect(row.handle).state is State.GONE
+        if entry.is_elsewhere and not self._force:
+            raise Busy(
+                f"resource {entry.full_name} is elsewhere: its owner is {entry.whereabouts}; end it there, or use --force if you "
+                "know that owner to be dead"
+            )
+        if row.kind == "plugin" and entry.owner_lives and not entry.is_elsewhere:
+            return self._end_plugin(entry)
+        # An engine or host is asked to end it in any case: that is one question, not two. Pids that were recorded elsewhere mean
+        # nothing here: what carries the tag is looked for.
+        near = not isinstance(driver, HasPlan)
+        handles = driver.find(row.id) if near and entry.is_elsewhere else [row.handle]
+        gone = near and all(driver.inspect(handle).state is State.GONE for handle in handles)
         if not gone:
             self._note(entry)
-            self._end_now(entry, driver, row.handle)
-        if not entry.owner_lives:
+            for handle in handles:
+                self._end_now(entry, driver, handle)
+        if not entry.owner_lives or entry.is_elsewhere:
             self._record_gone(entry)
         return "ended already" if gone else "gone"
+
+    def _end_plugin(self, entry: Entry) -> str:
+        """Have the owner of a plugin run its cleanup: only the plugin knows how. Raises TetherError for what it could not do."""
+        from tether.owner import asking
+
+        row = entry.row
+        self._note(entry)
+        answer = asking.end_plugin(self._records.state_dir, row.owner, row.id, force=self._grace is None)
+        if answer.ended:
+            return f"gone ({answer.note})"
+        left = f"still there: pid {', '.join(map(str, answer.left))}" if answer.left else ""
+        said = "; ".join(part for part in (*answer.errors, left) if part)
+        raise TetherError(f"plugin {entry.full_name} could not be ended: {said}. See 'tether events {entry.full_name}'")
 
     def _not_created(self, entry: Entry) -> str:
         if entry.owner_lives:

@@ -31,6 +31,7 @@ def reap(argv: Sequence[str]) -> int:
     )
     parser.flag("-n", "--dry-run", does="only say what would be done: engines and hosts are asked, nothing is changed")
     parser.flag("--all", does="also what was kept for the next owner", into="everything")
+    parser.flag("--force", does="also what is elsewhere, so that its owner can't be judged from here")
     parser.flag("--install", does="print a systemd unit and timer, and a cron line")
     parser.json()
     given = parser.read(argv)
@@ -39,18 +40,16 @@ def reap(argv: Sequence[str]) -> int:
         return 0
     from dataclasses import asdict
 
+    from tether.estate import settle
+    from tether.estate.foresee import foresee
+
+    records = Records()
+    also = [owner.id for owner in records.reading.owners()] if given.force else []
     if given.dry_run:
-        from tether.estate.foresee import foresee
-
-        records = Records()
-        outcomes = foresee(records.reading, records.state_dir, kept_too=given.everything)
+        outcomes = foresee(records.reading, records.state_dir, kept_too=given.everything, also=also)
     else:
-        from tether.estate.settle import sweep
-        from tether.ledger.store import Ledger
-
-        text.in_own_words()
-        folder = place.prepare(state_dir())
-        outcomes = sweep(Ledger(folder), folder, patient=True, kept_too=given.everything)
+        ledger = records.open_ledger()
+        outcomes = settle.sweep(ledger, records.state_dir, patient=True, kept_too=given.everything, also=also)
     if given.as_json:
         text.print_json([asdict(outcome) for outcome in outcomes])
     elif outcomes:
@@ -100,6 +99,10 @@ def forget(argv: Sequence[str]) -> int:
     if row.state.is_final:
         text.say(f"{row.name}: ended already, {text.age(row.changed)} ago ({row.state.value})")
         return 0
+    if entry.is_elsewhere:
+        raise Busy(
+            f"resource {row.name} is elsewhere: its owner {entry.owner.name} is {entry.whereabouts}; forget it there"
+        )
     if entry.owner_lives:
         raise Busy(
             f"resource {row.name} has a living owner, pid {entry.owner.identity.pid}; stop it there, or 'tether kill {row.id}'"
@@ -131,10 +134,9 @@ def prune(argv: Sequence[str]) -> int:
         for entry in old:
             text.say(f"would remove {entry.full_name} ({entry.row.state.value} {text.age(entry.row.changed)} ago)")
     elif old:
-        # Only what the ledger has let go of: what was begun again meanwhile keeps its log.
-        for tag in records.open_ledger().forget_old(before):
-            for path in (logs.path(records.state_dir, tag), records.state_dir / "run" / f"{tag}.ended"):
-                path.unlink(missing_ok=True)
+        from tether.ledger.prune import prune as remove
+
+        remove(records.open_ledger(), records.state_dir, given.older)
     verb = "would be removed" if given.dry_run else "removed"
     text.say(f"{len(old)} record{'' if len(old) == 1 else 's'} and {text.size(freed)} of logs {verb}")
     return 0

@@ -39,7 +39,7 @@ def events(argv: Sequence[str]) -> int:
     )
     parser.json()
     given = parser.read(argv)
-    last = given.tail if given.tail is not None else (-1 if given.since else _LAST)
+    last = given.tail if given.tail is not None else (None if given.since else _LAST)
     records = Records()
     of = _wanted(given.names, records) if given.names else None
     rows = records.reading.events(since=given.since, last=last, of=of)

@@ -64,6 +64,8 @@ class Seen:
             if self.row.exit_code and f"code {self.row.exit_code}" not in self.row.reason:
                 said.append(f"exit code {self.row.exit_code}")
             return "; ".join(said)
+        if self.entry.is_elsewhere:
+            return "; ".join([*said, f"elsewhere: its owner is {self.entry.whereabouts}"])
         if self.status.reason and self.status.state is not State.READY and self.status.reason not in said:
             said.append(self.status.reason)
         if not self.entry.owner_lives:
@@ -93,6 +95,7 @@ class Seen:
             "owner_id": owner.id,
             "owner_pid": owner.identity.pid,
             "owner_alive": self.entry.owner_lives,
+            "elsewhere": self.entry.is_elsewhere,
             "name": row.name,
             "kind": row.kind,
             "state": row.state.value,
@@ -183,7 +186,8 @@ def look(entries: Sequence[Entry], records: Records, *, details: bool = False) -
     far = []
     for entry in entries:
         row = entry.row
-        if row.state.is_final:
+        if row.state.is_final or entry.is_elsewhere:
+            # Pids that were recorded elsewhere mean nothing here.
             seen[row.id] = Status(row.state, row.exit_code, row.reason)
             continue
         held = _held(row)

@@ -69,30 +69,7 @@ class _File(Output):
         return os.fstat(self._file.fileno()).st_mtime
 
     def begin(self, lines: int | None) -> Iterable[bytes]:
-        if lines is not None:
-            self._seek_lines(lines)
-        return iter(lambda: self._file.read(_CHUNK), b"")
-
-    def _seek_lines(self, lines: int) -> None:
-        """Go to where the last lines begin, without reading what is before them."""
-        end = at = self._file.seek(0, os.SEEK_END)
-        found = 0
-        while at > 0 and lines:
-            step = min(_CHUNK, at)
-            self._file.seek(at - step)
-            block = self._file.read(step)
-            if at == end and block.endswith(b"\n"):
-                # The end of the last line, not of one before it.
-                block = block[:-1]
-            breaks = block.count(b"\n")
-            if found + breaks >= lines:
-                for _ in range(lines - found):
-                    block = block[: block.rindex(b"\n")]
-                self._file.seek(at - step + len(block) + 1)
-                return
-            found += breaks
-            at -= step
-        self._file.seek(0 if lines else end)
+        return files.read_last(self._file, lines)
 
     def skip(self) -> None:
         self._file.seek(0, os.SEEK_END)

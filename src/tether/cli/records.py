@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tether.cli import text
 from tether.errors import NotFound, SpecError, StateDirError
+from tether.estate.standing import Standing, describe, standing
 from tether.ledger import place
 from tether.ledger.reading import Reading
-from tether.linux import identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,15 +21,10 @@ if TYPE_CHECKING:
     from tether.ledger.store import Ledger
     from tether.life.driver import Drivers
 
-__all__ = ["Entry", "Records", "owner_lives", "state_dir"]
+__all__ = ["Entry", "Records", "state_dir"]
 
 _LEAST_OF_ID = 4
 _MOST_NAMED = 12
-
-
-def owner_lives(owner: OwnerRow) -> bool:
-    """Whether the process that answers for an owner's resources lives."""
-    return identity.is_alive(owner.identity)
 
 
 def state_dir() -> Path:
@@ -47,16 +42,28 @@ class Entry:
 
     Attributes:
         row, owner: as recorded.
+        standing: what is known of the owner.
     """
 
-    def __init__(self, row: ResourceRow, owner: OwnerRow) -> None:
+    def __init__(self, row: ResourceRow, owner: OwnerRow, standing: Standing) -> None:
         self.row = row
         self.owner = owner
+        self.standing = standing
 
-    @cached_property
+    @property
     def owner_lives(self) -> bool:
-        """Whether its owner does."""
-        return self.owner.ended is None and owner_lives(self.owner)
+        """Whether its owner is not dead, as far as can be told from here."""
+        return self.standing is not Standing.DEAD
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether its owner lives where pids mean something else, or can't be judged from here."""
+        return self.standing is Standing.ELSEWHERE
+
+    @property
+    def whereabouts(self) -> str:
+        """Where an owner is that is elsewhere."""
+        return describe(self.owner)
 
     @property
     def full_name(self) -> str:
@@ -75,21 +82,17 @@ class Records:
     def __init__(self) -> None:
         self.state_dir = state_dir()
         self.reading = Reading(self.state_dir)
+        self._standings: dict[str, Standing] = {}
 
     def refresh(self) -> None:
-        """Look again: who reads what nobody has open does not see what is written later."""
-        self.reading.close()
-        self.reading = Reading(self.state_dir)
+        """Judge owners anew from now on."""
+        self._standings.clear()
 
     def open_ledger(self) -> Ledger:
-        """Open the ledger for writing. Nothing is looked up in the record from then on.
-
-        SQLite shares the index of a file's log within a process: with a reader that has it read-only nobody could write.
-        """
+        """Open the ledger for writing. Raises StateDirError, LedgerError."""
         from tether.ledger.store import Ledger
 
         text.in_own_words()
-        self.reading.close()
         return Ledger(place.prepare(self.state_dir))
 
     @cached_property
@@ -102,9 +105,16 @@ class Records:
 
     def entries(self, *, ended: bool = False) -> list[Entry]:
         """Return the resources that have not ended, or all, the oldest first."""
-        owners = {owner.id: owner for owner in self.reading.owners(ended=True)}
         rows = self.reading.resources(ended=ended)
-        return [Entry(row, owners[row.owner]) for row in rows if row.owner in owners]
+        owners = self.reading.owners_by_id(list({row.owner for row in rows}))
+        return [Entry(row, owners[row.owner], self.standing(owners[row.owner])) for row in rows if row.owner in owners]
+
+    def standing(self, owner: OwnerRow) -> Standing:
+        """Return what is known of an owner; it is found out once."""
+        if owner.id not in self._standings:
+            ended = owner.ended is not None
+            self._standings[owner.id] = Standing.DEAD if ended else standing(owner, self.state_dir)
+        return self._standings[owner.id]
 
     def named(self, names: Sequence[str], *, one_each: bool = False) -> list[Entry]:
         """Return the resources that the names mean, each once: live ones, or where there are none the latest of each that ended.

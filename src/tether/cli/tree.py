@@ -7,7 +7,8 @@ import sys
 from tether.cli import text
 from tether.cli.arguments import Parser
 from tether.cli.look import Seen, look
-from tether.cli.records import Records, owner_lives
+from tether.cli.records import Records
+from tether.estate.standing import Standing
 from tether.linux import proc
 from tether.linux import tree as trees
 
@@ -36,7 +37,7 @@ def tree(argv: Sequence[str]) -> int:
         return 0
     owners: dict[str, list[Seen]] = {}
     if not given.names:
-        owners = {owner.id: [] for owner in records.reading.owners() if owner.ended is None and owner_lives(owner)}
+        owners = {owner.id: [] for owner in records.reading.owners() if records.standing(owner) is not Standing.DEAD}
     for each in seen:
         owners.setdefault(each.entry.owner.id, []).append(each)
     limit = text.columns() if sys.stdout.isatty() and not given.wide else sys.maxsize
@@ -44,7 +45,7 @@ def tree(argv: Sequence[str]) -> int:
     for owner_id, resources in owners.items():
         owner = resources[0].entry.owner if resources else records.reading.owner(owner_id)
         if owner is not None:
-            life = "" if owner_lives(owner) else ", dead"
+            life = {Standing.DEAD: ", dead", Standing.ELSEWHERE: ", elsewhere"}.get(records.standing(owner), "")
             drawing.line("", f"{owner.name} (pid {owner.identity.pid}{life})")
         drawing.children("", [(_title(each), roots(each)) for each in resources])
     if not owners:

@@ -33,6 +33,10 @@ class PluginDriver:
         """Return nothing: what a plugin starts carries its owner's tag, and is looked for by that."""
         return []
 
+    def marks(self, handle: Handle | None, tag: str) -> members.Marks | None:
+        """Say by what they are recognised. See `tether.drivers.HasMarks`."""
+        return None if handle is None or handle.data["boot"] != identity.boot_id() else self._marks(handle)
+
     def _marks(self, handle: Handle) -> members.Marks:
         return members.Marks([(pid, start) for pid, start in handle.data["pids"]], uid=handle.data["uid"])
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from tether.estate import settle
 
 if __name__ == "__main__":
     state_dir, owner = sys.argv[1:3]
-    settle.settle_own(state_dir, owner, settle.read_receipts(Path(state_dir), owner))
+    settle.settle_own(state_dir, owner, {})

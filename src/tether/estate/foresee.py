@@ -1,77 +1,72 @@
-"""What a sweep would do: the same questions and the same decisions, and nothing done or put on record."""
+"""Which estates there are, and what a sweep would do with them: the same questions and decisions, and nothing done or recorded."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
-from tether.estate import settle
-from tether.estate.settle import Outcome
-from tether.ledger.rows import OwnerRow, ResourceRow
-from tether.life.driver import Driver
-from tether.linux import members, tree
-from tether.model import Handle
+from tether.estate.claims import is_claimed
+from tether.estate.outcome import Outcome
+from tether.estate.settling import Settling
+from tether.estate.standing import Standing, describe, standing
+from tether.ledger.look import Look
+from tether.ledger.rows import OwnerRow
+from tether.linux import whereabouts
 
-if TYPE_CHECKING:
-    from tether.ledger.reading import Reading
-    from tether.ledger.store import Ledger
-
-__all__ = ["foresee"]
+__all__ = ["estates", "foresee", "left_alone"]
 
 
-class _Foreseeing(settle._Settling):  # noqa: SLF001 - the same decisions, in the same room
-    """One estate as it would be settled."""
-
-    def _end(self, row: ResourceRow, driver: Driver, alive: list[Handle]) -> Outcome:
-        how = ", politely first" if row.on_death == "stop" else ""
-        return self._outcome(row, "would end", f"its owner, pid {self._owner.identity.pid}, is dead{how}")
-
-    def _record(self, row: ResourceRow, outcome: Outcome) -> None:
-        """Leave the record as it is."""
-
-    def strays(self) -> Iterator[Outcome]:
-        """Say what carries the owner's tag without being a resource's."""
-        # What is a resource's carries the tag too on some ways, and is said as that.
-        held = {
-            pid
-            for row in self._ledger.resources(self._owner.id)
-            if row.handle is not None
-            for pid in self.drivers.of(row.kind).inspect(row.handle).pids
-        }
-        marks = members.Marks(tags=[self._owner.id], exclude=tree.line_of(os.getpid()))
-        found = [pid for pid, _ in members.find(marks) if pid not in held]
-        if found:
-            pids = ", ".join(map(str, found))
-            yield Outcome(
-                self._owner.name, None, "left behind", "process", "would end", f"pid {pids}, by the owner's tag"
-            )
-
-
-def foresee(reading: Reading, state_dir: Path, *, kept_too: bool = False) -> list[Outcome]:
-    """Return what `sweep`, patient as by hand, would do for each resource of dead owners.
+def estates(look: Look, state_dir: Path, also: Collection[str] = ()) -> tuple[list[OwnerRow], list[OwnerRow]]:
+    """Return this user's owners with an estate: whose process has gone, also those of an earlier boot, or who kept something.
 
     Args:
-        reading: the ledger of ``state_dir``.
+        look: the ledger of ``state_dir``.
         state_dir: the state directory.
-        kept_too: whether what was kept for the next owner would be ended too.
+        also: ids of owners that are to be taken for dead, though they can't be judged from here.
+
+    Returns:
+        These, and the owners that can't be judged.
     """
-    # It is only read.
-    ledger = cast("Ledger", reading)
+    mine, here = os.getuid(), whereabouts.here()
+    dead, elsewhere = [], []
+    for owner in look.owners():
+        if owner.uid != mine:
+            continue
+        known = Standing.DEAD if owner.ended is not None else standing(owner, state_dir, here)
+        if known is Standing.DEAD or (known is Standing.ELSEWHERE and owner.id in also):
+            dead.append(owner)
+        elif known is Standing.ELSEWHERE:
+            elsewhere.append(owner)
+    return dead, elsewhere
+
+
+def left_alone(look: Look, owners: Sequence[OwnerRow]) -> list[Outcome]:
+    """Say what is left alone, since its owner can't be judged from here."""
+    live = look.resources_of([owner.id for owner in owners])
     return [
-        outcome
-        for owner in settle.dead_owners(ledger)
-        for outcome in _of_one(ledger, state_dir, owner, kept_too=kept_too)
+        Outcome(owner.name, row.id, row.name, row.kind, "elsewhere", f"its owner is {describe(owner)}")
+        for owner in owners
+        for row in live[owner.id]
     ]
 
 
-def _of_one(ledger: Ledger, state_dir: Path, owner: OwnerRow, *, kept_too: bool) -> list[Outcome]:
-    if settle._is_claimed(owner):  # noqa: SLF001 - as above
-        said = "somebody is settling it just now; a sweep would wait for that"
-        return [Outcome(owner.name, row.id, row.name, row.kind, "ending", said) for row in ledger.resources(owner.id)]
-    settling = _Foreseeing(ledger, state_dir, owner, {})
-    try:
-        return [*settling.resources(patient=True, kept_too=kept_too), *settling.strays()]
-    finally:
-        settling.drivers.close()
+def foresee(look: Look, state_dir: Path, *, kept_too: bool = False, also: Collection[str] = ()) -> list[Outcome]:
+    """Return what `sweep`, patient as by hand, would do for each resource of dead owners.
+
+    Args:
+        look: the ledger of ``state_dir``; it is only read.
+        state_dir: the state directory.
+        kept_too: whether what was kept for the next owner would be ended too.
+        also: as for `estates`.
+    """
+    dead, elsewhere = estates(look, state_dir, also)
+    claimed = [owner for owner in dead if is_claimed(owner.settler, state_dir)]
+    live = look.resources_of([owner.id for owner in claimed])
+    said = "somebody is settling it just now; a sweep would wait for that"
+    busy = [
+        Outcome(owner.name, row.id, row.name, row.kind, "ending", said) for owner in claimed for row in live[owner.id]
+    ]
+    settling = Settling(look, None, state_dir, "", {}, patient=True, kept_too=kept_too)
+    foreseen = settling.settle([owner for owner in dead if owner not in claimed])
+    return [*(outcome for each in foreseen.values() for outcome in each), *busy, *left_alone(look, elsewhere)]

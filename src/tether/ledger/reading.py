@@ -1,177 +1,118 @@
-"""The ledger for whoever only looks: creates nothing, writes nothing, sets nothing aside.
-
-SQLite in write-ahead mode would make its two companion files even for a reader, and remove them at its end. So a file that
-nobody has open is read as one that can't change; else the index of its log is opened read-only, and where nobody keeps that,
-SQLite makes one in memory.
-"""
+"""The file of the ledger as readers see it, who create, lock out and write nothing, whoever they are."""
 
 from __future__ import annotations
 
-import json
-import os
+import itertools
 import sqlite3
-from itertools import chain
+import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from tether.errors import LedgerError
-from tether.ledger.rows import EventRow, OwnerRow, ResourceRow, owner_row, resource_row
-from tether.model import State
+from tether.ledger.database import BUSY_S, in_words, opening, refuse_newer, version_of
+from tether.ledger.look import FILE, Look
+from tether.ledger.schema import MIGRATIONS
 
 __all__ = ["Reading"]
 
-_FILE = "ledger.db"
-_BUSY_S = 5.0
-_TRIES = 3
-_LIVE = tuple(state.value for state in State if not state.is_final)
-_IN_LIVE = f"({', '.join('?' * len(_LIVE))})"
+_LOOKS = 20
+_PAUSE_S = 0.01
 
 
-class Reading:
+class Reading(Look):
     """The ledger of one state directory, as it is; without one, an empty one.
+
+    Each query opens what has the name at that moment.
 
     Args:
         folder: the state directory, which need not exist.
-
-    Raises:
-        LedgerError: it can't be read, is no ledger, or was written by a newer tether.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / _FILE
-        self._db: sqlite3.Connection | None = None
-        if not self._exists():
-            return
-        for attempt in range(_TRIES):
+        super().__init__(folder / FILE, self.select)
+
+    def close(self) -> None:
+        """Nothing stays open between queries."""
+
+    def select(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        """Return the rows of a query. Raises LedgerError."""
+        # SQLite shares the index of a log within a process: who opened the file for writing meanwhile could not write.
+        with opening:
+            return self._looked(query, values)
+
+    def _looked(self, query: str, values: tuple[Any, ...]) -> list[sqlite3.Row]:
+        error: sqlite3.Error | None = None
+        for _ in range(_LOOKS):
+            before = self._seen()
+            shared = self._has_log()
             try:
-                self._db = self._open()
-                break
-            except sqlite3.Error as error:
-                # Whoever opened or closed it just now makes and removes its companions: look again.
-                if attempt == _TRIES - 1:
-                    raise LedgerError(
-                        f"ledger {self.path} can't be read: {error}; the next owner that starts mends it or sets it aside"
-                    ) from error
+                db = self._open(shared)
+                try:
+                    refuse_newer(self.path, version_of(db))
+                    rows = db.execute(query, values).fetchall()
+                finally:
+                    db.close()
+            except sqlite3.Error as failure:
+                if "no such table" in str(failure) and before is not None:
+                    # Just being made by its first owner.
+                    return []
+                error = failure
+            else:
+                if shared or self._seen() == before:
+                    return rows
+            time.sleep(_PAUSE_S)
+        raise LedgerError(
+            f"ledger {self.path} can't be read: {in_words(error) if error else 'it changes all the time'}"
+        )
 
-    def _exists(self) -> bool:
-        try:
-            os.lstat(self.path)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except OSError as error:
-            raise LedgerError(
-                f"ledger {self.path} can't be read: {error.strerror}; is the state directory yours?"
-            ) from error
-        return True
-
-    def _companion(self, suffix: str) -> Path:
-        return self.path.with_name(f"{_FILE}{suffix}")
-
-    def _connect(self) -> sqlite3.Connection:
-        if self._companion("-shm").exists():
-            return _connection(f"file:{quote(os.fspath(self.path))}?mode=ro&readonly_shm=1")
-        if self._companion("-wal").exists():
-            return self._copied()
-        return _connection(f"file:{quote(os.fspath(self.path))}?mode=ro&immutable=1")
+    def _open(self, shared: bool) -> sqlite3.Connection:
+        if self._seen() is None:
+            db = sqlite3.connect(":memory:", isolation_level=None)
+            for statement in itertools.chain.from_iterable(MIGRATIONS):
+                db.execute(statement)
+        elif shared and not self._companion("-shm").exists():
+            db = self._copied()
+        else:
+            # Without a log of writes nobody has it open, and it is read as it lies there. With one, the index of that log is
+            # shared with those who write, and only read.
+            how = "mode=ro&readonly_shm=1" if shared else "immutable=1"
+            db = sqlite3.connect(
+                f"{self.path.absolute().as_uri()}?{how}", uri=True, isolation_level=None, timeout=BUSY_S
+            )
+        db.row_factory = sqlite3.Row
+        return db
 
     def _copied(self) -> sqlite3.Connection:
-        """Read a copy: a log whose index somebody removed is read by nobody who may not make a new index."""
+        """Open a copy in memory: a log of which somebody removed the index is read by nobody who may not make a new one."""
         import shutil
         import tempfile
 
-        memory = _connection(":memory:")
+        memory = sqlite3.connect(":memory:", isolation_level=None)
         with tempfile.TemporaryDirectory(prefix="tether-") as folder:
+            copy = Path(folder) / FILE
             for suffix in ("", "-wal"):
-                shutil.copyfile(f"{self.path}{suffix}", f"{folder}/{_FILE}{suffix}")
-            copy = _connection(f"file:{quote(folder)}/{_FILE}")
+                shutil.copyfile(self._companion(suffix), f"{copy}{suffix}")
+            source = sqlite3.connect(copy)
             try:
-                copy.backup(memory)
+                source.backup(memory)
             finally:
-                copy.close()
+                source.close()
         return memory
 
-    def _open(self) -> sqlite3.Connection:
-        db = self._connect()
+    def _companion(self, suffix: str) -> Path:
+        return self.path.with_name(f"{self.path.name}{suffix}")
+
+    def _has_log(self) -> bool:
         try:
-            version = int(db.execute("PRAGMA user_version").fetchone()[0])
-            db = self._brought_up(db, version)
-            db.row_factory = sqlite3.Row
-            for table in ("owners", "resources", "events"):
-                db.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
-        except BaseException:
-            db.close()
-            raise
-        return db
+            return self._companion("-wal").stat().st_size > 0
+        except OSError:
+            return False
 
-    def _brought_up(self, db: sqlite3.Connection, version: int) -> sqlite3.Connection:
-        """Return the database itself, or a copy in memory that has the tables of today."""
-        from tether.ledger.schema import MIGRATIONS
-
-        if version > len(MIGRATIONS):
-            raise LedgerError(
-                f"ledger {self.path} has schema {version}, this tether knows {len(MIGRATIONS)}: it was written by a newer one; "
-                "upgrade tether, or use another state directory"
-            )
-        if version == len(MIGRATIONS):
-            return db
-        copy = _connection(":memory:")
-        db.backup(copy)
-        db.close()
-        for statement in chain.from_iterable(MIGRATIONS[version:]):
-            copy.execute(statement)
-        return copy
-
-    def _select(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        if self._db is None:
-            return []
+    def _seen(self) -> tuple[int, int, int, int] | None:
         try:
-            return self._db.execute(query, values).fetchall()
-        except sqlite3.Error as error:
-            raise LedgerError(f"ledger {self.path} can't be read: {error}") from error
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._db is not None:
-            self._db.close()
-
-    def owners(self, *, ended: bool = False) -> list[OwnerRow]:
-        """Return the owners that have not ended or have live resources (kept ones), or all of them; the oldest first."""
-        live = f"EXISTS (SELECT 1 FROM resources WHERE owner = owners.id AND state IN {_IN_LIVE})"
-        where, values = ("", ()) if ended else (f"WHERE ended IS NULL OR {live}", _LIVE)
-        return [owner_row(row) for row in self._select(f"SELECT * FROM owners {where} ORDER BY began", *values)]
-
-    def owner(self, owner: str) -> OwnerRow | None:
-        """Return one owner."""
-        return next(map(owner_row, self._select("SELECT * FROM owners WHERE id = ?", owner)), None)
-
-    def resources(self, owner: str | None = None, *, ended: bool = False) -> list[ResourceRow]:
-        """Return the resources (of one owner) that have not ended, or all on record, the oldest first."""
-        query = "SELECT * FROM resources WHERE (? IS NULL OR owner = ?)"
-        values = [owner, owner]
-        if not ended:
-            query += f" AND state IN {_IN_LIVE}"
-            values.extend(_LIVE)
-        return [resource_row(row) for row in self._select(f"{query} ORDER BY began, rowid", *values)]
-
-    def resource(self, tag: str) -> ResourceRow | None:
-        """Return one resource."""
-        return next(map(resource_row, self._select("SELECT * FROM resources WHERE id = ?", tag)), None)
-
-    def events(
-        self, *, after: int = 0, since: float = 0.0, last: int = -1, of: tuple[list[str], list[str]] | None = None
-    ) -> list[EventRow]:
-        """Return events, the oldest first: after a sequence number, not before a time, at most the last so many.
-
-        ``of`` are the ids of resources and of owners whose events are wanted; None for all.
-        """
-        clause, ids = "", []
-        if of is not None:
-            clause = "AND (resource IN (SELECT value FROM json_each(?)) OR owner IN (SELECT value FROM json_each(?)))"
-            ids = [json.dumps(each) for each in of]
-        query = f"SELECT * FROM events WHERE seq > ? AND at >= ? {clause} ORDER BY seq DESC LIMIT ?"
-        return [EventRow(**dict(row)) for row in reversed(self._select(query, after, since, *ids, last))]
-
-
-def _connection(address: str) -> sqlite3.Connection:
-    return sqlite3.connect(address, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+            status = self.path.stat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise LedgerError(f"ledger {self.path} can't be read: {error.strerror}") from error
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

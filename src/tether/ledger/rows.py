@@ -7,6 +7,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
+from tether.linux.whereabouts import Whereabouts
 from tether.model import Handle, Identity, State
 
 __all__ = ["EventRow", "OwnerRow", "ResourceRow", "handle_text", "owner_row", "resource_row"]
@@ -14,7 +15,14 @@ __all__ = ["EventRow", "OwnerRow", "ResourceRow", "handle_text", "owner_row", "r
 
 @dataclass(frozen=True)
 class OwnerRow:
-    """One owner as recorded. ``ended`` and ``began`` are seconds since the epoch."""
+    """One owner as recorded.
+
+    Attributes:
+        began, ended: seconds since the epoch, to be shown.
+        settler: who settles its estate now, see `tether.estate.claims`.
+        whereabouts: where it is or was.
+        ended_clock, ended_up: when its end was put on record, on a clock that nobody sets: which clock, and its seconds.
+    """
 
     id: str
     name: str
@@ -24,6 +32,9 @@ class OwnerRow:
     began: float
     ended: float | None
     settler: str | None
+    whereabouts: Whereabouts
+    ended_clock: str = ""
+    ended_up: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,10 +73,16 @@ class EventRow:
 
 
 def owner_row(row: sqlite3.Row) -> OwnerRow:
-    """Return an owner as it was read."""
-    identity = Identity(row["boot"], row["pid"], row["start"])
+    """Return an owner as it was read; an older ledger, which readers leave as it is, says less of it."""
+    values = dict(row)
+    boot = values["boot"]
+    where = Whereabouts(boot=boot, **{key: values.get(key, "") for key in ("machine", "host", "pid_ns", "time_ns")})
     return OwnerRow(
-        row["id"], row["name"], identity, row["uid"], row["cgroup"], row["began"], row["ended"], row["settler"]
+        **{key: values[key] for key in ("id", "name", "uid", "cgroup", "began", "ended", "settler")},
+        identity=Identity(boot, values["pid"], values["start"]),
+        whereabouts=where,
+        ended_clock=values.get("ended_clock", ""),
+        ended_up=values.get("ended_up"),
     )
 
 
@@ -78,7 +95,7 @@ def handle_text(handle: Handle | None) -> str | None:
 
 def resource_row(row: sqlite3.Row) -> ResourceRow:
     """Return a resource as it was read."""
-    values = {key: row[key] for key in row.keys()}  # noqa: SIM118 - iterating a sqlite3.Row gives values
+    values = dict(row)
     handle = values["handle"]
     values["state"] = State(values["state"])
     values["spec"] = json.loads(values["spec"])

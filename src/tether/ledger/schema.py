@@ -70,5 +70,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX events_by_owner ON events (owner)",
         "CREATE INDEX events_by_resource ON events (resource)",
     ),
+    (
+        # Where an owner is: from elsewhere its pid means nothing.
+        "ALTER TABLE owners ADD COLUMN machine TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE owners ADD COLUMN host TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE owners ADD COLUMN pid_ns TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE owners ADD COLUMN time_ns TEXT NOT NULL DEFAULT ''",
+        # When its end was put on record, by a clock that nobody sets: boot id, time namespace, and seconds since that boot.
+        "ALTER TABLE owners ADD COLUMN ended_clock TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE owners ADD COLUMN ended_up REAL",
+    ),
 )
 """Each brings the schema from its index to its index plus one (PRAGMA user_version)."""

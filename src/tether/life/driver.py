@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tether.guard.line import Shim
     from tether.life.machine import Ended, Event
     from tether.life.probes import Target
+    from tether.linux.members import Marks
     from tether.model import Finding, Handle, OnDeath, Progress, Status, Terminal, Usage
     from tether.protocol import PluginExecutionMode
 
@@ -34,6 +35,7 @@ __all__ = [
     "HasGuard",
     "HasInside",
     "HasLog",
+    "HasMarks",
     "HasOutput",
     "HasPlan",
     "HasPort",
@@ -311,6 +313,15 @@ class HasGuard(Protocol):
 
     def is_guarded(self, handle: Handle) -> bool:
         """Whether it is so guarded now."""
+        ...
+
+
+@runtime_checkable
+class HasMarks(Protocol):
+    """A driver whose resources are processes of this machine, which a sweep looks for by marks, all of them in one look."""
+
+    def marks(self, handle: Handle | None, tag: str) -> Marks | None:
+        """Return by what the members of a resource are recognised; without a handle by its tag alone; None if it can have none."""
         ...
 
 

@@ -21,7 +21,8 @@ from tether.errors import (
     StartError,
     TetherError,
 )
-from tether.ledger.store import Ledger, ResourceRow
+from tether.ledger.store import ResourceRow
+from tether.ledger.writer import Writer
 from tether.life import machine as lifecycle
 from tether.life import readiness
 from tether.life.clock import Clock, SystemClock
@@ -73,7 +74,7 @@ class Supervisor:
     def __init__(
         self,
         owner: str,
-        ledger: Ledger,
+        ledger: Writer,
         telemetry: Telemetry,
         context: Callable[[Callable[[str, Event], None]], Context],
         clock: Clock | None = None,
@@ -133,7 +134,10 @@ class Supervisor:
             raise
         if held is not None:
             held(managed)
-        self.bring_up(managed, progress)
+        try:
+            self.bring_up(managed, progress)
+        finally:
+            self._ledger.flush()
         return managed
 
     def adopt(self, row: ResourceRow, spec: Any) -> Managed:
@@ -169,6 +173,7 @@ class Supervisor:
             return managed
         faults.point("adopt.met")
         self.apply(managed, Adopted(self._owner), *([] if exit_code is None else [MainExited(exit_code)]))
+        self._ledger.flush()
         return managed
 
     def _settle_gone(self, managed: Managed, driver: CanAdopt) -> None:
@@ -178,6 +183,7 @@ class Supervisor:
         ended = driver.receipt(managed.handle) or Ended(None, "ended while nobody owned it")
         managed.driver.destroy(managed.handle)
         self.apply(managed, ended)
+        self._ledger.flush()
 
     def bring_up(self, managed: Managed, progress: Progress) -> None:
         """Create a resource that is on record, and wait until it is ready. Raises StartError."""
@@ -323,7 +329,10 @@ class Supervisor:
         """End a resource and bring it up again under the same name and id. Raises StartError."""
         self.stop(managed, "restarted", grace=grace)
         self._begin_again(managed, "restarted")
-        self.bring_up(managed, progress)
+        try:
+            self.bring_up(managed, progress)
+        finally:
+            self._ledger.flush()
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -357,25 +366,19 @@ class Supervisor:
         return [each for each in todo if isinstance(each, End)]
 
     def _record(self, managed: Managed, records: Iterable[Record]) -> None:
-        """Write a transition: the one place that does. A ledger that fails stops nothing, and is said."""
+        """Write a transition: the one place that does. Nobody waits for it; see `Writer.flush`."""
         said = [(record.what, record.detail) for record in records]
         life = managed.life
-        try:
-            written = self._ledger.write(
-                managed.tag,
-                managed.fence,
-                life.state,
-                said,
-                reason=life.reason,
-                exit_code=life.exit_code,
-                url=managed.url,
-                handle=managed.handle or managed.reserved,
-            )
-        except LedgerError as error:
-            _log.error("%s: %s is not on record: %s", managed.name, life.state.value, error)
-        else:
-            if not written:
-                _log.warning("%s: another owner has it by now; what happened here is not recorded", managed.name)
+        self._ledger.write(
+            managed.tag,
+            managed.fence,
+            life.state,
+            said,
+            reason=life.reason,
+            exit_code=life.exit_code,
+            url=managed.url,
+            handle=managed.handle or managed.reserved,
+        )
         for what, detail in said:
             # A server that was up, and failed without having been asked to end.
             crash = what == "failed" and life.stays_up and any(each.endswith("-> READY") for each in life.history)
@@ -399,11 +402,14 @@ class Supervisor:
             DeadlineExceeded: it was killed and is still there; it stays on record.
         """
         ends = self.apply(managed, StopAsked(why, force))
-        for end in ends:
-            self._end(managed, end, grace)
-        if not ends:
-            # Somebody is just creating it, and ends it as soon as it is there.
-            self.wait(managed, _CREATION_S)
+        try:
+            for end in ends:
+                self._end(managed, end, grace)
+            if not ends:
+                # Somebody is just creating it, and ends it as soon as it is there.
+                self.wait(managed, _CREATION_S)
+        finally:
+            self._ledger.flush()
 
     def _end(self, managed: Managed, end: End, grace: float | None = None) -> None:
         if managed.handle is None:
@@ -467,3 +473,4 @@ class Supervisor:
                         f"resource {managed.name} is still {managed.state.value} after {timeout_s:g} s"
                     )
                 self._clock.wait(managed.condition, left)
+        self._ledger.flush()

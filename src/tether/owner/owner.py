@@ -19,9 +19,12 @@ from typing import Any, Self, get_args
 from tether.errors import Gone, NotFound, SpecError, TetherError
 from tether.estate import settle as estate
 from tether.estate import strays as stray
+from tether.estate.standing import Standing, standing
 from tether.guard.line import Guard
-from tether.ledger import logs, place
+from tether.ledger import place
+from tether.ledger.proof import Proof
 from tether.ledger.store import EventRow, Ledger, ResourceRow
+from tether.ledger.writer import Writer
 from tether.life.driver import Context, HasGuard
 from tether.life.machine import Event
 from tether.life.managed import Managed, new_id
@@ -40,7 +43,6 @@ __all__ = ["Owner"]
 _log = logging.getLogger("tether")
 
 _ORDER_PATIENCE_S = 0.5
-_REMEMBER_S = 14 * 24 * 3600.0
 
 _owners: weakref.WeakSet[Owner] = weakref.WeakSet()
 
@@ -100,25 +102,20 @@ class Owner(Answering):
         if me is None:
             raise TetherError("/proc is not mounted: tether can't tell who this process is, and starts nothing")
         self._ledger = Ledger(self.state_dir)
+        self._record = Writer(self.state_dir, self.id)
+        self._proof = Proof(self.state_dir, self.id)
         self._guard = Guard(self.id, self.name, self.state_dir, self._note)
-        self._ledger.add_owner(self.id, self.name, me, self._guard.cgroup)
-        self._supervisor = Supervisor(self.id, self._ledger, self.telemetry, self._context)
-        self._roster = Roster(self.id, self._ledger, self._note, self._held, self.state_dir)
+        self._record.add_owner(self.name, me, self._guard.cgroup)
+        self._supervisor = Supervisor(self.id, self._record, self.telemetry, self._context)
+        self._roster = Roster(self.id, self._record, self._note, self._held, self.state_dir)
         # Where it can't be written, whoever settles the estate ends no stray, and says which there are.
         with suppress(OSError):
             stray.remember(self.state_dir, self.id, strays)
         marking.mark(self.id)
         _owners.add(self)
         outcomes = estate.sweep(self._ledger, self.state_dir)
-        if any(outcome.what == "elsewhere" for outcome in outcomes):
-            threading.Thread(target=_sweep_elsewhere, args=(self.state_dir,), name="tether-sweep", daemon=True).start()
-        self._forget_old()
-
-    def _forget_old(self) -> None:
-        """Remove what ended long ago: records, logs and receipts."""
-        for tag in self._ledger.forget_old(time.time() - _REMEMBER_S):
-            for path in (logs.path(self.state_dir, tag), *(self.state_dir / "run").glob(f"{tag}.*")):
-                path.unlink(missing_ok=True)
+        if any(outcome.what == "later" for outcome in outcomes):
+            threading.Thread(target=_sweep_later, args=(self.state_dir,), name="tether-sweep", daemon=True).start()
 
     def __repr__(self) -> str:
         return f"<Owner {self.name} ({', '.join(self._in_words())})>"
@@ -176,8 +173,7 @@ class Owner(Answering):
         self._terminal = Terminal(os.getpgrp(), ignored)
 
     def _note(self, what: str, detail: str) -> None:
-        with suppress(TetherError):
-            self._ledger.add_event(self.id, None, self.name, what, detail)
+        self._record.add_event(self.id, None, self.name, what, detail)
         self.telemetry.publish(Notice(self.id, None, self.name, what, detail))
 
     def _held(self) -> Held:
@@ -257,13 +253,12 @@ class Owner(Answering):
     def _kept(self, name: str, *, ended: bool = False) -> list[ResourceRow]:
         """Return what earlier owners of this name kept under ``name``, whose process has gone or let go in order."""
         estate.sweep(self._ledger, self.state_dir)
-        owners = {owner.id: owner for owner in self._ledger.owners(ended=True)}
+        rows = [row for row in self._ledger.kept(self.name, name, ended=ended) if row.owner != self.id]
+        owners = self._ledger.owners_by_id([row.owner for row in rows])
         return [
             row
-            for row in self._ledger.kept(self.name, name)
-            if row.owner != self.id
-            and (ended or not row.state.is_final)
-            and (owners[row.owner].ended is not None or not identity.is_alive(owners[row.owner].identity))
+            for row in rows
+            if owners[row.owner].ended is not None or standing(owners[row.owner], self.state_dir) is Standing.DEAD
         ]
 
     def adopt(self, name: str) -> Resource:
@@ -334,7 +329,7 @@ class Owner(Answering):
 
     def events(self, *, last: int | None = None) -> list[EventRow]:
         """Return what happened to this owner and its resources, the oldest first; at most the last so many."""
-        return self._ledger.events(owner=self.id, last=last)
+        return self._record.events(last=last)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -363,18 +358,20 @@ class Owner(Answering):
         marking.unmark(self.id)
         errors += stray.see_to(self.id, self.strays, self._ledger, self.state_dir, self._note)
         if not errors:
-            with suppress(TetherError):
-                self._ledger.end_owner(self.id, "shut down in order")
+            self._record.end_owner("shut down in order")
         self._roster.close()
         self._supervisor.close()
+        # What could not be recorded now is settled by the reaper, should this process end before that can be written.
+        recorded = self._record.close()
         # What is kept with nothing beside it that ends it in time is the reaper's to watch.
         kept = self._supervisor.live()
         guarded = all(isinstance(m.driver, HasGuard) for m in kept)
-        self._guard.disarm(orderly=not errors and guarded, empty=not kept)
+        self._guard.disarm(orderly=not errors and guarded and recorded, empty=not kept)
         if not errors and not kept:
             (self.state_dir / "run" / f"{self.id}.receipts").unlink(missing_ok=True)
         self._ledger.close()
         self.telemetry.close()
+        self._proof.drop()
         if errors:
             raise ExceptionGroup(f"owner {self.name} could not end everything; the rest stays on record", errors)
 
@@ -409,10 +406,12 @@ class Owner(Answering):
         self._closed = True
         self._ledger.abandon()
         self._roster.release_in_fork()
+        self._record.abandon()
+        self._proof.forget()
         self._guard.release_in_fork()
 
 
-def _sweep_elsewhere(state_dir: Path) -> None:
+def _sweep_later(state_dir: Path) -> None:
     """Settle what dead owners left on engines and hosts, which may take long to answer."""
     try:
         ledger = Ledger(state_dir)
@@ -421,7 +420,7 @@ def _sweep_elsewhere(state_dir: Path) -> None:
         finally:
             ledger.close()
     except (TetherError, OSError) as error:
-        _log.warning("what dead owners left elsewhere is not settled yet: %s", error)
+        _log.warning("what dead owners left at engines and hosts is not settled yet: %s", error)
 
 
 def _recorded(row: ResourceRow) -> Recorded:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tether.errors import NotFound, PluginError, SpecError, TetherError
-from tether.ledger.store import Ledger
+from tether.errors import NotFound, PluginError, SpecError
+from tether.ledger.writer import Writer
 from tether.life.managed import new_id
 from tether.linux import identity
 from tether.model import Handle, State, check_name
@@ -45,7 +45,7 @@ class Roster:
     def __init__(
         self,
         owner: str,
-        ledger: Ledger,
+        ledger: Writer,
         note: Callable[[str, str], None],
         held: Callable[[], Held],
         state_dir: Path,
@@ -124,20 +124,20 @@ class Roster:
             "remote": _on_record(registered.remote),
         }
         url = (registered.remote or {}).get("endpoint_url")
-        with suppress(TetherError):
-            self._ledger.write(
-                registered.tag,
-                1,
-                State.READY,
-                list(events),
-                handle=Handle("plugin", registered.tag, data),
-                url=_without_secrets(url) if isinstance(url, str) else None,
-            )
+        self._ledger.write(
+            registered.tag,
+            1,
+            State.READY,
+            list(events),
+            handle=Handle("plugin", registered.tag, data),
+            url=_without_secrets(url) if isinstance(url, str) else None,
+        )
+        self._ledger.flush()
 
     def _end_record(self, registered: Registered, why: str, state: State = State.GONE) -> None:
-        with suppress(TetherError):
-            what = "gone" if state is State.GONE else "cleanup failed"
-            self._ledger.write(registered.tag, 1, state, [(what, why)], reason=why)
+        what = "gone" if state is State.GONE else "cleanup failed"
+        self._ledger.write(registered.tag, 1, state, [(what, why)], reason=why)
+        self._ledger.flush()
 
     # -- looking -------------------------------------------------------------------------------------------------------
 

@@ -386,6 +386,12 @@ class ProcessDriver:
         if not signals.wait_end(pid, start, _STUCK_S):
             raise DeadlineExceeded(_still_there(handle, ""))
 
+    def marks(self, handle: Handle | None, tag: str) -> members.Marks | None:
+        """Say by what its members are recognised. See `tether.drivers.HasMarks`."""
+        if handle is None:
+            return members.Marks(tags=[tag], log=str(self._log(tag)))
+        return None if _is_of_earlier_boot(handle) else self._marks(handle)
+
     def _marks(self, handle: Handle) -> members.Marks:
         data = handle.data
         roots = [] if data["main"] is None else [(data["main"][0], data["main"][1])]

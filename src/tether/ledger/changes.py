@@ -1,0 +1,166 @@
+"""Each change of the ledger, as a function of an open transaction: whoever writes decides what is committed together."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tether.ledger.rows import ResourceRow, handle_text
+from tether.linux import whereabouts
+from tether.linux.whereabouts import Whereabouts
+from tether.model import Handle, Identity, State
+
+__all__ = [
+    "FINAL",
+    "HAS_ENDED",
+    "IS_LIVE",
+    "add_event",
+    "add_owner",
+    "begin_life",
+    "end_owner",
+    "ended_clock",
+    "ids",
+    "new_resource",
+    "plan_again",
+    "put_resource",
+    "take_over",
+    "write",
+]
+
+# Word for word as the indices have it, or SQLite looks at each row; a test compares it with State.
+FINAL = "('gone', 'failed')"
+IS_LIVE = f"state NOT IN {FINAL}"
+HAS_ENDED = f"state IN {FINAL}"
+
+
+def _text(text: str) -> str:
+    """Return a text that can be stored: what is no text (names of files may be any bytes) is shown as it is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def add_event(db: sqlite3.Connection, owner: str, tag: str | None, name: str, what: str, detail: str) -> None:
+    """Record that something happened."""
+    db.execute(
+        "INSERT INTO events (at, owner, resource, name, what, detail) VALUES (?, ?, ?, ?, ?, ?)",
+        (time.time(), owner, tag, name, what, _text(detail)),
+    )
+
+
+def add_owner(
+    db: sqlite3.Connection, owner: str, name: str, identity: Identity, cgroup: str | None, where: Whereabouts
+) -> None:
+    """Record an owner; one that is on record already stays as it is."""
+    db.execute(
+        "INSERT OR IGNORE INTO owners (id, name, boot, pid, start, uid, cgroup, began, machine, host, pid_ns, time_ns) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(owner, name, identity.boot, identity.pid, identity.start, os.getuid(), cgroup, time.time()),
+            *(where.machine, where.host, where.pid_ns, where.time_ns),
+        ),
+    )
+
+
+def ended_clock(where: Whereabouts) -> str:
+    """Return the name of the clock that `whereabouts.uptime_s` reads there."""
+    return f"{where.boot} {where.time_ns}"
+
+
+def end_owner(db: sqlite3.Connection, owner: str, how: str) -> None:
+    """Record that an owner has ended and nothing of it is left to settle but what is kept. A second end changes nothing."""
+    row = db.execute(
+        "UPDATE owners SET ended = ?, ended_clock = ?, ended_up = ?, settler = NULL WHERE id = ? AND ended IS NULL "
+        "RETURNING name",
+        (time.time(), ended_clock(whereabouts.here()), whereabouts.uptime_s(), owner),
+    ).fetchone()
+    if row:
+        add_event(db, owner, None, row[0], "owner ended", how)
+
+
+def new_resource(
+    tag: str,
+    owner: str,
+    name: str,
+    kind: str,
+    spec: dict[str, Any],
+    on_death: str,
+    keep_for: float,
+    plan: Handle | None,
+) -> ResourceRow:
+    """Return the row of a resource of which nothing was created yet."""
+    now = time.time()
+    return ResourceRow(
+        *(tag, owner, name, kind, State.PENDING, "", None, None, spec, plan, on_death, keep_for, 1, now, now)
+    )
+
+
+def put_resource(db: sqlite3.Connection, row: ResourceRow) -> None:
+    """Record a resource as it is, unless somebody with a higher fence has it there."""
+    values = {
+        **{key: value for key, value in vars(row).items() if key not in ("state", "spec", "handle")},
+        "state": row.state.value,
+        "reason": _text(row.reason),
+        "spec": json.dumps(row.spec),
+        "handle": handle_text(row.handle),
+    }
+    columns = ", ".join(values)
+    put = ", ".join(f"{column} = excluded.{column}" for column in values)
+    db.execute(
+        f"INSERT INTO resources ({columns}) VALUES ({', '.join('?' * len(values))}) "
+        f"ON CONFLICT (id) DO UPDATE SET {put} WHERE fence <= excluded.fence",
+        tuple(values.values()),
+    )
+
+
+def plan_again(db: sqlite3.Connection, tag: str, fence: int, plan: Handle) -> None:
+    """Record where a resource that has ended will be next."""
+    db.execute("UPDATE resources SET handle = ? WHERE id = ? AND fence = ?", (handle_text(plan), tag, fence))
+
+
+def write(
+    db: sqlite3.Connection,
+    tag: str,
+    fence: int,
+    state: State,
+    events: Iterable[tuple[str, str]],
+    reason: str = "",
+    exit_code: int | None = None,
+    url: str | None = None,
+    handle: Handle | None = None,
+) -> bool:
+    """Record where a resource is in its life, and what happened; False if somebody with a higher fence has it."""
+    row = db.execute(
+        "UPDATE resources SET state = ?, reason = ?, exit_code = ?, url = coalesce(?, url), "
+        "handle = coalesce(?, handle), changed = ? WHERE id = ? AND fence = ? RETURNING owner, name",
+        (state.value, _text(reason), exit_code, url, handle_text(handle), time.time(), tag, fence),
+    ).fetchone()
+    for what, detail in events if row else ():
+        add_event(db, row["owner"], tag, row["name"], what, detail)
+    return row is not None
+
+
+def begin_life(db: sqlite3.Connection, tag: str, fence: int) -> int | None:
+    """Number the next life of a resource; None if somebody with a higher fence has it."""
+    row = db.execute(
+        "UPDATE resources SET life = life + 1, changed = ? WHERE id = ? AND fence = ? RETURNING life",
+        (time.time(), tag, fence),
+    ).fetchone()
+    return None if row is None else int(row["life"])
+
+
+def take_over(db: sqlite3.Connection, tag: str, fence: int, owner: str) -> bool:
+    """Make ``owner`` the owner of a resource whose fence is ``fence``; False if somebody else was faster."""
+    return bool(
+        db.execute(
+            "UPDATE resources SET owner = ?, fence = fence + 1, changed = ? WHERE id = ? AND fence = ?",
+            (owner, time.time(), tag, fence),
+        ).rowcount
+    )
+
+
+def ids(values: Sequence[str]) -> tuple[str, str]:
+    """Return a clause that any number of ids fits in, and its one parameter."""
+    return "IN (SELECT value FROM json_each(?))", json.dumps(list(values))

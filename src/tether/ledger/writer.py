@@ -1,0 +1,425 @@
+"""What one owner records of its own: written in the order in which it happened, many at once, and nobody who ends something waits.
+
+An entry is committed by whoever waits for it (a start must not create what is not on record), along with all that was entered
+before; what nobody waits for, by a thread. While somebody else holds the ledger, or it can't be written, entries stay in
+memory, and are written when it can be again.
+
+The writer knows what is live. Should the file be another one than before (set aside by a neighbour, removed, replaced), owner and
+live resources are written anew into that.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import select
+import sqlite3
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tether.errors import Busy, LedgerError
+from tether.ledger import changes
+from tether.ledger.database import BUSY_S, Held, Replaced
+from tether.ledger.prune import Pruning
+from tether.ledger.rows import ResourceRow
+from tether.ledger.store import EventRow, Ledger
+from tether.linux import folder, whereabouts
+from tether.model import Handle, Identity, State
+
+__all__ = ["Writer"]
+
+_log = logging.getLogger("tether")
+
+_ATTEMPT_S = 0.05
+"""So long one attempt waits for who holds the ledger; then it counts as held, and ends do not even look."""
+
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
+_QUIET_S = 2.0
+_MOST_ENTRIES = 20_000
+_PRUNED_AT_END = 50
+_ONE = (1).to_bytes(8, sys.byteorder)
+
+
+class _Entry:
+    """One change that is to be committed; ``done`` when it was, or can't be, which ``error`` says then."""
+
+    __slots__ = ("change", "done", "error", "result", "synced")
+
+    def __init__(self, change: Callable[[Any], Any], *, synced: bool = False) -> None:
+        self.change = change
+        self.synced = synced
+        self.done = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Writer:
+    """The record of one owner.
+
+    Args:
+        state_dir: the state directory, which `place.prepare` made.
+        owner: the owner's id.
+
+    Safe to use from several threads, and from a signal handler that interrupts one of them.
+
+    Raises:
+        LedgerError: the ledger can't be opened.
+    """
+
+    def __init__(self, state_dir: Path, owner: str) -> None:
+        self._owner = owner
+        self._ledger = Ledger(state_dir, patience_s=_ATTEMPT_S)
+        self._state_dir = state_dir
+        self._add_owner: Callable[[Any], None] = lambda _: None
+        self._live: dict[str, ResourceRow] = {}
+        self._entries: deque[_Entry] = deque()
+        self._batch: list[_Entry] = []
+        self._committing = threading.RLock()
+        self._inside = 0
+        self._generation = 0
+        self._is_blocked = False
+        self._knows_all = True
+        self._closed = False
+        self._pruning = Pruning(self._ledger, state_dir)
+        self._thread: threading.Thread | None = None
+        self._alarm: io.FileIO | None = None
+        self._names: io.FileIO | None = None
+
+    # -- what is recorded ----------------------------------------------------------------------------------------------
+
+    def add_owner(self, name: str, identity: Identity, cgroup: str | None) -> None:
+        """Record the owner; on record when this returns. Raises LedgerError."""
+        where = whereabouts.here()
+        self._add_owner = lambda db: changes.add_owner(db, self._owner, name, identity, cgroup, where)
+
+        def change(db: Any) -> None:
+            self._add_owner(db)
+            changes.add_event(db, self._owner, None, name, "owner began", f"pid {identity.pid}")
+
+        self._commit(_Entry(change))
+
+    def end_owner(self, how: str) -> None:
+        """Record that the owner has ended; see `close`."""
+        self._enter(_Entry(lambda db: changes.end_owner(db, self._owner, how)))
+
+    def add_resource(
+        self,
+        tag: str,
+        owner: str,
+        name: str,
+        kind: str,
+        spec: dict[str, Any],
+        on_death: str,
+        keep_for: float,
+        plan: Handle | None = None,
+        reserved: Handle | None = None,
+    ) -> None:
+        """Record a resource before anything of it is created; on record when this returns.
+
+        With a plan, which is for what survives this machine, on the disk. Those that several threads record at once share one
+        commit, since it is the disk that takes the time.
+
+        Raises:
+            LedgerError: it could not be, and will not be.
+        """
+        row = changes.new_resource(tag, owner, name, kind, spec, on_death, keep_for, plan or reserved)
+        self._live[tag] = row
+        entry = _Entry(lambda db: changes.put_resource(db, row), synced=plan is not None)
+        try:
+            self._commit(entry)
+        except BaseException as error:
+            self._live.pop(tag, None)
+            if not isinstance(error, LedgerError):
+                # Interrupted, maybe just after it was committed: nothing of it will be created.
+                said = "its start was interrupted"
+                self._enter(_Entry(lambda db: changes.write(db, tag, 1, State.GONE, [("gone", said)], said)))
+            raise
+
+    def plan_again(self, tag: str, fence: int, plan: Handle) -> None:
+        """Record where a resource that has ended will be next; on the disk when this returns. Raises LedgerError."""
+        self._change_live(tag, handle=plan)
+        self._commit(_Entry(lambda db: changes.plan_again(db, tag, fence, plan), synced=True))
+
+    def begin_life(self, tag: str, fence: int) -> int:
+        """Record that a resource that has ended begins another life, and return its number; on record when this returns.
+
+        Raises:
+            Busy: somebody with a higher fence has taken it over; nothing was written.
+            LedgerError: it could not be recorded.
+        """
+        entry = _Entry(lambda db: changes.begin_life(db, tag, fence))
+        self._commit(entry)
+        if entry.result is None:
+            raise Busy(f"resource {tag} has another owner by now, who alone can start it again")
+        life = int(entry.result)
+        row = self._ledger.resource(tag)
+        if row is not None:
+            self._live[tag] = row
+        return life
+
+    def take_over(self, tag: str, fence: int, owner: str) -> bool:
+        """Make ``owner`` the owner of a resource whose fence is ``fence``; False if somebody else was faster."""
+        entry = _Entry(lambda db: changes.take_over(db, tag, fence, owner))
+        self._commit(entry)
+        row = self._ledger.resource(tag)
+        if entry.result and row is not None and not row.state.is_final:
+            self._live[tag] = row
+        return bool(entry.result)
+
+    def write(
+        self,
+        tag: str,
+        fence: int,
+        state: State,
+        events: Sequence[tuple[str, str]],
+        *,
+        reason: str = "",
+        exit_code: int | None = None,
+        url: str | None = None,
+        handle: Handle | None = None,
+    ) -> bool:
+        """Record where a resource is in its life, and what happened. Never waits; see `flush`.
+
+        ``url`` and ``handle`` keep what they were when None. If somebody with a higher fence has taken it over, nothing is
+        written, and that is logged.
+
+        Returns:
+            True: what became of it is not known yet.
+        """
+        said = list(events)
+        known = {key: value for key, value in (("url", url), ("handle", handle)) if value is not None}
+        self._change_live(tag, state=state, reason=reason, exit_code=exit_code, changed=time.time(), **known)
+
+        def change(db: Any) -> None:
+            if not changes.write(db, tag, fence, state, said, reason, exit_code, url, handle):
+                self._live.pop(tag, None)
+                _log.warning("resource %s: another owner has it by now; what happened here is not recorded", tag)
+            elif state.is_final:
+                row = self._live.get(tag)
+                if row is not None and row.state.is_final:
+                    self._live.pop(tag, None)
+
+        self._enter(_Entry(change))
+        return True
+
+    def add_event(self, owner: str, tag: str | None, name: str, what: str, detail: str = "") -> None:
+        """Record that something happened. Never waits."""
+        self._enter(_Entry(lambda db: changes.add_event(db, owner, tag, name, what, detail)))
+
+    def events(self, *, last: int | None = None) -> list[EventRow]:
+        """Return what happened to the owner and its resources, the oldest first; at most the last so many. Raises LedgerError."""
+        self.flush()
+        return self._ledger.events(owner=self._owner, last=last)
+
+    def _change_live(self, tag: str, **values: Any) -> None:
+        row = self._live.get(tag)
+        if row is not None:
+            self._live[tag] = replace(row, **values)
+
+    # -- how it is committed -------------------------------------------------------------------------------------------
+
+    def _enter(self, entry: _Entry) -> None:
+        """Have it committed some time; nobody waits for it."""
+        self._append(entry)
+        if self._thread is None and not self._closed:
+            # Without one, for want of threads or descriptors, whoever flushes next commits it.
+            with suppress(RuntimeError, OSError):
+                self._begin_thread()
+        self._wake()
+
+    def _append(self, entry: _Entry) -> None:
+        if len(self._entries) > _MOST_ENTRIES:
+            # Nobody could write for very long. What lives is known, and will be; what happened in between is lost.
+            self._entries.clear()
+            self._knows_all = False
+        self._entries.append(entry)
+
+    def _commit(self, entry: _Entry) -> None:
+        """Commit it, with all that was entered before. Raises LedgerError: it was not, and will not be."""
+        self._append(entry)
+        deadline = time.monotonic() + BUSY_S
+        try:
+            while not entry.done:
+                error = self._attempt()
+                passes = isinstance(error, Held | Replaced) and time.monotonic() < deadline
+                if error is not None and not entry.done and not passes:
+                    raise error
+        except BaseException:
+            with self._committing:
+                for entries in (self._entries, self._batch):
+                    with suppress(ValueError):
+                        entries.remove(entry)
+            raise
+        if entry.error is not None:
+            raise entry.error
+
+    def _attempt(self) -> LedgerError | None:
+        """Try once to commit all that was entered; returns why it could not be. Whoever comes first does it for all."""
+        with self._committing:
+            if self._inside:
+                return LedgerError("the ledger is just being written by what this signal handler has interrupted")
+            self._inside += 1
+            try:
+                while self._entries:
+                    self._batch.append(self._entries.popleft())
+                if self._batch:
+                    self._commit_batch()
+            except LedgerError as error:
+                if not self._is_blocked:
+                    _log.warning("%s; what happens is recorded when it can be", error)
+                self._is_blocked = True
+                return error
+            finally:
+                self._inside -= 1
+            self._is_blocked = False
+            return None
+
+    def _commit_batch(self) -> None:
+        batch = list(self._batch)
+        database = self._ledger.database
+        with database.transaction(synced=any(entry.synced for entry in batch)) as db:
+            if database.generation != self._generation or not self._knows_all:
+                self._write_anew(db)
+            results = [self._carry_out(entry, db) for entry in batch]
+        self._generation, self._knows_all = database.generation, True
+        for entry, (result, failure) in zip(batch, results, strict=True):
+            entry.result, entry.error, entry.done = result, failure, True
+        del self._batch[: len(batch)]
+
+    @staticmethod
+    def _carry_out(entry: _Entry, db: sqlite3.Connection) -> tuple[Any, LedgerError | None]:
+        """Make one change. What can't be written at all (an object that is no JSON) is that change's error, and no other's."""
+        try:
+            return entry.change(db), None
+        except (sqlite3.OperationalError, sqlite3.InternalError):
+            raise
+        except Exception as error:
+            if type(error) is sqlite3.DatabaseError:
+                raise
+            _log.exception("something can't be recorded, and is left out")
+            failure = LedgerError(f"it can't be recorded: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            return None, failure
+
+    def _write_anew(self, db: Any) -> None:
+        """Another file has the name of the ledger: say in it who is here and what lives."""
+        self._add_owner(db)
+        rows = list(self._live.values())
+        for row in rows:
+            changes.put_resource(db, row)
+        said = f"the ledger was set aside, removed or replaced; {len(rows)} resources were written anew"
+        changes.add_event(db, self._owner, None, "", "ledger replaced", said)
+
+    def flush(self) -> bool:
+        """See that what was entered is on record, unless the ledger can't be written now: no end waits for it.
+
+        Returns:
+            Whether it is.
+        """
+        if not self.is_complete and not self._is_blocked:
+            self._attempt()
+        return self.is_complete
+
+    # -- the thread ----------------------------------------------------------------------------------------------------
+
+    def _begin_thread(self) -> None:
+        if self._alarm is None:
+            self._alarm = io.FileIO(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), "wb")
+        thread = threading.Thread(target=self._run, name="tether-ledger", daemon=True)
+        self._thread = thread
+        try:
+            thread.start()
+        except RuntimeError:
+            self._thread = None
+            raise
+
+    def _wake(self) -> None:
+        # A system call and no lock: it may come from a signal handler that interrupted another.
+        if self._alarm is not None:
+            # ValueError: closed meanwhile, by the thread that has ended.
+            with suppress(OSError, ValueError):
+                self._alarm.write(_ONE)
+
+    def _run(self) -> None:
+        """Commit what nobody waits for; remove what ended long ago; notice another file under the name."""
+        alarm = self._alarm
+        if alarm is None:
+            return
+        fds = [alarm.fileno()]
+        with suppress(OSError):
+            self._names = io.FileIO(folder.watch(str(self._state_dir)))
+            fds.append(self._names.fileno())
+        waiting = select.poll()
+        for fd in fds:
+            waiting.register(fd, select.POLLIN)
+        pause, missing = _FIRST_PAUSE_S, False
+        while not (self._closed and self.is_complete):
+            timeout = pause if self._is_blocked else _QUIET_S if missing else self._pruning.pause_s()
+            woken = waiting.poll(None if timeout is None else 1000 * timeout)
+            for fd in fds:
+                with suppress(OSError):
+                    os.read(fd, 65536)
+            was_missing, missing = missing, False
+            if not self._closed and not self._ledger.database.is_current():
+                missing = not self._ledger.path.exists()
+                # Who is just removing the whole folder would find it filled again.
+                if not missing or (was_missing and not woken):
+                    self._append(_Entry(lambda _: None))
+            if self._attempt() is not None:
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+                continue
+            pause = _FIRST_PAUSE_S
+            if not missing:
+                with suppress(LedgerError):
+                    self._pruning.proceed()
+        self._ledger.close()
+        self._close_fds()
+
+    def _close_fds(self) -> None:
+        for file in (self._alarm, self._names):
+            if file is not None:
+                file.close()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that was entered is on record."""
+        return not self._entries and not self._batch
+
+    def close(self) -> bool:
+        """Write what is left, and close the file.
+
+        Returns:
+            Whether all is on record. If not, for the ledger can't be written now, the thread goes on with that for as long as this
+            process lives; should it end before, somebody else must settle what is not on record.
+        """
+        if not self.is_complete:
+            self._attempt()
+        if self.is_complete:
+            with suppress(LedgerError):
+                self._pruning.step(_PRUNED_AT_END)
+        elif not self._state_dir.is_dir():
+            # Removed with all that was in it: there is nothing to be recorded in any more.
+            self._entries.clear()
+            self._batch.clear()
+        self._closed = True
+        if self.is_complete:
+            self._ledger.close()
+        self._wake()
+        return self.is_complete
+
+    def abandon(self) -> None:
+        """In a fork: never touch the file again."""
+        self._closed = True
+        self._entries.clear()
+        self._thread = None
+        self._ledger.abandon()
+        self._close_fds()
