@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import itertools
-import logging
 import os
 import sqlite3
 import stat
@@ -26,7 +25,6 @@ from tether.ledger.schema import MIGRATIONS
 
 __all__ = ["BUSY_S", "Damaged", "Database", "Held", "Replaced", "in_words", "opening", "refuse_newer", "version_of"]
 
-_log = logging.getLogger("tether")
 
 BUSY_S = 10.0
 """So long somebody else may hold the ledger before that is an error."""
@@ -227,7 +225,11 @@ class Database:
             for suffix in ("", "-wal", "-shm"):
                 with suppress(FileNotFoundError):
                     Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
-        _log.error("ledger %s is damaged (%s); it was set aside as %s, and a new one is begun", self.path, error, aside)
+        # Readers come by here too, and must start in no time.
+        import logging
+
+        log = logging.getLogger("tether")
+        log.error("ledger %s is damaged (%s); it was set aside as %s, and a new one is begun", self.path, error, aside)
         return aside
 
     def is_current(self) -> bool:
