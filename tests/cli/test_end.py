@@ -152,12 +152,28 @@ def test_a_ledger_that_cant_be_written_keeps_nothing_from_its_end(owner: Owner, 
         holder.close()
 
 
+def test_restart_asks_the_owner(owner: Owner, private_state: Path) -> None:
+    """Which has the values of the environment; the resource has the same name and id, and another pid."""
+    resource = owner.start(Process(["sh", "-c", "echo $TOKEN; sleep 60"], name="it", env={"TOKEN": "secret"}))
+    first = resource.pid
+    eventually(lambda: resource.logs() == "secret\n")
+    said = tether("restart", "it")
+    assert said == f"test/it: restarted, pid {resource.pid}\n"
+    assert resource.pid != first
+    assert first is not None
+    assert not tree.is_running(first)
+    eventually(lambda: resource.logs().endswith("secret\n"))
+    assert [each["id"] for each in table("ps")] == [resource.id]
+    owner.shutdown()
+    assert not list((private_state / "run").glob("*.restart"))
+
+
 def test_restart_says_why_not(owner: Owner, dead: list[int]) -> None:
-    """Only a living owner has the values of the environment."""
+    """Of a dead owner, and of what has ended: nobody has the values of the environment."""
     _sleepers(owner, "mine")
+    tether("kill", "mine")
     assert "its owner, pid" in tether("restart", "dead/it-0", code=1)
-    assert "is dead" in tether("restart", "dead/it-0", code=1)
-    assert f"pid {os.getpid()}" in tether("restart", "mine", code=1)
+    assert "has ended (gone); start it in its app" in tether("restart", "mine", code=1)
 
 
 def test_prune_removes_what_has_ended_and_nothing_else(owner: Owner, private_state: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tether.cli import text
 from tether.cli.arguments import Parser, seconds
 from tether.cli.records import Entry, Records, is_mine
-from tether.errors import Busy, LedgerError, TetherError
+from tether.errors import Busy, Gone, LedgerError, TetherError
 from tether.life.driver import CanAttach, HasPlan
 from tether.model import State
 
@@ -187,24 +187,39 @@ def restart(argv: Sequence[str]) -> int:
     """Restart resources. Only their owner can: it alone has the values of their environment."""
     parser = Parser(
         "restart",
-        "Have the owners of resources restart them. Only a living owner can: values of environments are on no record.",
+        "Have the owners of resources restart them; returns when they are ready. Only a living owner can: values of environments are "
+        "on no record.",
     )
     parser.names("+")
     given = parser.read(argv)
     records = Records()
+    code = 0
     for entry in records.named(given.names, one_each=True):
-        text.warn(_why_not_restarted(entry))
-    return 1
+        try:
+            text.say(f"{entry.full_name}: {_restart(entry, records)}")
+            text.flush()
+        except TetherError as error:
+            text.warn(str(error))
+            code = 1
+    return code
 
 
-def _why_not_restarted(entry: Entry) -> str:
-    pid = entry.owner.identity.pid
+def _restart(entry: Entry, records: Records) -> str:
+    from tether.owner import door
+
+    row, pid = entry.row, entry.owner.identity.pid
+    if entry.is_elsewhere:
+        raise Busy(f"resource {entry.full_name} is elsewhere: its owner is {entry.whereabouts}; restart it there")
     if not entry.owner_lives:
-        return (
+        raise Gone(
             f"resource {entry.full_name} can't be restarted: its owner, pid {pid}, is dead, and the values of its environment are "
             "on no record. Start the app again; 'tether reap' ends what is left"
         )
-    return (
-        f"resource {entry.full_name} can't be restarted from here: its owner, pid {pid}, hears nobody from outside. Restart it "
-        "there, by restart() of the resource"
-    )
+    if row.state.is_final:
+        raise Gone(f"resource {entry.full_name} has ended ({row.state.value}); start it in its app, pid {pid}")
+    if row.kind == "plugin":
+        raise Busy(
+            f"{entry.full_name} is a plugin, which only its app can begin again; 'tether stop' has it cleaned up"
+        )
+    new = door.restart(records.state_dir, row.owner, row.id, entry.full_name)
+    return "restarted" + (f", pid {new}" if new is not None else "")

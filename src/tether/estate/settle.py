@@ -68,7 +68,8 @@ def _settle(
 def _forget(state_dir: Path, owner: str, *, kept: bool) -> None:
     """Remove the files of an owner whose estate is settled."""
     proof.path(state_dir, owner).unlink(missing_ok=True)
-    (state_dir / "run" / f"{owner}.ask").unlink(missing_ok=True)
+    for suffix in ("ask", "restart"):
+        (state_dir / "run" / f"{owner}.{suffix}").unlink(missing_ok=True)
     strays.forget(state_dir, owner)
     if not kept:
         said_by_shims.path(state_dir, owner).unlink(missing_ok=True)

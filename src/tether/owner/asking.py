@@ -16,7 +16,7 @@ from typing import Any
 
 from tether.errors import DeadlineExceeded, Gone, PluginError
 
-__all__ = ["Answer", "end_plugin", "is_allowed", "listen", "path_of", "receive", "send"]
+__all__ = ["Answer", "Near", "end_plugin", "is_allowed", "listen", "path_of", "receive", "send"]
 
 _LONGEST = 1 << 20
 
@@ -69,7 +69,7 @@ def end_plugin(
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         try:
-            with _Near(path) as near:
+            with Near(path) as near:
                 connection.connect(near)
             send(connection, {"do": "end plugin", "plugin": plugin, "force": force, "pid": os.getpid()})
             answer = receive(connection)
@@ -88,7 +88,7 @@ def end_plugin(
     return Answer(answer["plugin"], tuple(answer["errors"]), tuple(answer["left"]), answer["note"])
 
 
-class _Near:
+class Near:
     """A path of a socket that is short enough for the kernel (107 bytes), however deep the state directory is."""
 
     def __init__(self, path: Path) -> None:
@@ -107,7 +107,7 @@ def listen(path: Path) -> socket.socket:
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        with _Near(path) as near:
+        with Near(path) as near:
             listener.bind(near)
             path.chmod(0o600)
         listener.listen(16)

@@ -32,6 +32,7 @@ from tether.life.supervisor import Supervisor
 from tether.linux import identity
 from tether.model import Inside, OnDeath, Progress, Recorded, Spec, State, Terminal, check_name
 from tether.notices import Notice, Telemetry
+from tether.owner import door as doors
 from tether.owner import marking, show, shutdown
 from tether.owner.answering import Answering
 from tether.owner.resource import Resource
@@ -108,6 +109,7 @@ class Owner(Answering):
         self._record.add_owner(self.name, me, self._guard.cgroup)
         self._supervisor = Supervisor(self.id, self._record, self.telemetry, self._context)
         self._roster = Roster(self.id, self._record, self._note, self._held, self.state_dir)
+        self._door = doors.Door(doors.path_of(self.state_dir, self.id), self._restart)
         # Where it can't be written, whoever settles the estate ends no stray, and says which there are.
         with suppress(OSError):
             stray.remember(self.state_dir, self.id, strays)
@@ -210,11 +212,20 @@ class Owner(Answering):
         spec = self._with_environment(spec, on_progress)
         # Whatever it is, it is not created before there is somebody to end it.
         self._guard.arm()
+        self._door.open(self._guard.watch)
         on_death = spec.on_death or self.on_death
         if on_death == "keep" and spec.name is not None:
             return self._adopt_or_start(spec, spec.name, on_progress or _silent, held)
         hold = self._holding(held)
         return Resource(self._supervisor, self._supervisor.start(spec, on_death, on_progress or _silent, held=hold))
+
+    def _restart(self, tag: str) -> int | None:
+        """Restart a resource for somebody outside, who has its id."""
+        for resource in self.resources:
+            if resource.id == tag:
+                resource.restart()
+                return resource.pid
+        raise NotFound(f"owner {self.name} has no live resource {tag}")
 
     def _holding(self, held: Callable[[Resource], object] | None) -> Callable[[Managed], object] | None:
         return None if held is None else lambda managed: held(Resource(self._supervisor, managed))
@@ -360,6 +371,7 @@ class Owner(Answering):
         if not errors:
             self._record.end_owner("shut down in order")
         self._roster.close()
+        self._door.close()
         self._supervisor.close()
         # What could not be recorded now is settled by the reaper, should this process end before that can be written.
         recorded = self._record.close()
