@@ -163,10 +163,12 @@ class Terminal:
     Attributes:
         group: the process group that it joins.
         ignored: signals that it goes on to ignore, as under nohup(1) or in a shell's background.
+        mask: signals that it has blocked, a bit each, the lowest for signal 1.
     """
 
     group: int
     ignored: tuple[int, ...]
+    mask: int = 0
 
 
 class Spec(Protocol):

@@ -31,6 +31,7 @@ __all__ = [
     "HasDetails",
     "HasGuard",
     "HasInside",
+    "HasLine",
     "HasLog",
     "HasMarks",
     "HasOutput",
@@ -301,6 +302,15 @@ class CanSignal(Protocol):
 
     def signal(self, handle: Handle, signum: int, to: str) -> None:
         """Signal its command ("main"), that with its process group ("group"), or every process ("tree")."""
+        ...
+
+
+@runtime_checkable
+class HasLine(Protocol):
+    """A driver whose resources are reached by a line that another program may take over, by execve(2)."""
+
+    def line(self, handle: Handle) -> int | None:
+        """Return its descriptor; None if this process does not hold it."""
         ...
 
 

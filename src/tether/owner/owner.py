@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 import time
 import weakref
@@ -29,11 +28,12 @@ from tether.life.driver import Context, HasGuard
 from tether.life.machine import Event
 from tether.life.managed import Managed, new_id
 from tether.life.supervisor import Supervisor
-from tether.linux import identity
+from tether.linux import identity, proc
 from tether.model import Inside, OnDeath, Progress, Recorded, Spec, State, Terminal, check_name
 from tether.notices import Notice, Telemetry
 from tether.owner import marking, show, shutdown
 from tether.owner.answering import Answering
+from tether.owner.handover import hand_over
 from tether.owner.resource import Resource
 from tether.owner.roster import Held, Roster
 from tether.spec import Process
@@ -159,18 +159,23 @@ class Owner(Answering):
             terminal=lambda: self._terminal,
         )
 
-    def share_terminal(self) -> None:
+    def share_terminal(self, *, mask: int = 0) -> None:
         """Have commands share the terminal, session and process group of this process, as a shell's do; before the first start.
 
         Without this each command leads a session of its own, which no terminal's Ctrl-C or hang-up reaches.
+
+        Args:
+            mask: the signals that commands have blocked, a bit each, the lowest for signal 1.
         """
-        ignored = tuple(
-            int(signum)
-            for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
-            if signal.getsignal(signum) == signal.SIG_IGN
-        )
         self._guard.shares_terminal = True
-        self._terminal = Terminal(os.getpgrp(), ignored)
+        self._terminal = Terminal(os.getpgrp(), tuple(proc.ignored_signals()), mask)
+
+    def hand_over(self, resource: Resource, *, grace_s: float, parent: int | None = None) -> None:
+        """Have the guard take this process's place, as ``tether run`` does. See `tether.owner.handover`."""
+        managed = self._supervisor.by_name(resource.name)
+        if managed is None:
+            return None
+        return hand_over(managed, self._guard, self._record, self._proof, grace_s=grace_s, parent=parent)
 
     def _note(self, what: str, detail: str) -> None:
         self._record.add_event(self.id, None, self.name, what, detail)

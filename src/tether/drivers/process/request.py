@@ -167,6 +167,9 @@ def build(
         "cwd": cwd,
         "target": targets,
         "ignored": list(terminal.ignored) if terminal else [],
+        "mask": terminal.mask if terminal else None,
+        # As a shell takes a script without a first line that names its interpreter.
+        "shell": 1 if terminal else None,
         "on_death": _ON_DEATH[on_death],
         "keep_ms": int(min(spec.keep_for, 1e9) * 1000),
         "to_main": int(spec.stop_to == "main"),
