@@ -76,7 +76,9 @@ class Engine:
     def labelled(self) -> list[str]:
         """Return the names of all containers, networks and volumes with a tether label."""
         client = self.client
-        found = [str(each.name) for each in client.containers.list(all=True, filters={"label": LABEL})]
+        found = [
+            str(each.name) for each in client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True)
+        ]
         found += [str(each.name) for each in client.networks.list(filters={"label": LABEL})]
         return found + [str(each.name) for each in client.volumes.list(filters={"label": LABEL})]
 

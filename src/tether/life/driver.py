@@ -20,7 +20,9 @@ from tether.protocol import PluginExecutionMode
 __all__ = [
     "CanAdopt",
     "CanAttach",
+    "CanCompare",
     "CanDiagnose",
+    "CanLook",
     "CanPause",
     "Context",
     "Driver",
@@ -31,6 +33,7 @@ __all__ = [
     "HasInside",
     "HasLog",
     "HasOutput",
+    "HasPids",
     "HasPlan",
     "HasPort",
     "HasStreams",
@@ -137,6 +140,16 @@ class Drivers:
                 self._made[kind] = registry.driver_class(kind)(self._context)
             return self._made[kind]
 
+    def look(self, within_s: float) -> None:
+        """Have those that can look at all their resources at once, side by side, and return in time."""
+        with self._lock:
+            looks = [driver.look for driver in self._made.values() if isinstance(driver, CanLook)]
+        threads = [threading.Thread(target=look, args=(within_s,), name="tether-look", daemon=True) for look in looks]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(within_s)
+
     def close(self) -> None:
         """Close the connections of those that keep any; what they started goes on."""
         for driver in self._made.values():
@@ -162,6 +175,33 @@ class CanAdopt(Protocol):
 
     def receipt(self, handle: Handle) -> Ended | None:
         """Return how a resource ended while nobody owned it; None if that is not known."""
+        ...
+
+
+@runtime_checkable
+class CanCompare(Protocol):
+    """A driver that can tell whether what was kept is still what an equal spec would start."""
+
+    def is_outdated(self, handle: Handle, spec: Any, progress: Progress) -> str:
+        """Say why it is not; empty if it is, as far as is known."""
+        ...
+
+
+@runtime_checkable
+class CanLook(Protocol):
+    """A driver that can look at all its resources at once."""
+
+    def look(self, within_s: float) -> None:
+        """Look, for `HasDetails`; what is not seen in time is said there as unknown, with its age. Never raises for that."""
+        ...
+
+
+@runtime_checkable
+class HasPids(Protocol):
+    """A driver that knows the processes of its resources without asking their service."""
+
+    def pids(self, handle: Handle) -> tuple[int, ...]:
+        """Return the live processes on this machine."""
         ...
 
 

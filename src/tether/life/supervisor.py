@@ -15,17 +15,19 @@ from tether.errors import (
     Gone,
     LedgerError,
     NotCreated,
+    NotRemoved,
     SpecError,
     StartError,
     TetherError,
 )
 from tether.ledger.store import Ledger, ResourceRow
 from tether.life import machine as lifecycle
-from tether.life import probes
+from tether.life import outside, probes
 from tether.life.clock import Clock, SystemClock
 from tether.life.driver import CanAdopt, Context, Driver, Drivers
 from tether.life.machine import (
     Adopted,
+    AskedOutside,
     Created,
     End,
     Ended,
@@ -316,7 +318,8 @@ class Supervisor:
                 return
             if managed.state.is_final:
                 return
-            instructions = self.apply(managed, event)
+            asked = outside.who_asked(self._ledger, managed) if isinstance(event, MainExited | Ended) else ""
+            instructions = self.apply(managed, *([AskedOutside(asked)] if asked else []), event)
         self._carry_out(managed, instructions)
 
     def apply(self, managed: Managed, *events: Event) -> list[End]:
@@ -391,7 +394,9 @@ class Supervisor:
             self._advance_from(managed, State.STOPPING, Stuck(str(error)))
             raise
         except DriverUnavailable as error:
-            self._advance_from(managed, State.STOPPING, Stuck(f"can't be ended now, tried again: {error}"))
+            over = isinstance(error, NotRemoved)
+            said = str(error) if over else f"can't be ended now, tried again: {error}"
+            self._advance_from(managed, State.STOPPING, Stuck(said, over))
             self._try_again(managed, end)
             raise
         faults.point("stop.ended")
@@ -421,10 +426,14 @@ class Supervisor:
             _log.error("%s: could not be ended: %s", managed.name, error)
 
     def wait(self, managed: Managed, timeout_s: float | None) -> None:
-        """Wait until a resource has ended. Raises DeadlineExceeded."""
+        """Wait until a resource has ended: until nothing of it runs, where something else of it can't be removed now.
+
+        Raises:
+            DeadlineExceeded: it goes on.
+        """
         deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
         with managed.condition:
-            while not managed.state.is_final:
+            while not (managed.state.is_final or managed.life.over):
                 left = None if deadline is None else deadline - self._clock.monotonic()
                 if left is not None and left <= 0:
                     raise DeadlineExceeded(

@@ -21,7 +21,7 @@ from tether.estate import settle as estate
 from tether.guard.line import Guard
 from tether.ledger import logs, place
 from tether.ledger.store import EventRow, Ledger, ResourceRow
-from tether.life.driver import Context, HasGuard
+from tether.life.driver import CanCompare, Context, HasGuard
 from tether.life.machine import Event
 from tether.life.managed import Managed, new_id
 from tether.life.supervisor import Supervisor
@@ -39,6 +39,7 @@ __all__ = ["Owner"]
 _log = logging.getLogger("tether")
 
 _ORDER_PATIENCE_S = 0.5
+_LOOK_S = 2.0
 _REMEMBER_S = 14 * 24 * 3600.0
 
 _owners: weakref.WeakSet[Owner] = weakref.WeakSet()
@@ -197,16 +198,26 @@ class Owner:
         """Adopt what an earlier owner of this name kept from an equal spec; stop it if the spec has changed."""
         fingerprint = spec.fingerprint(place.key(self.state_dir))
         for row in self._kept(name):
-            if row.state is State.READY and row.spec.get("fingerprint") == fingerprint:
+            if (
+                row.state is State.READY
+                and row.spec.get("fingerprint") == fingerprint
+                and not self._is_outdated(row, spec, progress)
+            ):
                 managed = self._supervisor.adopt(row, spec)
                 if not managed.state.is_final:
                     progress(f"adopted {name}")
                     return Resource(self._supervisor, managed)
             else:
-                progress(f"{name} was kept from another spec, stopping it")
+                progress(f"{name} was kept from another spec or image, stopping it")
                 managed = self._supervisor.adopt(row, _recorded(row))
                 self._supervisor.stop(managed, "its spec has changed")
         return Resource(self._supervisor, self._supervisor.start(spec, "keep", progress, fingerprint))
+
+    def _is_outdated(self, row: ResourceRow, spec: Spec, progress: Progress) -> bool:
+        driver = self._supervisor.drivers.of(row.kind)
+        if row.handle is None or not isinstance(driver, CanCompare):
+            return False
+        return bool(driver.is_outdated(row.handle, spec, progress))
 
     def _kept(self, name: str, *, ended: bool = False) -> list[ResourceRow]:
         """Return what earlier owners of this name kept under ``name``, whose process has gone or let go in order."""
@@ -292,8 +303,10 @@ class Owner:
     def status(self) -> dict[str, Any]:
         """Return one snapshot of all that this owner has, ready for JSON and without secrets.
 
-        A plugin that raises is reported in its place under ``error``.
+        A plugin that raises is reported in its place under ``error``. Services elsewhere are looked at once, side by side, for at
+        most two seconds; of what is not known by then it is said under ``unknown``, with its age.
         """
+        self._supervisor.drivers.look(_LOOK_S)
         plugins = self._roster.status()
         resources = [resource.info() for resource in self.resources]
         pids = [pid for each in [*resources, *plugins] for pid in each["pids"]]

@@ -104,6 +104,7 @@ class Resource:
 
     def info(self) -> dict[str, Any]:
         """Return all of the above, ready for JSON and without secrets."""
+        pids = self.pids()
         return {
             "id": self.id,
             "name": self.name,
@@ -112,8 +113,8 @@ class Resource:
             "reason": self.reason,
             "exit_code": self.exit_code,
             "url": self.url,
-            "pid": self.pid,
-            "pids": self.pids(),
+            "pid": pids[0] if pids else None,
+            "pids": pids,
             "on_death": self._managed.on_death,
             **self._managed.details(),
             "log": None if self._managed.log_path is None else str(self._managed.log_path),
