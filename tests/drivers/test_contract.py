@@ -15,7 +15,7 @@ import pytest
 import channel
 from engine import IMAGE, Engine
 from hosts import USER, HostOf
-from tether import CondaEnv, Container, Process, RemoteProcess, Service, log, tcp
+from tether import CondaEnv, Container, Network, Process, RemoteProcess, Service, log, tcp
 from tether.life import registry
 from tether.linux import sockets
 from tether.testing import DriverContract, OutageContract
@@ -70,6 +70,16 @@ class TestContainer(OutageContract):
             yield
         finally:
             self.engine.start()
+
+
+class TestNetwork(TestContainer):
+    """A network that containers share."""
+
+    says = None  # type: ignore[assignment]
+
+    def make_spec(self, name: str) -> Network:  # type: ignore[override]
+        """A network."""
+        return Network(name, engine=self.engine.url)
 
 
 class TestCondaEnv(DriverContract):
@@ -165,5 +175,5 @@ class TestRemoteProcess(OutageContract):
 
 def test_every_kind_has_a_contract() -> None:
     """No driver is left out; a plugin's processes are no resources that can be started."""
-    tested = {"process", "container", "conda", "service", "ssh"}
+    tested = {"process", "container", "network", "conda", "service", "ssh"}
     assert tested | {"plugin"} == {entry.name for entry in metadata.entry_points(group=registry.GROUP)}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from tether.guard.launch import ShimChannel
 from tether.life import registry
@@ -21,7 +22,9 @@ __all__ = [
     "CanAdopt",
     "CanAttach",
     "CanCompare",
+    "CanCopy",
     "CanDiagnose",
+    "CanExecute",
     "CanLook",
     "CanPause",
     "Context",
@@ -37,6 +40,7 @@ __all__ = [
     "HasPlan",
     "HasPort",
     "HasStreams",
+    "HasStreamsApart",
     "HasTarget",
     "HasUrl",
 ]
@@ -184,6 +188,47 @@ class CanCompare(Protocol):
 
     def is_outdated(self, handle: Handle, spec: Any, progress: Progress) -> str:
         """Say why it is not; empty if it is, as far as is known."""
+        ...
+
+
+@runtime_checkable
+class CanCopy(Protocol):
+    """A driver whose resources have files of their own."""
+
+    def copy_in(self, handle: Handle, source: bytes | str | os.PathLike[str], path: str) -> None:
+        """Copy content, or a file or folder of this machine, to a path there."""
+        ...
+
+    def copy_out(self, handle: Handle, path: str, target: Path) -> None:
+        """Copy a file or folder there to a path of this machine."""
+        ...
+
+
+@runtime_checkable
+class CanExecute(Protocol):
+    """A driver that can execute further commands in its resources."""
+
+    def execute(
+        self,
+        handle: Handle,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        user: str | None,
+        workdir: str | None,
+        sent: bytes,
+        timeout_s: float | None,
+    ) -> tuple[int | None, bytes, bytes]:
+        """Execute a command with this input, and return its exit code, output and error output."""
+        ...
+
+
+@runtime_checkable
+class HasStreamsApart(Protocol):
+    """A driver that can tell what was written to standard output and what to standard error."""
+
+    def read_stream(self, handle: Handle, stream: Literal["stdout", "stderr"], lines: int | None) -> bytes:
+        """Return the last lines of one of the two, or all of it; also of one that has ended, as far as it was saved."""
         ...
 
 

@@ -103,7 +103,8 @@ class Owner:
     def _forget_old(self) -> None:
         """Remove what ended long ago: records, logs and receipts."""
         for tag in self._ledger.forget_old(time.time() - _REMEMBER_S):
-            for path in (logs.path(self.state_dir, tag), self.state_dir / "run" / f"{tag}.ended"):
+            saved = [*logs.path(self.state_dir, tag).parent.glob(f"{tag}.*")]
+            for path in (*saved, self.state_dir / "run" / f"{tag}.ended"):
                 path.unlink(missing_ok=True)
 
     def __repr__(self) -> str:

@@ -12,6 +12,10 @@ marks.py     by what a thing at an engine is known to be ours
 removal.py   removes what is ours
 members.py   which processes of this machine are a container's
 reach.py     how a container's port is reached
+output.py    what a container writes
+inside.py    what is done in one that runs
+streams.py   answers of an engine that go on for long
+network.py   networks that several share
 watch.py     hears from the engine, and looks
 held.py      what an owner's containers do
 driver.py    starts, finds, inspects, stops and destroys
@@ -20,6 +24,7 @@ driver.py    starts, finds, inspects, stops and destroys
 from __future__ import annotations
 
 from tether.drivers.container.driver import ContainerDriver
+from tether.drivers.container.network import Network, NetworkDriver
 from tether.drivers.container.spec import Container, ContainerRef, HealthCheck, Mount
 
-__all__ = ["Container", "ContainerDriver", "ContainerRef", "HealthCheck", "Mount"]
+__all__ = ["Container", "ContainerDriver", "ContainerRef", "HealthCheck", "Mount", "Network", "NetworkDriver"]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from tether.drivers import Context
-from tether.drivers.container import address, images, limits, making, marks, reach, removal, request
+from tether.drivers.container import address, images, inside, limits, making, marks, reach, removal, request, streams
 from tether.drivers.container.engine import Absent, Engine, Engines, Refused
 from tether.drivers.container.held import Held, Live, runs
 from tether.drivers.container.members import Members
+from tether.drivers.container.output import Output
 from tether.drivers.container.spec import Container, ContainerRef
 from tether.errors import DriverUnavailable, Gone, NotCreated, StartError
-from tether.ledger import logs, place
 from tether.life.machine import Ended
 from tether.life.probes import Target
 from tether.model import Finding, Handle, OnDeath, Progress, State, Status, Usage
@@ -25,7 +26,6 @@ from tether.protocol import PluginExecutionMode
 __all__ = ["ContainerDriver"]
 
 _VERSION = 1
-_SAVED_LINES = 10_000
 
 
 class ContainerDriver:
@@ -39,17 +39,28 @@ class ContainerDriver:
         self._engines = Engines()
         self._members = Members()
         self._held = Held(context.emit, self._remove_all)
+        self._output = Output(context.state_dir, self._engines, self._container)
+        self._attached: dict[str, streams.Attached] = {}
 
     def close(self) -> None:
         """Watch nothing any more, and close all connections; what runs goes on. See `tether.drivers.HasConnections`."""
         self._held.close()
+        while self._attached:
+            self._attached.popitem()[1].close()
         self._engines.close()
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
     def plan(self, spec: Container | ContainerRef, tag: str) -> Handle:
-        """Say which engine will have it, and what will be made for it: that is found there by label and name. See `HasPlan`."""
-        where = address.find(spec.engine).record()
+        """Say which engine will have it, and what will be made for it: that is found there by label and name. See `HasPlan`.
+
+        Raises:
+            NotCreated: it can't be said which engine is meant.
+        """
+        try:
+            where = address.find(spec.engine).record()
+        except DriverUnavailable as error:
+            raise NotCreated(f"cannot start {spec.name or tag}: {error}", resource=spec.name or tag) from error
         if isinstance(spec, ContainerRef):
             return Handle(self.kind, tag, {**where, "attached": True, "ref": spec.ref}, _VERSION)
         return Handle(self.kind, tag, {**where, "attached": False, **self._made_for(spec, tag)}, _VERSION)
@@ -108,15 +119,17 @@ class ContainerDriver:
 
     def _create(self, spec: Container, tag: str, engine: Engine, progress: Progress) -> Handle:
         labels = {marks.RESOURCE: tag, marks.OWNER: self._context.owner}
-        inside: list[int] = []
+        inside_port: list[int] = []
 
         def made(container: str, port: int) -> None:
             """From now on its end is of interest, and this method looks whether it has ended."""
-            inside.append(port)
+            inside_port.append(port)
             early = Handle(
                 self.kind, tag, {**engine.address.record(), "container": container, "attached": False}, _VERSION
             )
             self._held.add(Live(early, engine, container, starting=True))
+            if spec.stdin == "pipe":
+                self._attach_streams(tag, engine, container)
 
         name = marks.name_of(spec.name or spec.default_name, tag)
         making.make(spec, engine, name, labels, progress, made)
@@ -124,9 +137,9 @@ class ContainerDriver:
         seen = making.inspect_patiently(engine, container)
         port = None
         if spec.uses_port:
-            port = inside[0] if spec.network == "host" else reach.published(seen, inside[0])
+            port = inside_port[0] if spec.network == "host" else reach.published(seen, inside_port[0])
         data = {
-            **self._data(engine, seen, inside[0] if spec.uses_port else None, port),
+            **self._data(engine, seen, inside_port[0] if spec.uses_port else None, port),
             "attached": False,
             **self._made_for(spec, tag),
             **({"ports": {str(each): reach.published(seen, each) for each in spec.ports}} if spec.ports else {}),
@@ -134,6 +147,51 @@ class ContainerDriver:
         handle = Handle(self.kind, tag, data, _VERSION)
         self._held.started(Live(handle, engine, container, port))
         return handle
+
+    def _attach_streams(self, tag: str, engine: Engine, container: str) -> None:
+        """Before it runs, so that nothing of its output is missed."""
+        with engine.asked(limits.WORK_S) as client:
+            attached = streams.Attached(client, container)
+        earlier, self._attached[tag] = self._attached.get(tag), attached
+        if earlier is not None:
+            earlier.close()
+
+    def streams(self, handle: Handle) -> dict[str, Any]:
+        """Return the pipes to its standard input and from its standard output, if it was started with them."""
+        attached = self._attached.get(handle.tag)
+        return {} if attached is None else {"stdin": attached.stdin, "stdout": attached.stdout}
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def execute(
+        self,
+        handle: Handle,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        user: str | None,
+        workdir: str | None,
+        sent: bytes,
+        timeout_s: float | None,
+    ) -> tuple[int | None, bytes, bytes]:
+        """Execute a further command in it. See `CanExecute`."""
+        return inside.execute(
+            self._engines.of(handle.data),
+            *(self._container(handle), argv),
+            env=env,
+            user=user,
+            workdir=workdir,
+            sent=sent,
+            timeout_s=timeout_s,
+        )
+
+    def copy_in(self, handle: Handle, source: bytes | str | os.PathLike[str], path: str) -> None:
+        """Copy something to a path of it. See `CanCopy`."""
+        inside.copy_in(self._engines.of(handle.data), self._container(handle), source, path)
+
+    def copy_out(self, handle: Handle, path: str, target: Path) -> None:
+        """Copy something of it to a path of this machine. See `CanCopy`."""
+        inside.copy_out(self._engines.of(handle.data), self._container(handle), path, target)
 
     def _held_container(self, tag: str) -> str:
         live = self._held.get(tag)
@@ -278,35 +336,17 @@ class ContainerDriver:
 
     # -- output --------------------------------------------------------------------------------------------------------
 
-    def _saved(self, tag: str) -> Path:
-        return logs.path(self._context.state_dir, tag)
-
     def read_log(self, handle: Handle, lines: int | None) -> bytes:
         """Ask the engine; of one that has ended, read what was saved."""
-        container = handle.data.get("container")
-        saved = self._saved(handle.tag)
-        if saved.exists():
-            return logs.last_lines(saved.read_bytes(), lines)
-        if container is None:
-            return b""
-        try:
-            with self._engines.of(handle.data).asked() as client:
-                return bytes(client.logs(self._container(handle), tail="all" if lines is None else lines))
-        except Absent:
-            return b""
+        return self._output.read(handle, lines)
+
+    def read_stream(self, handle: Handle, stream: Literal["stdout", "stderr"], lines: int | None) -> bytes:
+        """The same, of one of its two streams. See `HasStreamsApart`."""
+        return self._output.read(handle, lines, stream)
 
     def follow_log(self, handle: Handle) -> Iterator[bytes]:
         """Yield what the engine passes on, until the container ends."""
-        if self._saved(handle.tag).exists():
-            return
-        with suppress(Absent), self._engines.of(handle.data).asked() as client:
-            yield from client.logs(self._container(handle), stream=True, follow=True, since=int(time.time()))
-
-    def _save_log(self, engine: Engine, tag: str, container: str) -> None:
-        with suppress(Exception), engine.asked() as client:
-            # Without its output it is removed all the same.
-            data = client.logs(container, tail=_SAVED_LINES)
-            place.write_private(self._saved(tag), data)
+        return self._output.follow(handle)
 
     # -- adoption ------------------------------------------------------------------------------------------------------
 
@@ -382,4 +422,4 @@ class ContainerDriver:
 
     def _remove_all(self, handle: Handle) -> None:
         engine = self._engines.of(handle.data)
-        removal.remove(engine, handle, lambda container: self._save_log(engine, handle.tag, container))
+        removal.remove(engine, handle, lambda container: self._output.save(engine, handle.tag, container))

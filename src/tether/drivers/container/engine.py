@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tether.drivers.container import limits
 from tether.drivers.container.address import Address, find, recorded
-from tether.errors import DriverUnavailable, Gone, require_extra
+from tether.errors import DriverUnavailable, Gone, TetherError, require_extra
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -69,6 +69,9 @@ class Engine:
 
         try:
             yield self._client(limit_s)
+        except TetherError:
+            # Ours already; one of them is a TimeoutError as well.
+            raise
         except errors.NotFound as error:
             raise Absent(f"container engine {self}: {reason(error)}") from error
         except errors.APIError as error:
@@ -132,7 +135,11 @@ class Engine:
         tls = self._tls()
         if tls and url.startswith("tcp://"):
             url = "https://" + url.removeprefix("tcp://")
-        return APIClient(base_url=url, version=version, timeout=limit_s, tls=tls)  # type: ignore[arg-type]
+        client = APIClient(base_url=url, version=version, timeout=limit_s, tls=tls)  # type: ignore[arg-type]
+        if tls:
+            # Else authorities that the environment names for other purposes would count instead of the engine's.
+            client.trust_env = False
+        return client
 
     def _tls(self) -> Any:
         folder = Path(self.address.certificates)

@@ -245,7 +245,12 @@ class Held:
 
     def _look(self, engine: Engine) -> None:
         """Look at all that is watched at an engine. Raises DriverUnavailable if it does not answer."""
-        watched = [live for live in self._at(engine) if not live.starting and not live.ending]
+        started = [live for live in self._at(engine) if not live.starting]
+        watched = [live for live in started if not live.ending]
+        if started and not watched:
+            # Whoever ends the others is to know whether the engine is there.
+            with engine.asked_for_lists() as client:
+                client.ping()
         unheard = False
         for live, state in self._seen(engine, [live for live in watched if live.ref is None], limits.LOOK_S):
             if state in ("running", "paused"):
@@ -258,6 +263,9 @@ class Held:
                 # A refusal for one says nothing of the others.
                 with suppress(Refused):
                     self._look_at_theirs(live, live.ref)
+        for live in started:
+            if live.ending:
+                self._emit(live, Reached())
         if unheard:
             self.watch(engine).listen_anew()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "FIRST_PAUSE_S",
     "GLANCE_S",
+    "LEAVE_S",
     "LONGEST_PAUSE_S",
     "LOOK_S",
     "PACE_S",
@@ -24,6 +25,9 @@ LOOK_S = 8.0
 
 WORK_S = 45.0
 """To create, start or remove something; to stop a container it has the grace besides."""
+
+LEAVE_S = 15.0
+"""To the containers of a network's owner, which end at the same time, before the network is taken from under them."""
 
 PULL_S = 120.0
 """To say the next word while an image is fetched."""

@@ -100,7 +100,7 @@ class _Adapter(UnixHTTPAdapter):
     def __init__(self, url: str, timeout_s: float) -> None:
         self._sshs = _Sshs(command(url))
         self._limit_s = timeout_s
-        super().__init__("http+unix:///")
+        super().__init__("http+unix:///behind-ssh")
 
     def get_connection(self, url: Any, proxies: Any = None) -> Any:
         with self.pools.lock:
@@ -116,6 +116,6 @@ class _Adapter(UnixHTTPAdapter):
 def client_by_ssh(url: str, timeout_s: float, version: str) -> APIClient:
     """Return a client of an engine behind ssh; no connection is made yet. Raises SpecError for what is no such address."""
     # Nothing goes out until the adapter is exchanged.
-    client = APIClient(base_url="unix:///", version=version, timeout=int(timeout_s))
+    client = APIClient(base_url="unix:///behind-ssh", version=version, timeout=int(timeout_s))
     client.mount("http+docker://", _Adapter(url, timeout_s))
     return client
