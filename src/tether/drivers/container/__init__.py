@@ -16,6 +16,7 @@ output.py    what a container writes
 inside.py    what is done in one that runs
 streams.py   answers of an engine that go on for long
 network.py   networks that several share
+orphans.py   what dead owners left, of which no ledger knows
 watch.py     hears from the engine, and looks
 held.py      what an owner's containers do
 driver.py    starts, finds, inspects, stops and destroys

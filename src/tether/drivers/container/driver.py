@@ -11,7 +11,19 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from tether.drivers import Context
-from tether.drivers.container import address, images, inside, limits, making, marks, reach, removal, request, streams
+from tether.drivers.container import (
+    address,
+    images,
+    inside,
+    limits,
+    making,
+    marks,
+    orphans,
+    reach,
+    removal,
+    request,
+    streams,
+)
 from tether.drivers.container.engine import Absent, Engine, Engines, Refused
 from tether.drivers.container.held import Held, Live, runs
 from tether.drivers.container.members import Members
@@ -118,7 +130,11 @@ class ContainerDriver:
         return handle
 
     def _create(self, spec: Container, tag: str, engine: Engine, progress: Progress) -> Handle:
-        labels = {marks.RESOURCE: tag, marks.OWNER: self._context.owner}
+        labels = {
+            marks.RESOURCE: tag,
+            marks.OWNER: self._context.owner,
+            marks.IDENTITY: orphans.owner_mark(self._context.state_dir),
+        }
         inside_port: list[int] = []
 
         def made(container: str, port: int) -> None:

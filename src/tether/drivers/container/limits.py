@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "EVENTS_S",
     "FIRST_PAUSE_S",
     "GLANCE_S",
     "LEAVE_S",
@@ -32,6 +33,9 @@ LEAVE_S = 15.0
 PULL_S = 120.0
 """To say the next word while an image is fetched."""
 
+EVENTS_S = 4.0
+"""To begin to tell events; where that takes longer, and all else is answered, it goes on without them."""
+
 SUBSCRIBE_S = 10.0
 """To answer at all, before something is started."""
 
@@ -45,6 +49,6 @@ FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
 """Between two attempts to reach an engine that is lost: the first pause, and what it grows to."""
 
-REMOVAL_ROUNDS = 5
+REMOVAL_ROUNDS = 8
 ROUND_PAUSE_S = 0.1
 """How often, and with which pauses, a removal is asked for before it is said to be refused; then it is tried again later."""

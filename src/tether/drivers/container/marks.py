@@ -15,13 +15,17 @@ from typing import Any
 from tether.drivers.container.engine import Engine
 from tether.model import Handle
 
-__all__ = ["OWNER", "RESOURCE", "Found", "find", "is_made_by_us", "name_of"]
+__all__ = ["IDENTITY", "OWNER", "RESOURCE", "Found", "find", "is_made_by_us", "name_of"]
 
 RESOURCE = "tether.resource"
 """The label with the tag, on containers, networks and volumes."""
 
 OWNER = "tether.owner"
 """The label with the owner's id."""
+
+
+IDENTITY = "tether.identity"
+"""The label that says who the owner is, and where its ledger is: for when that has gone."""
 
 
 def name_of(base: str, tag: str) -> str:

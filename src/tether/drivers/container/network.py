@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from tether.drivers import Context
-from tether.drivers.container import address, limits, marks, removal
+from tether.drivers.container import address, limits, marks, orphans, removal
 from tether.drivers.container.engine import Absent, Engine, Engines
 from tether.errors import DriverUnavailable, Gone, NotCreated, SpecError, StartError, require_extra
 from tether.life.machine import Ended
@@ -115,7 +115,11 @@ class NetworkDriver:
                     driver=spec.driver,
                     internal=spec.internal,
                     options=dict(spec.options) or None,
-                    labels={marks.RESOURCE: tag, marks.OWNER: self._context.owner},
+                    labels={
+                        marks.RESOURCE: tag,
+                        marks.OWNER: self._context.owner,
+                        marks.IDENTITY: orphans.owner_mark(self._context.state_dir),
+                    },
                 )["Id"]
         except (DriverUnavailable, Absent) as error:
             raise StartError(f"{failed}: {error}", resource=spec.name or tag) from error

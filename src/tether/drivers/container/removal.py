@@ -29,7 +29,7 @@ def remove(engine: Engine, handle: Handle, before: Callable[[str], None]) -> Non
     refused: Refused | None = None
     for round_ in range(limits.REMOVAL_ROUNDS):
         if round_:
-            time.sleep(limits.ROUND_PAUSE_S if refused is None else limits.ROUND_PAUSE_S * round_)
+            time.sleep(limits.ROUND_PAUSE_S if refused is None else limits.ROUND_PAUSE_S * min(round_, 4))
         try:
             found = marks.find(engine, handle)
         except Refused as error:

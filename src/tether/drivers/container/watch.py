@@ -119,6 +119,10 @@ class Watch:
                 continue
             except DriverUnavailable as error:
                 said = str(error)
+                if self._answers():
+                    # What stands in front of it holds the stream up, as some do that buffer.
+                    self._go_on_without_events(said)
+                    continue
             except Exception as error:
                 # What the client's library raises when a connection is closed under it.
                 said = f"container engine {self._engine}: {type(error).__name__}: {error}"
@@ -135,7 +139,7 @@ class Watch:
 
     def _hear(self) -> None:
         """Hear events until the engine closes the connection. Raises DriverUnavailable."""
-        limit_s = limits.SUBSCRIBE_S
+        limit_s = limits.EVENTS_S
         with self._engine.asked(limit_s) as client, streams.events(client, limit_s) as (lines, stream):
             # Answered at once, before anything happens; from now on it may be silent for long.
             stream.settimeout(None)
@@ -150,6 +154,15 @@ class Watch:
                     return
                 if line:
                     self._tell(self._happened, json.loads(line))
+
+    def _answers(self) -> bool:
+        """Whether the engine answers a question, if not with events."""
+        try:
+            with self._engine.asked(limits.EVENTS_S) as client:
+                client.ping()
+        except (DriverUnavailable, Absent) as error:
+            return isinstance(error, Refused | Absent)
+        return True
 
     def _go_on_without_events(self, why: str) -> None:
         with self._changed:
