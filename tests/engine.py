@@ -73,6 +73,16 @@ class Engine:
             self.process = None
             self.client.close()
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop it by a signal: it takes connections, and answers nothing."""
+        pid = int((self.folder / "docker.pid").read_text())
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
     def labelled(self) -> list[str]:
         """Return the names of all containers, networks and volumes with a tether label."""
         client = self.client

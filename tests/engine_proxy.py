@@ -23,6 +23,7 @@ class Rule:
         delay_s: how long it is held up before that.
         drop: whether the connection is closed without an answer.
         times: how often it happens; a negative number for always.
+        skips: so many requests that match pass before that.
     """
 
     pattern: str
@@ -30,6 +31,7 @@ class Rule:
     delay_s: float = 0.0
     drop: bool = False
     times: int = 1
+    skips: int = 0
     hits: int = field(default=0, init=False)
 
 
@@ -153,7 +155,10 @@ class Proxy:
         with self._lock:
             self.seen.append(said)
             rule = next((r for r in self._rules if r.times != r.hits and re.search(r.pattern, said)), None)
-            if rule is not None:
+            if rule is not None and rule.skips:
+                rule.skips -= 1
+                rule = None
+            elif rule is not None:
                 rule.hits += 1
         self._thawed.wait()
         if rule is not None:

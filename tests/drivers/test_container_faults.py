@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -337,3 +338,49 @@ def test_a_frozen_engine_is_lost_and_found(owner: Owner, proxy: Proxy) -> None:
         box.usage()
     proxy.thaw()
     eventually(lambda: box.state is State.READY, 20)
+
+
+# -- whatever happens to a call ------------------------------------------------------------------------------------------------
+
+
+def live_and_end(owner: Owner, proxy: Proxy) -> str:
+    """Start a server with everything, end it, and say what came of it."""
+    spec = run("exec httpd -f -p {port} -h /bin", engine=proxy.url, ready=tcp(), network="own", mounts={"/data": None})
+    try:
+        resource = owner.start(spec)
+    except StartError as error:
+        return str(error)
+    try:
+        resource.stop()
+    except DriverUnavailable:
+        resource.wait(timeout=30)
+    return resource.state.value
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("fault", [{"status": 500}, {"status": 404}, {"drop": True}], ids=["500", "404", "drop"])
+def test_a_fault_in_any_call_leaves_nothing_and_hangs_nobody(
+    owner: Owner, proxy: Proxy, engine: Engine, fault: dict[str, Any]
+) -> None:
+    """Each request of a whole life fails once, in its turn. Slow: as many lives as there are requests in one."""
+    asked = len(proxy.seen)
+    assert live_and_end(owner, proxy) == "gone"
+    lines = [line for line in proxy.seen[asked:] if "/events" not in line]
+    for number in range(len(lines)):
+        proxy.on("^(?!.*/events)", skips=number, **fault)
+        began = time.monotonic()
+        said = live_and_end(owner, proxy)
+        proxy.forget_rules()
+        assert time.monotonic() - began < 40, (lines[number], said)
+        eventually(lambda: engine.labelled() == [], 35, what=f"{lines[number]} {fault}: {said}")
+    eventually(lambda: owner.resources == [], 40)
+
+
+@pytest.mark.slow
+def test_fifty_at_once(owner: Owner, engine: Engine) -> None:
+    """Started side by side, each heard to end with its own code. Slow: fifty containers."""
+    with ThreadPoolExecutor(10) as pool:
+        jobs = list(pool.map(lambda n: owner.start(run(f"exit {n}", name=f"job{n}")), range(50)))
+    assert [job.wait(timeout=60) for job in jobs] == list(range(50))
+    eventually(lambda: engine.labelled() == [], 30)

@@ -410,3 +410,53 @@ def test_aliases_need_a_network_that_has_names() -> None:
         Container(IMAGE, aliases=["db"])
     with pytest.raises(SpecError):
         Container(IMAGE, network=object())
+
+
+# -- an app that is in a container itself ------------------------------------------------------------------------------------------
+
+
+BESIDE = """
+import sys
+from tether import Owner, Container, StartError, http
+owner = Owner("beside", state_dir=sys.argv[1])
+serve = ["httpd", "-f", "-p", "{port}", "-h", "/bin"]
+try:
+    web = owner.start(Container(sys.argv[2], serve, network=sys.argv[3], init=True, ready=http("/busybox", timeout=20)))
+    print("ready", web.url)
+except StartError as error:
+    print(error)
+quiet = owner.start(Container(sys.argv[2], serve, network=sys.argv[3], name="quiet", init=True))
+print("unreachable" in quiet.details)
+owner.shutdown(grace=1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_app_in_a_container_beside_its_engine(
+    runner: Runner, engine: Engine, private_state: Path, tmp_path: Path, *, shared: bool
+) -> None:
+    """In one network with it, the container's own address is used; else it is said what can't be reached. Slow: three containers."""
+    network = engine.client.networks.create("shared-with-app")
+    app = engine.client.containers.run(
+        IMAGE, ["sleep", "100"], detach=True, network="shared-with-app" if shared else "none", init=True
+    )
+    try:
+        app.reload()
+        # The app's own container, as far as an app can see it: network, host name, and the file that engines make.
+        inside = f'mount -t tmpfs tmpfs /run && touch /run/.containerenv && hostname {str(app.id)[:12]} && exec "$@"'
+        enter = ["nsenter", "-t", str(app.attrs["State"]["Pid"]), "-n", "unshare", "-m", "-u", "sh", "-c", inside, "sh"]
+        command = [*enter, *runner.command, "-c", BESIDE, str(private_state), IMAGE, "shared-with-app"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stderr
+        if shared:
+            assert done.stdout.startswith("ready http://172."), done.stdout
+            assert done.stdout.endswith("False\n")
+        else:
+            assert "this app runs in a container itself" in done.stdout, done.stdout
+            assert "--network host" in done.stdout
+            assert done.stdout.endswith("True\n")
+        assert engine.labelled() == []
+    finally:
+        app.remove(force=True)
+        network.remove()

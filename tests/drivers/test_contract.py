@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from typing import ClassVar
 
@@ -61,6 +61,29 @@ class TestContainer(OutageContract):
     def leftovers(self) -> list[str]:
         """What has a label, as the client of Docker's own library sees it."""
         return self.engine.labelled() if self.engine.process is not None else []
+
+    @contextmanager
+    def impostor(self, tag: str) -> Iterator[Callable[[], bool]]:
+        """A container of the user's, of an image that was committed from the resource's."""
+        labels = {"tether.resource": tag, "tether.owner": "anybody"}
+        client = self.engine.client
+        users = client.containers.run(
+            IMAGE, ["sleep", "100"], detach=True, labels=labels, volumes=["/precious"], name="users-of-contract"
+        )
+        (mount,) = users.attrs["Mounts"]
+
+        def is_there() -> bool:
+            users.reload()
+            return bool(users.status == "running" and client.volumes.get(mount["Name"]))
+
+        try:
+            yield is_there
+        finally:
+            users.remove(force=True, v=True)
+
+    def silence(self) -> AbstractContextManager[None]:
+        """Freeze the engine."""
+        return self.engine.frozen()
 
     @contextmanager
     def outage(self) -> Iterator[None]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from tether.drivers import Context
 from tether.drivers.container import (
     address,
     images,
-    inside,
     limits,
     making,
     marks,
@@ -26,6 +23,7 @@ from tether.drivers.container import (
 )
 from tether.drivers.container.engine import Absent, Engine, Engines, Refused
 from tether.drivers.container.held import Held, Live, runs
+from tether.drivers.container.inside import Inside
 from tether.drivers.container.members import Members
 from tether.drivers.container.output import Output
 from tether.drivers.container.spec import Container, ContainerRef
@@ -40,7 +38,7 @@ __all__ = ["ContainerDriver"]
 _VERSION = 1
 
 
-class ContainerDriver:
+class ContainerDriver(Inside):
     """See `tether.drivers.Driver`. The handle has the engine's address, the container's id, its ports, and what was made for it."""
 
     kind: ClassVar[str] = "container"
@@ -48,7 +46,7 @@ class ContainerDriver:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._engines = Engines()
+        super().__init__(Engines())
         self._members = Members()
         self._held = Held(context.emit, self._remove_all)
         self._output = Output(context.state_dir, self._engines, self._container)
@@ -158,6 +156,7 @@ class ContainerDriver:
             **self._data(engine, seen, inside_port[0] if spec.uses_port else None, port),
             "attached": False,
             **self._made_for(spec, tag),
+            **self._beside(spec, engine, seen, inside_port[0] if spec.uses_port else None, progress),
             **({"ports": {str(each): reach.published(seen, each) for each in spec.ports}} if spec.ports else {}),
         }
         handle = Handle(self.kind, tag, data, _VERSION)
@@ -177,43 +176,23 @@ class ContainerDriver:
         attached = self._attached.get(handle.tag)
         return {} if attached is None else {"stdin": attached.stdin, "stdout": attached.stdout}
 
-    # -- inside --------------------------------------------------------------------------------------------------------
-
-    def execute(
-        self,
-        handle: Handle,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        user: str | None,
-        workdir: str | None,
-        sent: bytes,
-        timeout_s: float | None,
-    ) -> tuple[int | None, bytes, bytes]:
-        """Execute a further command in it. See `CanExecute`."""
-        return inside.execute(
-            self._engines.of(handle.data),
-            *(self._container(handle), argv),
-            env=env,
-            user=user,
-            workdir=workdir,
-            sent=sent,
-            timeout_s=timeout_s,
-        )
-
-    def copy_in(self, handle: Handle, source: bytes | str | os.PathLike[str], path: str) -> None:
-        """Copy something to a path of it. See `CanCopy`."""
-        inside.copy_in(self._engines.of(handle.data), self._container(handle), source, path)
-
-    def copy_out(self, handle: Handle, path: str, target: Path) -> None:
-        """Copy something of it to a path of this machine. See `CanCopy`."""
-        inside.copy_out(self._engines.of(handle.data), self._container(handle), path, target)
-
     def _held_container(self, tag: str) -> str:
         live = self._held.get(tag)
         if live is None:
             raise DriverUnavailable("its owner was shut down while it was being started")
         return live.container
+
+    @staticmethod
+    def _beside(
+        spec: Container, engine: Engine, seen: dict[str, Any], inside_port: int | None, progress: Progress
+    ) -> dict[str, Any]:
+        """Say how it is reached from an app that is in a container itself. Raises StartError if it would be probed in vain."""
+        how = reach.beside(engine, seen, inside_port)
+        if how.why_not:
+            if spec.ready is not None and spec.ready.kind in ("http", "tcp"):
+                raise StartError(f"cannot start {spec.name or spec.image}: {how.why_not}", resource=spec.name or "")
+            progress(f"can't be reached from here: {how.why_not}")
+        return {**({"host": how.host} if how.host else {}), **({"unreachable": how.why_not} if how.why_not else {})}
 
     @staticmethod
     def _data(engine: Engine, seen: dict[str, Any], inside: int | None, port: int | None) -> dict[str, Any]:
@@ -298,6 +277,13 @@ class ContainerDriver:
         live = self._held.get(handle.tag)
         return handle.data.get("port") if live is None or live.starting else live.port
 
+    def url(self, handle: Handle) -> str | None:
+        """Return where it answers: at a port of this machine, or at its own address where this app is in a container beside it."""
+        data, port = handle.data, self.port(handle)
+        if data.get("host"):
+            return f"http://{data['host']}:{data['inside']}"
+        return None if port is None else f"http://127.0.0.1:{port}"
+
     def details(self, handle: Handle) -> dict[str, Any]:
         """Return its id, image, ports and engine, and when it was last seen."""
         data, live = handle.data, self._held.get(handle.tag)
@@ -308,6 +294,8 @@ class ContainerDriver:
         }
         if data.get("ports"):
             shown["ports"] = {int(inside): outside for inside, outside in data["ports"].items()}
+        if data.get("unreachable"):
+            shown["unreachable"] = data["unreachable"]
         if live is not None:
             age = time.monotonic() - live.seen
             shown["seen_s"] = round(age, 1)
@@ -321,8 +309,10 @@ class ContainerDriver:
 
     def target(self, handle: Handle) -> Target:
         """Probe HTTP as users do, and TCP at the container itself: an engine's proxy accepts what nobody answers."""
+        host = handle.data.get("host")
         return Target(
-            port=self.port(handle),
+            host=host or "127.0.0.1",
+            port=handle.data["inside"] if host else self.port(handle),
             direct=reach.proved(handle.data.get("direct"), self._engines.of(handle.data)),
             log=lambda: self.read_log(handle, None),
             health=lambda: self._health(handle),

@@ -15,35 +15,98 @@ from pathlib import Path
 from typing import Any
 
 from tether.drivers.container import limits, request, streams
-from tether.drivers.container.engine import Absent, Engine
+from tether.drivers.container.engine import Absent, Engine, Engines
 from tether.errors import DeadlineExceeded, DriverUnavailable, NotFound
+from tether.model import Handle
 
-__all__ = ["copy_in", "copy_out", "execute"]
+__all__ = ["Inside"]
 
 
-def execute(
+class Inside:
+    """What a driver of containers can do in those that run. See `CanExecute` and `CanCopy`.
+
+    Args:
+        engines: those that it talks to.
+    """
+
+    def __init__(self, engines: Engines) -> None:
+        self._engines = engines
+
+    def _container(self, handle: Handle) -> str:
+        """Return the id of a handle's container."""
+        return str(handle.data["container"])
+
+    def execute(
+        self,
+        handle: Handle,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        user: str | None,
+        workdir: str | None,
+        sent: bytes,
+        timeout_s: float | None,
+    ) -> tuple[int | None, bytes, bytes]:
+        """Execute a command in a container, and return its exit code and what it wrote.
+
+        Raises:
+            DeadlineExceeded: it goes on after the time limit; nothing was done about it.
+            DriverUnavailable: the engine does not answer, or refuses.
+            Gone: the container has gone.
+        """
+        asked = {"environment": dict(env), "user": user or "", "workdir": workdir}
+        return _execute(self._engines.of(handle.data), self._container(handle), argv, asked, sent, timeout_s)
+
+    def copy_in(self, handle: Handle, source: bytes | str | os.PathLike[str], path: str) -> None:
+        """Copy a file or folder of this machine, or content, to a path of a container.
+
+        Raises:
+            OSError: it can't be read here.
+            DriverUnavailable: the engine does not answer, or refuses.
+            Gone: the container has gone.
+        """
+        packed = request.archive(source, path.strip("/"))
+        with self._engines.of(handle.data).asked(limits.WORK_S) as client:
+            client.put_archive(self._container(handle), "/", packed)
+
+    def copy_out(self, handle: Handle, path: str, target: Path) -> None:
+        """Copy a file or folder of a container to a path of this machine; a folder that is there is added to.
+
+        Raises:
+            NotFound: there is nothing at that path.
+            OSError: it can't be written here.
+            DriverUnavailable: the engine does not answer, or refuses; or what it sends is no archive of one file or folder.
+        """
+        engine = self._engines.of(handle.data)
+        try:
+            with engine.asked(limits.WORK_S) as client, tempfile.TemporaryFile() as packed:
+                chunks, _ = client.get_archive(self._container(handle), path)
+                for chunk in chunks:
+                    packed.write(chunk)
+                packed.seek(0)
+                _unpack(packed, target)
+        except Absent as error:
+            raise NotFound(f"there is no {path} in resource {handle.tag}: {error}") from error
+        except tarfile.TarError as error:
+            raise DriverUnavailable(f"container engine {engine} sent no sound archive of {path}: {error}") from error
+
+
+def _execute(
     engine: Engine,
     container: str,
     argv: Sequence[str],
-    *,
-    env: Mapping[str, str],
-    user: str | None,
-    workdir: str | None,
+    asked: Mapping[str, Any],
     sent: bytes,
     timeout_s: float | None,
 ) -> tuple[int | None, bytes, bytes]:
-    """Execute a command in a container, and return its exit code and what it wrote.
-
-    Raises:
-        DeadlineExceeded: it goes on after the time limit; nothing was done about it.
-        DriverUnavailable: the engine does not answer, or refuses.
-        Absent: the container has gone.
-    """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     with engine.asked(limits.WORK_S) as client:
-        made = client.exec_create(
-            container, list(argv), stdin=bool(sent), environment=dict(env), user=user or "", workdir=workdir
-        )["Id"]
+        made = client.exec_create(container, list(argv), stdin=bool(sent), **asked)["Id"]
+        if sent and engine.address.certificates:
+            raise DriverUnavailable(
+                f"container engine {engine} can't be told where the input of {argv[0]} ends: TLS has no way to say it; "
+                "use ssh:// or a socket, or copy the input in as a file"
+            )
         stream: Any = client.exec_start(made, socket=True)
         attached: socket.socket = getattr(stream, "_sock", stream)
         output = {streams.STDOUT: bytearray(), streams.STDERR: bytearray()}
@@ -71,7 +134,7 @@ def _send(attached: socket.socket, sent: bytes) -> None:
     with suppress(OSError):
         if sent:
             attached.sendall(sent)
-            attached.shutdown(socket.SHUT_WR)
+            streams.end_input(attached)
 
 
 def _read(attached: socket.socket, size: int, deadline: float | None) -> bytes:
@@ -90,40 +153,6 @@ def _read(attached: socket.socket, size: int, deadline: float | None) -> bytes:
             break
         data += chunk
     return data
-
-
-def copy_in(engine: Engine, container: str, source: bytes | str | os.PathLike[str], path: str) -> None:
-    """Copy a file or folder of this machine, or content, to a path of a container.
-
-    Raises:
-        OSError: it can't be read here.
-        DriverUnavailable: the engine does not answer, or refuses.
-        Absent: the container has gone.
-    """
-    packed = request.archive(source, path.strip("/"))
-    with engine.asked(limits.WORK_S) as client:
-        client.put_archive(container, "/", packed)
-
-
-def copy_out(engine: Engine, container: str, path: str, target: Path) -> None:
-    """Copy a file or folder of a container to a path of this machine, which must not be there yet, or be a file.
-
-    Raises:
-        NotFound: there is nothing at that path.
-        OSError: it can't be written here.
-        DriverUnavailable: the engine does not answer, or refuses; or what it sends is no archive of one file or folder.
-    """
-    try:
-        with engine.asked(limits.WORK_S) as client, tempfile.TemporaryFile() as packed:
-            chunks, _ = client.get_archive(container, path)
-            for chunk in chunks:
-                packed.write(chunk)
-            packed.seek(0)
-            _unpack(packed, target)
-    except Absent as error:
-        raise NotFound(f"there is no {path} in container {container[:12]}: {error}") from error
-    except tarfile.TarError as error:
-        raise DriverUnavailable(f"container engine {engine} sent no sound archive of {path}: {error}") from error
 
 
 def _unpack(packed: Any, target: Path) -> None:

@@ -6,13 +6,14 @@ import io
 import json
 import os
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-__all__ = ["STDERR", "STDOUT", "Attached", "Stdin", "events", "frames", "socket_of"]
+__all__ = ["STDERR", "STDOUT", "Attached", "Stdin", "end_input", "events", "frames", "socket_of"]
 
 _GOING_S = 1.0
 
@@ -62,6 +63,13 @@ def frames(read: Callable[[int], bytes]) -> Iterator[tuple[int, bytes]]:
             return
 
 
+def end_input(attached: socket.socket) -> None:
+    """Say that nothing more comes, while the other direction stays open. TLS has no way to say that, so there it is not said."""
+    if not isinstance(attached, ssl.SSLSocket):
+        with suppress(OSError):
+            attached.shutdown(socket.SHUT_WR)
+
+
 class Stdin(io.RawIOBase):
     """The pipe to a container's standard input. To close it is an end of file there; its output still comes.
 
@@ -90,8 +98,7 @@ class Stdin(io.RawIOBase):
     def close(self) -> None:
         """Say that nothing more comes."""
         if not self.closed:
-            with suppress(OSError):
-                self._socket.shutdown(socket.SHUT_WR)
+            end_input(self._socket)
         super().close()
 
 

@@ -119,7 +119,7 @@ class Watch:
                 continue
             except DriverUnavailable as error:
                 said = str(error)
-                if self._answers():
+                if self._stream is None and self._answers():
                     # What stands in front of it holds the stream up, as some do that buffer.
                     self._go_on_without_events(said)
                     continue
