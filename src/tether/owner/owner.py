@@ -24,7 +24,7 @@ from tether.ledger import place
 from tether.ledger.proof import Proof
 from tether.ledger.store import EventRow, Ledger, ResourceRow
 from tether.ledger.writer import Writer
-from tether.life.driver import Context, HasGuard
+from tether.life.driver import CanCompare, Context, HasGuard
 from tether.life.machine import Event
 from tether.life.managed import Managed, new_id
 from tether.life.supervisor import Supervisor
@@ -43,6 +43,7 @@ __all__ = ["Owner"]
 _log = logging.getLogger("tether")
 
 _ORDER_PATIENCE_S = 0.5
+_LOOK_S = 2.0
 
 _owners: weakref.WeakSet[Owner] = weakref.WeakSet()
 
@@ -240,7 +241,11 @@ class Owner(Answering):
         """Adopt what an earlier owner of this name kept from an equal spec; stop it if the spec has changed."""
         fingerprint = spec.fingerprint(place.key(self.state_dir))
         for row in self._kept(name):
-            if row.state is State.READY and row.spec.get("fingerprint") == fingerprint:
+            if (
+                row.state is State.READY
+                and row.spec.get("fingerprint") == fingerprint
+                and not self._is_outdated(row, spec, progress)
+            ):
                 managed = self._supervisor.adopt(row, spec)
                 if not managed.state.is_final:
                     progress(f"adopted {name}")
@@ -249,11 +254,17 @@ class Owner(Answering):
                         held(adopted)
                     return adopted
             else:
-                progress(f"{name} was kept from another spec, stopping it")
+                progress(f"{name} was kept from another spec or image, stopping it")
                 managed = self._supervisor.adopt(row, _recorded(row))
                 self._supervisor.stop(managed, "its spec has changed")
         started = self._supervisor.start(spec, "keep", progress, fingerprint, self._holding(held))
         return Resource(self._supervisor, started)
+
+    def _is_outdated(self, row: ResourceRow, spec: Spec, progress: Progress) -> bool:
+        driver = self._supervisor.drivers.of(row.kind)
+        if row.handle is None or not isinstance(driver, CanCompare):
+            return False
+        return bool(driver.is_outdated(row.handle, spec, progress))
 
     def _kept(self, name: str, *, ended: bool = False) -> list[ResourceRow]:
         """Return what earlier owners of this name kept under ``name``, whose process has gone or let go in order."""
@@ -313,8 +324,10 @@ class Owner(Answering):
     def status(self) -> dict[str, Any]:
         """Return one snapshot of all that this owner has, ready for JSON and without secrets.
 
-        A plugin that raises is reported in its place under ``error``.
+        A plugin that raises is reported in its place under ``error``. Services elsewhere are looked at once, side by side, for at
+        most two seconds; of what is not known by then it is said under ``unknown``, with its age.
         """
+        self._supervisor.drivers.look(_LOOK_S)
         plugins = self._roster.status()
         resources = [resource.info() for resource in self.resources]
         pids = [pid for each in [*resources, *plugins] for pid in each["pids"]]
