@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
@@ -179,12 +179,12 @@ class Resource:
         pair = handle.data.get("main") if handle is not None else None
         return None if handle is None or pair is None else Identity(handle.data["boot"], *pair)
 
-    def inside(self, argv: Sequence[str]) -> list[str]:
-        """Return the command that runs ``argv`` in it, activated. Raises SpecError if it is no environment."""
+    def inside(self, argv: Sequence[str], env: Mapping[str, str | None] | None = None) -> list[str]:
+        """Return the command that runs ``argv`` in it, activated, with ``env`` on top. Raises SpecError if it is no environment."""
         driver, handle = self._managed.driver, self._managed.handle
         if handle is None or not isinstance(driver, HasInside):
             raise SpecError(f"nothing can run in {self.name}: it is of kind {self.kind}, which is no environment")
-        return driver.inside(handle, argv)
+        return driver.inside(handle, argv, env)
 
     def resume(self) -> None:
         """Continue it, should a signal have stopped it (SIGCONT). What has ended, or can't be stopped, is left alone."""

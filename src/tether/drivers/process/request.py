@@ -61,7 +61,7 @@ def build(
     cwd = os.getcwdb() if spec.cwd is None else os.fsencode(os.path.abspath(spec.cwd))
     words = [str(argument) for argument in spec.argv]
     if spec.env_in is not None and isinstance(spec.env_in, Inside):
-        words = spec.env_in.inside(words)
+        words = spec.env_in.inside(words, spec.env)
     argv = [os.fsencode(put_port(word, port)) for word in words]
     env = _environment(spec, tag, port)
     return {
