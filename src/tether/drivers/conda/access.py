@@ -7,13 +7,23 @@ and an environment is the same whatever token it was fetched with.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tether.life.addresses import bare, find, hide, secrets_in
 
-__all__ = ["Access"]
+__all__ = ["Access", "without_secrets"]
+
+_IN_CHANNEL = re.compile(r"(?P<channel>[^\s\[]*://\S*?)::(?P<name>[A-Za-z0-9_.-]+)(?P<rest>.*)", re.DOTALL)
+_PACKAGE_FILE = re.compile(r"/[^/]+\.(conda|tar\.bz2|whl)$")
+
+
+def without_secrets(spec: str) -> str:
+    """Return the spec of a package, such as ``CHANNEL::NAME``, a URL, or ``NAME[url=...]``, with bare addresses."""
+    found = _IN_CHANNEL.fullmatch(spec)
+    return hide(spec) if found is None else f"{hide(found['channel'])}::{found['name']}{hide(found['rest'])}"
 
 
 class Access:
@@ -32,24 +42,25 @@ class Access:
         self._logins: list[tuple[str, str, str]] = []
         for text in texts:
             self.secrets += secrets_in(text)
-            for address in find(text):
-                # What stands behind :: is the name of a package in the channel.
-                channel, separator, name = address.rpartition("::")
-                self._add(channel if separator and "/" not in name and "]" not in name else address)
+            found = _IN_CHANNEL.fullmatch(text)
+            for address in find(text if found is None else f"{found['channel']} {found['rest']}"):
+                self._add(address)
 
     def _add(self, address: str) -> None:
         """Remember how an address is to be asked, if it differs from what is shown."""
-        real, known = address.rstrip("/"), bare(address).rstrip("/")
-        parts = urlsplit(real)
+        parts = urlsplit(address)
+        # A mirror is one of a folder, so of a package it is that of the folder that the package lies in.
+        parts = parts._replace(path=_PACKAGE_FILE.sub("", parts.path).rstrip("/"), fragment="")
+        known = bare(parts.geturl())
         login, separator, _ = parts.netloc.rpartition("@")
         if separator:
             user, _, password = login.partition(":")
             encoded = base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
             self.secrets.append(encoded)
             self._logins.append((parts.hostname or "", parts.path, f"Basic {encoded}"))
-            real = real.replace(f"{login}@", "", 1)
-        if real != known:
-            self._mirrors[known] = [real]
+            parts = parts._replace(netloc=parts.netloc.rpartition("@")[2])
+        if parts.geturl() != known:
+            self._mirrors[known] = [parts.geturl()]
 
     def client(self) -> Any:
         """Return the client for rattler; None for its own, where nothing is secret."""

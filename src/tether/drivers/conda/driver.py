@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tether.drivers import Context
-from tether.drivers.conda import activation, folder, locks, making, named, python_packages, soundness
-from tether.drivers.conda.access import Access
+from tether.drivers.conda import activation, cache, folder, locks, making, named, python_packages, soundness
+from tether.drivers.conda.access import Access, without_secrets
 from tether.drivers.conda.folder import Mark
 from tether.drivers.conda.lockfile import Locked
 from tether.drivers.conda.spec import CondaEnv
@@ -144,7 +144,8 @@ class CondaDriver:
             prefix.mkdir(parents=True, exist_ok=True)
             folder.begin(prefix, handle.tag)
             faults.point("start.making")
-            making.run(making.install(locked, prefix, self._folder, access, progress, copies=spec.ephemeral))
+            with locks.shared(cache.packages_lock(self._folder)):
+                making.run(making.install(locked, prefix, self._folder, access, progress, copies=spec.ephemeral))
             if locked.pypi:
                 python_packages.install(locked.pypi, prefix, lock_fd, progress)
             faults.point("start.making")
@@ -347,5 +348,9 @@ def _request(spec: CondaEnv) -> str:
     if spec.lock is not None:
         asked += [hashlib.sha256(Path(spec.lock).read_bytes()).hexdigest(), spec.environment]
     else:
-        asked += [sorted(map(hide, spec.packages)), list(map(hide, spec.channels)), making.virtual_packages()]
+        asked += [
+            sorted(map(without_secrets, spec.packages)),
+            list(map(hide, spec.channels)),
+            making.virtual_packages(),
+        ]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

@@ -32,6 +32,7 @@ __all__ = [
     "made_from",
     "mark_of",
     "remove",
+    "remove_tree",
 ]
 
 _QUIET_S = 0.2
@@ -139,6 +140,15 @@ def remove(prefix: Path, tag: str) -> None:
     (prefix / BEGUN).unlink(missing_ok=True)
     with suppress(FileNotFoundError):
         Path(os.path.realpath(prefix)).rmdir()
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder that has no marks, read-only folders in it as well. Raises OSError."""
+    try:
+        shutil.rmtree(path, onerror=_ignore_absent)
+    except PermissionError:
+        _open_up(path)
+        shutil.rmtree(path, onerror=_ignore_absent)
 
 
 def _empty(prefix: Path) -> None:

@@ -18,7 +18,7 @@ from tether.errors import StartError
 from tether.ledger import place
 from tether.model import Progress
 
-__all__ = ["beside", "is_held", "locked", "locked_if_free", "share"]
+__all__ = ["beside", "is_held", "locked", "locked_if_free", "share", "shared"]
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -88,6 +88,19 @@ def locked(path: Path, progress: Progress) -> Iterator[int]:
         yield fd
     finally:
         _let_go(fd, path)
+
+
+@contextmanager
+def shared(path: Path) -> Iterator[None]:
+    """Hold a lock together with others, waiting for who has it alone. Raises as `locked`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = None
+    while fd is None:
+        fd = _take(path, fcntl.LOCK_SH)
+    try:
+        yield
+    finally:
+        os.close(fd)
 
 
 @contextmanager

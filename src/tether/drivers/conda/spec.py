@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tether.drivers.conda.access import without_secrets
 from tether.errors import SpecError, require_extra
 from tether.life.addresses import hide
 from tether.model import OnDeath, Ready
@@ -102,7 +103,7 @@ class CondaEnv(SpecBase):
     @property
     def default_name(self) -> str:
         """The first package, or the folder."""
-        first = hide(self.packages[0]) if self.packages else Path(self.prefix or self.lock or "env").name
+        first = without_secrets(self.packages[0]) if self.packages else Path(self.prefix or self.lock or "env").name
         if "://" in first:
             first = first.rpartition("/")[2].rpartition("::")[2]
         return "".join(character if character.isalnum() else "-" for character in first).strip("-") or "env"
@@ -115,7 +116,7 @@ class CondaEnv(SpecBase):
     def record(self) -> dict[str, Any]:
         """Return what goes into the ledger; of addresses, not what may be a secret in them."""
         return {
-            "packages": [hide(each) for each in self.packages],
+            "packages": [without_secrets(each) for each in self.packages],
             "channels": [hide(each) for each in self.channels],
             "environment": self.environment,
             "platform": self.platform,
