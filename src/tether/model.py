@@ -237,8 +237,8 @@ class Inside(Protocol):
         """Its name."""
         ...
 
-    def inside(self, argv: Sequence[str]) -> list[str]:
-        """Return the command that runs ``argv`` in it. Raises SpecError if nothing can run in it."""
+    def inside(self, argv: Sequence[str], env: Mapping[str, str | None] | None = None) -> list[str]:
+        """Return the command that runs ``argv`` in it, with ``env`` on top. Raises SpecError if nothing can run in it."""
         ...
 
 

@@ -337,8 +337,8 @@ class HasDetails(Protocol):
 class HasInside(Protocol):
     """A driver whose resources are environments that commands run in."""
 
-    def inside(self, handle: Handle, argv: Sequence[str]) -> list[str]:
-        """Return the command that runs ``argv`` in it."""
+    def inside(self, handle: Handle, argv: Sequence[str], env: Mapping[str, str | None] | None = None) -> list[str]:
+        """Return the command that runs ``argv`` in it, with the variables ``env`` on top of this process's own."""
         ...
 
 

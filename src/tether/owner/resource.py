@@ -206,12 +206,12 @@ class Resource:
         pair = handle.data.get("main") if handle is not None and here else None
         return None if handle is None or pair is None else Identity(handle.data["boot"], *pair[:2])
 
-    def inside(self, argv: Sequence[str]) -> list[str]:
-        """Return the command that runs ``argv`` in it, activated. Raises SpecError if it is no environment."""
+    def inside(self, argv: Sequence[str], env: Mapping[str, str | None] | None = None) -> list[str]:
+        """Return the command that runs ``argv`` in it, activated, with ``env`` on top. Raises SpecError if it is no environment."""
         driver, handle = self._managed.driver, self._managed.handle
         if handle is None or not isinstance(driver, HasInside):
             raise SpecError(f"nothing can run in {self.name}: it is of kind {self.kind}, which is no environment")
-        return driver.inside(handle, argv)
+        return driver.inside(handle, argv, env)
 
     def exec(
         self,

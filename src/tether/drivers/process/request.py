@@ -154,7 +154,7 @@ def build(
     cwd = None if spec.cwd is None else os.path.abspath(os.fsencode(spec.cwd))
     words = [str(argument) for argument in spec.argv]
     if spec.env_in is not None and isinstance(spec.env_in, Inside):
-        words = spec.env_in.inside(words)
+        words = spec.env_in.inside(words, spec.env)
     argv = [os.fsencode(put_port(word, port)) for word in words]
     env = _environment(spec, tag, port)
     program = os.fsencode(spec.executable) if spec.executable is not None else argv[0]
