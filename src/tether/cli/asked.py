@@ -29,10 +29,15 @@ Options:
   --name NAME    what it is called in 'tether ps'; the program's name by default
   --grace S      seconds from SIGTERM to the end by force (10)
   --port [PORT]  replace {port} in the arguments by PORT, or by a free port
+  --with-parent, --without-parent
+                 whether it ends with the process that started it; by default
+                 where standard input is a pipe, a socket or a file, as a client
+                 gives it to a server
   -h, --help     show this and exit
 
-The exit code is the command's, 128 plus the number for a signal, 127 if there
-is no such program, 126 if it may not be executed, 125 if tether itself failed."""
+It ends as the command does, with its exit code or by its signal; with 127 if
+there is no such program, 126 if it may not be executed, and 125 if tether
+itself failed."""
 
 
 class Asked:
@@ -42,6 +47,7 @@ class Asked:
         command: the program and its arguments, verbatim.
         name: what it is to be called; None to have it made from the program's.
         grace_s: seconds from the polite signal to the end by force.
+        with_parent: whether it is to end with the process that started it; None for where it looks like a client's.
         port: what ``{port}`` stands for, 0 for a free one; None if it stands for itself.
     """
 
@@ -50,6 +56,7 @@ class Asked:
         self.name: str | None = None
         self.grace_s = _GRACE_S
         self.port: int | None = None
+        self.with_parent: bool | None = None
 
 
 def read(argv: Sequence[str]) -> Asked:
@@ -76,6 +83,8 @@ def _option(asked: Asked, word: str, rest: list[str]) -> None:
     if option == "--port":
         given = value if equals else rest.pop(0) if rest and rest[0].isdecimal() else str(_FREE)
         asked.port = _port(given)
+    elif word in ("--with-parent", "--without-parent"):
+        asked.with_parent = word == "--with-parent"
     elif option not in ("--name", "--grace"):
         _refuse(f"there is no option {word}; options of the command follow it, or --")
     elif not equals and not rest:

@@ -98,7 +98,7 @@ complete -c tether -n __tether_runs -a '(__tether_complete; __fish_complete_subc
 _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 _OPTIONS = {
-    "run": "--name --grace --port --help",
+    "run": "--name --grace --port --with-parent --without-parent --help",
     "ps": "--all --wide --quiet --filter --watch --json --help",
     "tree": "--wide --json --help",
     "logs": "--follow --tail --since --timestamps --help",

@@ -187,8 +187,8 @@ def restart(argv: Sequence[str]) -> int:
     """Restart resources. Only their owner can: it alone has the values of their environment."""
     parser = Parser(
         "restart",
-        "Have the owners of resources restart them; returns when they are ready. Only a living owner can: values of environments are "
-        "on no record.",
+        "Have the owners of resources restart them; returns when they are ready. Only a living owner can: the values of "
+        "environments are on no record.",
     )
     parser.names("+")
     given = parser.read(argv)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from tether.life import registry
 
@@ -23,8 +24,12 @@ if TYPE_CHECKING:
 __all__ = [
     "CanAdopt",
     "CanAttach",
+    "CanCompare",
+    "CanCopy",
     "CanDiagnose",
+    "CanExecute",
     "CanInsist",
+    "CanLook",
     "CanPause",
     "CanSignal",
     "Context",
@@ -34,13 +39,16 @@ __all__ = [
     "HasDetails",
     "HasGuard",
     "HasInside",
+    "HasLine",
     "HasLog",
     "HasMarks",
     "HasOutput",
+    "HasPids",
     "HasPlan",
     "HasPort",
     "HasReserve",
     "HasStreams",
+    "HasStreamsApart",
     "HasTarget",
     "HasUrl",
 ]
@@ -146,6 +154,16 @@ class Drivers:
                 self._made[kind] = registry.driver_class(kind)(self._context)
             return self._made[kind]
 
+    def look(self, within_s: float) -> None:
+        """Have those that can look at all their resources at once, side by side, and return in time."""
+        with self._lock:
+            looks = [driver.look for driver in self._made.values() if isinstance(driver, CanLook)]
+        threads = [threading.Thread(target=look, args=(within_s,), name="tether-look", daemon=True) for look in looks]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(within_s)
+
     def close(self) -> None:
         """Close the connections of those that keep any; what they started goes on."""
         for driver in self._made.values():
@@ -171,6 +189,74 @@ class CanAdopt(Protocol):
 
     def receipt(self, handle: Handle) -> Ended | None:
         """Return how a resource ended while nobody owned it; None if that is not known."""
+        ...
+
+
+@runtime_checkable
+class CanCompare(Protocol):
+    """A driver that can tell whether what was kept is still what an equal spec would start."""
+
+    def is_outdated(self, handle: Handle, spec: Any, progress: Progress) -> str:
+        """Say why it is not; empty if it is, as far as is known."""
+        ...
+
+
+@runtime_checkable
+class CanCopy(Protocol):
+    """A driver whose resources have files of their own."""
+
+    def copy_in(self, handle: Handle, source: bytes | str | os.PathLike[str], path: str) -> None:
+        """Copy content, or a file or folder of this machine, to a path there."""
+        ...
+
+    def copy_out(self, handle: Handle, path: str, target: Path) -> None:
+        """Copy a file or folder there to a path of this machine."""
+        ...
+
+
+@runtime_checkable
+class CanExecute(Protocol):
+    """A driver that can execute further commands in its resources."""
+
+    def execute(
+        self,
+        handle: Handle,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        user: str | None,
+        workdir: str | None,
+        sent: bytes,
+        timeout_s: float | None,
+    ) -> tuple[int | None, bytes, bytes]:
+        """Execute a command with this input, and return its exit code, output and error output."""
+        ...
+
+
+@runtime_checkable
+class HasStreamsApart(Protocol):
+    """A driver that can tell what was written to standard output and what to standard error."""
+
+    def read_stream(self, handle: Handle, stream: Literal["stdout", "stderr"], lines: int | None) -> bytes:
+        """Return the last lines of one of the two, or all of it; also of one that has ended, as far as it was saved."""
+        ...
+
+
+@runtime_checkable
+class CanLook(Protocol):
+    """A driver that can look at all its resources at once."""
+
+    def look(self, within_s: float) -> None:
+        """Look, for `HasDetails`; what is not seen in time is said there as unknown, with its age. Never raises for that."""
+        ...
+
+
+@runtime_checkable
+class HasPids(Protocol):
+    """A driver that knows the processes of its resources without asking their service."""
+
+    def pids(self, handle: Handle) -> tuple[int, ...]:
+        """Return the live processes on this machine."""
         ...
 
 
@@ -254,8 +340,8 @@ class HasDetails(Protocol):
 class HasInside(Protocol):
     """A driver whose resources are environments that commands run in."""
 
-    def inside(self, handle: Handle, argv: Sequence[str]) -> list[str]:
-        """Return the command that runs ``argv`` in it."""
+    def inside(self, handle: Handle, argv: Sequence[str], env: Mapping[str, str | None] | None = None) -> list[str]:
+        """Return the command that runs ``argv`` in it, with the variables ``env`` on top of this process's own."""
         ...
 
 
@@ -304,6 +390,15 @@ class CanSignal(Protocol):
 
     def signal(self, handle: Handle, signum: int, to: str) -> None:
         """Signal its command ("main"), that with its process group ("group"), or every process ("tree")."""
+        ...
+
+
+@runtime_checkable
+class HasLine(Protocol):
+    """A driver whose resources are reached by a line that another program may take over, by execve(2)."""
+
+    def line(self, handle: Handle) -> int | None:
+        """Return its descriptor; None if this process does not hold it."""
         ...
 
 

@@ -76,6 +76,7 @@ class Managed:
         self._log_of: Callable[[Handle], Path | None] | None = getattr(driver, "log_path", None)
         # Where there can be none, nobody is asked: that may be another host, which may take long to answer.
         self._has_pids: bool = getattr(driver, "has_pids", True)
+        self._pids_of: Callable[[Handle], tuple[int, ...]] | None = getattr(driver, "pids", None)
         self._url_of: Callable[[Handle], str | None] | None = getattr(driver, "url", None)
 
     @property
@@ -133,6 +134,8 @@ class Managed:
         """Its live processes on this machine; of one that is lost, none can be seen."""
         if self.handle is None or self.state.is_final or self.state is State.LOST or not self._has_pids:
             return ()
+        if self._pids_of is not None:
+            return self._pids_of(self.handle)
         try:
             return self.driver.inspect(self.handle).pids
         except DriverUnavailable:
@@ -150,7 +153,7 @@ class Managed:
             log_tail = self.log(_TAIL_LINES)
         except TetherError as error:
             log_tail = f"(can't be read: {error})"
-        reason = self.life.reason or describe_exit(self.life.exit_code)
+        reason = self.life.doomed or self.life.reason or describe_exit(self.life.exit_code)
         return StartError(
             f"cannot start {self.name}: {reason}; nothing of it is left running",
             resource=self.name,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 import time
 import weakref
@@ -25,16 +24,17 @@ from tether.ledger import place
 from tether.ledger.proof import Proof
 from tether.ledger.store import EventRow, Ledger, ResourceRow
 from tether.ledger.writer import Writer
-from tether.life.driver import Context, HasGuard
+from tether.life.driver import CanCompare, Context, HasGuard
 from tether.life.machine import Event
 from tether.life.managed import Managed, new_id
 from tether.life.supervisor import Supervisor
-from tether.linux import identity
+from tether.linux import identity, proc
 from tether.model import Inside, OnDeath, Progress, Recorded, Spec, State, Terminal, check_name
 from tether.notices import Notice, Telemetry
 from tether.owner import door as doors
 from tether.owner import marking, show, shutdown
 from tether.owner.answering import Answering
+from tether.owner.handover import hand_over
 from tether.owner.resource import Resource
 from tether.owner.roster import Held, Roster
 from tether.spec import Process
@@ -44,6 +44,7 @@ __all__ = ["Owner"]
 _log = logging.getLogger("tether")
 
 _ORDER_PATIENCE_S = 0.5
+_LOOK_S = 2.0
 
 _owners: weakref.WeakSet[Owner] = weakref.WeakSet()
 
@@ -161,18 +162,25 @@ class Owner(Answering):
             terminal=lambda: self._terminal,
         )
 
-    def share_terminal(self) -> None:
+    def share_terminal(self, *, mask: int = 0) -> None:
         """Have commands share the terminal, session and process group of this process, as a shell's do; before the first start.
 
         Without this each command leads a session of its own, which no terminal's Ctrl-C or hang-up reaches.
+
+        Args:
+            mask: the signals that commands have blocked, a bit each, the lowest for signal 1.
         """
-        ignored = tuple(
-            int(signum)
-            for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
-            if signal.getsignal(signum) == signal.SIG_IGN
-        )
         self._guard.shares_terminal = True
-        self._terminal = Terminal(os.getpgrp(), ignored)
+        self._terminal = Terminal(os.getpgrp(), tuple(proc.ignored_signals()), mask)
+
+    def hand_over(self, resource: Resource, *, grace_s: float, parent: int | None = None) -> None:
+        """Have the guard take this process's place, as ``tether run`` does. See `tether.owner.handover`."""
+        managed = self._supervisor.by_name(resource.name)
+        if managed is None:
+            return None
+        # What takes over has no values of environments, and restarts nothing.
+        self._door.close()
+        return hand_over(managed, self._guard, self._record, self._proof, grace_s=grace_s, parent=parent)
 
     def _note(self, what: str, detail: str) -> None:
         self._record.add_event(self.id, None, self.name, what, detail)
@@ -246,7 +254,11 @@ class Owner(Answering):
         """Adopt what an earlier owner of this name kept from an equal spec; stop it if the spec has changed."""
         fingerprint = spec.fingerprint(place.key(self.state_dir))
         for row in self._kept(name):
-            if row.state is State.READY and row.spec.get("fingerprint") == fingerprint:
+            if (
+                row.state is State.READY
+                and row.spec.get("fingerprint") == fingerprint
+                and not self._is_outdated(row, spec, progress)
+            ):
                 managed = self._supervisor.adopt(row, spec)
                 if not managed.state.is_final:
                     progress(f"adopted {name}")
@@ -255,11 +267,17 @@ class Owner(Answering):
                         held(adopted)
                     return adopted
             else:
-                progress(f"{name} was kept from another spec, stopping it")
+                progress(f"{name} was kept from another spec or image, stopping it")
                 managed = self._supervisor.adopt(row, _recorded(row))
                 self._supervisor.stop(managed, "its spec has changed")
         started = self._supervisor.start(spec, "keep", progress, fingerprint, self._holding(held))
         return Resource(self._supervisor, started)
+
+    def _is_outdated(self, row: ResourceRow, spec: Spec, progress: Progress) -> bool:
+        driver = self._supervisor.drivers.of(row.kind)
+        if row.handle is None or not isinstance(driver, CanCompare):
+            return False
+        return bool(driver.is_outdated(row.handle, spec, progress))
 
     def _kept(self, name: str, *, ended: bool = False) -> list[ResourceRow]:
         """Return what earlier owners of this name kept under ``name``, whose process has gone or let go in order."""
@@ -319,8 +337,10 @@ class Owner(Answering):
     def status(self) -> dict[str, Any]:
         """Return one snapshot of all that this owner has, ready for JSON and without secrets.
 
-        A plugin that raises is reported in its place under ``error``.
+        A plugin that raises is reported in its place under ``error``. Services elsewhere are looked at once, side by side, for at
+        most two seconds; of what is not known by then it is said under ``unknown``, with its age.
         """
+        self._supervisor.drivers.look(_LOOK_S)
         plugins = self._roster.status()
         resources = [resource.info() for resource in self.resources]
         pids = [pid for each in [*resources, *plugins] for pid in each["pids"]]

@@ -287,6 +287,11 @@ class ProcessDriver:
         held = self._held.get(handle.tag)
         return held.streams if held else {}
 
+    def line(self, handle: Handle) -> int | None:
+        """Return the descriptor of the socket to its shim; None if this process does not hold it."""
+        held = self._held.get(handle.tag)
+        return None if held is None else held.channel.socket.fileno()
+
     # -- adoption ------------------------------------------------------------------------------------------------------
 
     def adopt(self, handle: Handle, fence: int) -> int | None:
