@@ -10,7 +10,6 @@ import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 from tether.errors import SpecError, TetherError
@@ -122,6 +121,9 @@ def _http(ready: Ready, target: Target) -> str:
     missing = _listens(target)
     if missing:
         return missing
+    # With what it needs it takes longer to import than all of the rest, and most owners probe nothing by HTTP.
+    from http.client import HTTPConnection, HTTPException
+
     connection = HTTPConnection(target.host, target.port, timeout=_ONE_TRY_S)
     try:
         connection.request("GET", ready.target)

@@ -19,6 +19,7 @@ GROUP = "tether.drivers"
 BUILT_IN = {
     "conda": "tether.drivers.conda:CondaDriver",
     "container": "tether.drivers.container:ContainerDriver",
+    "network": "tether.drivers.container:NetworkDriver",
     "plugin": "tether.drivers.plugin:PluginDriver",
     "process": "tether.drivers.process:ProcessDriver",
     "service": "tether.drivers.service:ServiceDriver",
