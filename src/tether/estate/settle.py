@@ -19,7 +19,7 @@ from tether.errors import LedgerError, TetherError
 from tether.estate import strays
 from tether.ledger.store import Ledger, OwnerRow, ResourceRow
 from tether.life import registry
-from tether.life.driver import CanAdopt, CanAttach, Context, Driver, Drivers, HasGuard, HasPlan
+from tether.life.driver import CanAdopt, CanAttach, Context, Driver, Drivers, HasGuard, HasPlan, HasRemains
 from tether.linux import cgroup, faults, identity
 from tether.model import Handle, Identity, State
 
@@ -167,7 +167,14 @@ class _Settling:
             if row.on_death == "stop":
                 driver.stop(handle, float(row.spec.get("stop_grace", 0.0)))
             driver.destroy(handle)
-        return self._outcome(row, "ended", "its owner died; seen to be gone after that")
+        return self._with_remains(row, driver, "ended", "its owner died; seen to be gone after that")
+
+    def _with_remains(self, row: ResourceRow, driver: Driver, what: What, detail: str) -> Outcome:
+        """What nobody here could end is never called gone."""
+        left = driver.remains(row.handle) if row.handle is not None and isinstance(driver, HasRemains) else ""
+        if left:
+            self._final[row.id] = State.FAILED
+        return self._outcome(row, what, f"{detail}; {left}" if left else detail)
 
     def _pass_over(self, row: ResourceRow, kept_too: bool) -> Outcome:
         """What is at an engine or a host is not for a sweep that must not wait."""
@@ -205,7 +212,7 @@ class _Settling:
         handle = row.handle or Handle(row.kind, row.id, {})
         left = driver.receipt(handle) if isinstance(driver, CanAdopt) and not isinstance(driver, HasPlan) else None
         if left is None:
-            return self._outcome(row, "already gone", "nothing of it was found")
+            return self._with_remains(row, driver, "already gone", "nothing of it was found")
         self._exit_codes[row.id] = left.exit_code
         if not left.asked and left.exit_code != 0:
             self._final[row.id] = State.FAILED

@@ -33,6 +33,7 @@ __all__ = [
     "HasOutput",
     "HasPlan",
     "HasPort",
+    "HasRemains",
     "HasStreams",
     "HasTarget",
     "HasUrl",
@@ -260,6 +261,15 @@ class HasPlan(Protocol):
 
     def plan(self, spec: Any, tag: str) -> Handle:
         """Return by what the resource will be found. Creates nothing and talks to nobody."""
+        ...
+
+
+@runtime_checkable
+class HasRemains(Protocol):
+    """A driver of which something may be left that nobody but the owner that died could end."""
+
+    def remains(self, handle: Handle) -> str:
+        """Say what that is, and where; empty if there is nothing."""
         ...
 
 

@@ -87,6 +87,7 @@ class Roster:
                 path = asking.path_of(self._state_dir, self._owner)
                 self._attendant = Attendant(chosen, path, self._look_at_all, self._answer)
         self._record(registered)
+        self._remote_due = 0.0
         self._attendant.wake()
         return True
 
@@ -200,11 +201,14 @@ class Roster:
             "remote": registered.look_at_remote,
         }
         errors = []
+        before = registered.remote
         for key, ask in asked.items():
             try:
                 status[key] = ask()
             except PluginError as error:
                 errors.append(str(error))
+        if registered.remote != before:
+            self._record(registered)
         if registered.trouble:
             errors.append(f"plugin {registered.name}: {registered.trouble}")
         status["error"] = "; ".join(dict.fromkeys(errors)) or None
