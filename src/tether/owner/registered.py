@@ -46,6 +46,7 @@ class Registered:
         seen: pid and start time of the processes that were seen to be its own, and live.
         remote: what it rents, as it said last; None if nothing.
         trouble: what was wrong when it was last asked; empty if nothing was.
+        over: whether its end is on record, so that a look that was still on its way records nothing more.
     """
 
     def __init__(self, plugin: Any, name: str, tag: str, owner: str, held: Callable[[], Held] = Held) -> None:
@@ -60,6 +61,7 @@ class Registered:
         self.seen: set[tuple[int, int]] = set()
         self.remote: dict[str, Any] | None = None
         self.trouble = ""
+        self.over = False
         self._owner = owner
         self._held = held
         self._mode = ""

@@ -56,6 +56,7 @@ class Roster:
         self._held = held
         self._state_dir = state_dir
         self._lock = threading.Lock()
+        self._record_lock = threading.Lock()
         self._registered: list[Registered] = []
         self._attendant: Attendant | None = None
         self._remote_due = 0.0
@@ -125,7 +126,9 @@ class Roster:
             "remote": _on_record(registered.remote),
         }
         url = (registered.remote or {}).get("endpoint_url")
-        with suppress(TetherError):
+        with self._record_lock, suppress(TetherError):
+            if registered.over:
+                return
             self._ledger.write(
                 registered.tag,
                 1,
@@ -136,7 +139,8 @@ class Roster:
             )
 
     def _end_record(self, registered: Registered, why: str, state: State = State.GONE) -> None:
-        with suppress(TetherError):
+        with self._record_lock, suppress(TetherError):
+            registered.over = True
             what = "gone" if state is State.GONE else "cleanup failed"
             self._ledger.write(registered.tag, 1, state, [(what, why)], reason=why)
 
