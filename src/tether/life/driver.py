@@ -46,6 +46,7 @@ __all__ = [
     "HasPids",
     "HasPlan",
     "HasPort",
+    "HasRemains",
     "HasReserve",
     "HasStreams",
     "HasStreamsApart",
@@ -399,6 +400,13 @@ class HasLine(Protocol):
 
     def line(self, handle: Handle) -> int | None:
         """Return its descriptor; None if this process does not hold it."""
+
+
+class HasRemains(Protocol):
+    """A driver of which something may be left that nobody but the owner that died could end."""
+
+    def remains(self, handle: Handle) -> str:
+        """Say what that is, and where; empty if there is nothing."""
         ...
 
 

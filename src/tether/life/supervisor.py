@@ -258,6 +258,7 @@ class Supervisor:
         """Record that it is there, and hear what was quicker than that."""
         with managed.condition:
             managed.handle = handle
+            managed.take_streams()
             ready = managed.spec.ready is None and managed.state is State.PENDING
             self._carry_out(managed, self.apply(managed, Created(), *([Probed()] if ready else [])))
             for event in managed.early:

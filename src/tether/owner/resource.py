@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, cast
 
 from tether.errors import Gone, SpecError
-from tether.life.driver import CanCopy, CanExecute, CanPause, HasInside, HasStreams, HasStreamsApart
+from tether.life.driver import CanCopy, CanExecute, CanPause, HasInside, HasStreamsApart
 from tether.life.managed import Managed
 from tether.life.supervisor import Supervisor
 from tether.model import Handle, Identity, OnDeath, State, Usage
@@ -152,10 +152,9 @@ class Resource:
         return self._managed.details()
 
     def _stream(self, name: str) -> Any:
-        managed = self._managed
-        if managed.handle is None or not isinstance(managed.driver, HasStreams):
-            return None
-        return managed.driver.streams(managed.handle).get(name)
+        return self._managed.streams.get(name)
+
+    # The pipes are this resource's until they are closed: also after it has ended, as with `subprocess.Popen`.
 
     @property
     def stdin(self) -> BinaryIO | None:

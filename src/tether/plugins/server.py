@@ -56,9 +56,9 @@ class ProcessOptions:
 
     cwd: str | os.PathLike[str] | None = None
     umask: int | None = None
-    stdin: Literal["null", "inherit", "pipe"] | None = None
+    stdin: Literal["null", "inherit", "pipe"] | int | os.PathLike[str] | BinaryIO | None = None
     stdout: Stream | None = None
-    stderr: Stream | None = None
+    stderr: Stream | Literal["stdout"] | None = None
     pass_fds: Sequence[int] | None = None
     port: int | None = None
     ready: Ready | None = None
@@ -67,6 +67,22 @@ class ProcessOptions:
     on_death: OnDeath | None = None
     keep_for: float | None = None
     needs: Sequence[str] | None = None
+    clear_env: bool | None = None
+    executable: str | os.PathLike[str] | None = None
+    terminal: Literal["own", "share", "pty"] | None = None
+    process_group: int | None = None
+    stop: Sequence[tuple[str | int, float]] | None = None
+    stop_again: bool | None = None
+    ends: Literal["tree", "main"] | None = None
+    user: str | int | None = None
+    group: str | int | None = None
+    extra_groups: Sequence[str | int] | None = None
+    rlimits: Mapping[int, tuple[int, int]] | None = None
+    nice: int | None = None
+    affinity: Sequence[int] | None = None
+    oom_score_adj: int | None = None
+    memory: int | None = None
+    cpus: float | None = None
 
     def over(self, process: Process) -> Process:
         """Return ``process`` with what was given here. Raises SpecError."""
