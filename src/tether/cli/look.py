@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tether.cli.records import Entry, Records
     from tether.ledger.rows import ResourceRow
-    from tether.life.driver import Drivers
+    from tether.life.drivers import Drivers
 
     _Answer = TypeVar("_Answer")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tether.ledger.rows import OwnerRow, ResourceRow
     from tether.ledger.store import Ledger
-    from tether.life.driver import Drivers
+    from tether.life.drivers import Drivers
 
 __all__ = ["Entry", "Records", "state_dir"]
 
@@ -98,7 +98,8 @@ class Records:
     @cached_property
     def drivers(self) -> Drivers:
         """Drivers that own nothing, but can look and end; each is imported when its kind is met."""
-        from tether.life.driver import Context, Drivers
+        from tether.life.driver import Context
+        from tether.life.drivers import Drivers
 
         text.in_own_words()
         return Drivers(Context(self.state_dir))

@@ -18,7 +18,6 @@ from tether.life.driver import (
     CanSignal,
     Context,
     Driver,
-    Drivers,
     HasConnections,
     HasDetails,
     HasGuard,
@@ -36,6 +35,7 @@ from tether.life.driver import (
     HasTarget,
     HasUrl,
 )
+from tether.life.drivers import Drivers
 from tether.life.registry import register
 
 __all__ = [

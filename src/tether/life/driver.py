@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
-
-from tether.life import registry
 
 if TYPE_CHECKING:
     # The command line looks through drivers, and must start in no time: what only types need is not imported.
@@ -34,7 +31,6 @@ __all__ = [
     "CanSignal",
     "Context",
     "Driver",
-    "Drivers",
     "HasConnections",
     "HasDetails",
     "HasGuard",
@@ -134,42 +130,6 @@ class Driver(Protocol):
     def usage(self, handle: Handle) -> Usage:
         """Say what the resource uses now."""
         ...
-
-
-class Drivers:
-    """The drivers of one owner, sweep or command: each made when its kind is first met.
-
-    Args:
-        context: what they may use.
-    """
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._lock = threading.Lock()
-        self._made: dict[str, Driver] = {}
-
-    def of(self, kind: str) -> Driver:
-        """Return the driver of a kind. Raises DriverUnavailable."""
-        with self._lock:
-            if kind not in self._made:
-                self._made[kind] = registry.driver_class(kind)(self._context)
-            return self._made[kind]
-
-    def look(self, within_s: float) -> None:
-        """Have those that can look at all their resources at once, side by side, and return in time."""
-        with self._lock:
-            looks = [driver.look for driver in self._made.values() if isinstance(driver, CanLook)]
-        threads = [threading.Thread(target=look, args=(within_s,), name="tether-look", daemon=True) for look in looks]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(within_s)
-
-    def close(self) -> None:
-        """Close the connections of those that keep any; what they started goes on."""
-        for driver in self._made.values():
-            if isinstance(driver, HasConnections):
-                driver.close()
 
 
 @runtime_checkable
@@ -402,6 +362,7 @@ class HasLine(Protocol):
         """Return its descriptor; None if this process does not hold it."""
 
 
+@runtime_checkable
 class HasRemains(Protocol):
     """A driver of which something may be left that nobody but the owner that died could end."""
 

@@ -25,7 +25,8 @@ from tether.life import machine as lifecycle
 from tether.life import outside, readiness
 from tether.life.clock import Clock, SystemClock
 from tether.life.creation import Creation
-from tether.life.driver import CanAdopt, CanInsist, Context, Driver, Drivers
+from tether.life.driver import CanAdopt, CanInsist, Context, Driver
+from tether.life.drivers import Drivers
 from tether.life.machine import (
     Adopted,
     AskedOutside,
@@ -54,7 +55,6 @@ __all__ = ["Supervisor"]
 _log = logging.getLogger("tether")
 
 _CREATION_S = 30.0
-_GUARD_TRIES = 3
 
 
 class Supervisor:

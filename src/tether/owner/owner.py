@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,12 +27,14 @@ from tether.life.machine import Event
 from tether.life.managed import Managed, new_id
 from tether.life.supervisor import Supervisor
 from tether.linux import identity, proc
-from tether.model import Inside, OnDeath, Progress, Recorded, Spec, State, Terminal, check_name
+from tether.model import Inside, OnDeath, Progress, Spec, State, Terminal, check_name
 from tether.notices import Notice, Telemetry
 from tether.owner import door as doors
-from tether.owner import marking, show, shutdown
+from tether.owner import marking, show
 from tether.owner.answering import Answering
+from tether.owner.ending import stop_all
 from tether.owner.handover import hand_over
+from tether.owner.kept import recorded
 from tether.owner.resource import Resource
 from tether.owner.roster import Held, Roster
 from tether.spec import Process
@@ -43,7 +43,6 @@ __all__ = ["Owner"]
 
 _log = logging.getLogger("tether")
 
-_ORDER_PATIENCE_S = 0.5
 _LOOK_S = 2.0
 
 _owners: weakref.WeakSet[Owner] = weakref.WeakSet()
@@ -268,7 +267,7 @@ class Owner(Answering):
                     return adopted
             else:
                 progress(f"{name} was kept from another spec or image, stopping it")
-                managed = self._supervisor.adopt(row, _recorded(row))
+                managed = self._supervisor.adopt(row, recorded(row))
                 self._supervisor.stop(managed, "its spec has changed")
         started = self._supervisor.start(spec, "keep", progress, fingerprint, self._holding(held))
         return Resource(self._supervisor, started)
@@ -304,7 +303,7 @@ class Owner(Answering):
         """
         self._check_usable()
         for row in self._kept(name, ended=True):
-            return Resource(self._supervisor, self._supervisor.adopt(row, _recorded(row)))
+            return Resource(self._supervisor, self._supervisor.adopt(row, recorded(row)))
         raise NotFound(
             f"no earlier owner {self.name} kept a resource {name} in {self.state_dir}; start it, with on_death='keep'"
         )
@@ -385,7 +384,7 @@ class Owner(Answering):
                 return
             self._closed = True
         errors = self._roster.clean_up()
-        errors += self._stop_all([m for m in self._supervisor.live() if m.on_death != "keep"], grace)
+        errors += stop_all(self._supervisor, [m for m in self._supervisor.live() if m.on_death != "keep"], grace)
         marking.unmark(self.id)
         errors += stray.see_to(self.id, self.strays, self._ledger, self.state_dir, self._note)
         if not errors:
@@ -407,32 +406,6 @@ class Owner(Answering):
         if errors:
             raise ExceptionGroup(f"owner {self.name} could not end everything; the rest stays on record", errors)
 
-    def _stop_all(self, resources: list[Managed], grace: float | None) -> list[Exception]:
-        waits = shutdown.order(
-            {managed.name: managed.spec.needs for managed in resources},
-            {managed.name: getattr(getattr(managed.spec, "env_in", None), "name", None) for managed in resources},
-        )
-        ended = {managed.name: threading.Event() for managed in resources}
-
-        def stop(managed: Managed) -> Exception | None:
-            patience = time.monotonic() + _ORDER_PATIENCE_S
-            for name in waits[managed.name].must:
-                ended[name].wait()
-            for name in waits[managed.name].may:
-                ended[name].wait(max(0.0, patience - time.monotonic()))
-            try:
-                self._supervisor.stop(managed, "its owner shuts down", grace=grace)
-            except Exception as error:
-                return error
-            finally:
-                ended[managed.name].set()
-            return None
-
-        if not resources:
-            return []
-        with ThreadPoolExecutor(len(resources), thread_name_prefix="tether-stop") as pool:
-            return [error for error in pool.map(stop, reversed(resources)) if error is not None]
-
     def release_in_fork(self) -> None:
         """In a fork of the owner: let go of everything, without ending anything."""
         self._closed = True
@@ -453,18 +426,6 @@ def _sweep_later(state_dir: Path) -> None:
             ledger.close()
     except (TetherError, OSError) as error:
         _log.warning("what dead owners left at engines and hosts is not settled yet: %s", error)
-
-
-def _recorded(row: ResourceRow) -> Recorded:
-    return Recorded(
-        kind=row.kind,
-        name=row.name,
-        recorded=row.spec,
-        on_death="keep",
-        keep_for=row.keep_for,
-        stop_grace=float(row.spec.get("stop_grace", 10.0)),
-        stays_up=bool(row.spec.get("stays_up", False)),
-    )
 
 
 def _release_all_in_fork() -> None:

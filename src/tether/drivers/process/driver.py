@@ -29,8 +29,7 @@ from tether.spec import Process
 
 __all__ = ["ProcessDriver"]
 
-_TICK_HZ = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICK_HZ, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 _STUCK_S = 10.0
 _MEETING_S = 5.0
 _VERSION = 2
