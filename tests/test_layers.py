@@ -15,7 +15,7 @@ from support import Runner
 SOURCE = Path(tether.__file__).parent
 
 LAYERS = [
-    {"errors", "model", "spec", "protocol"},
+    {"errors", "model", "redaction", "spec", "protocol"},
     {"linux", "ledger", "notices"},
     {"guard"},
     {"life"},
