@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Literal
 
 from tether.errors import SpecError
 from tether.model import Inside, OnDeath, Ready, Spec, check_name
+from tether.redaction import redact, redact_text
 
 __all__ = ["CommandBase", "Process", "SpecBase", "checked_env", "has_port", "put_port", "redact"]
 
@@ -19,26 +20,6 @@ Stream = Literal["log", "inherit", "null", "pipe"] | int | PathLike[str] | Binar
 """A word, a descriptor, a path (read, or appended to), or a file that is open; also the constants of `subprocess`."""
 
 _SIGNALS = frozenset(map(int, _signal.valid_signals()))
-_SECRET_FLAG = re.compile(r"(?i)(key|token|secret|passw|credential|auth)")
-_HIDDEN = "***"
-_MOST_ARGUMENTS = 100
-"""So many are recorded; the kernel takes two megabytes of them."""
-
-
-def redact(argv: Sequence[str]) -> list[str]:
-    """Return ``argv`` with the values of options that look like secrets replaced by ``***``."""
-    shown: list[str] = []
-    hide_next = False
-    for argument in argv:
-        flag, equals, _ = argument.partition("=")
-        is_secret = bool(_SECRET_FLAG.search(flag)) and (argument.startswith("-") or bool(equals))
-        if hide_next and not argument.startswith("-"):
-            shown.append(_HIDDEN)
-            hide_next = False
-        else:
-            shown.append(f"{flag}={_HIDDEN}" if is_secret and equals else argument)
-            hide_next = is_secret and not equals
-    return shown
 
 
 def _text(value: Any, what: str) -> str:
@@ -47,9 +28,9 @@ def _text(value: Any, what: str) -> str:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")
     if not isinstance(value, str):
-        raise SpecError(f"{what} must be text or a path, not {type(value).__name__}: {value!r}")
+        raise SpecError(f"{what} must be text or a path, not {type(value).__name__}: {redact_text(repr(value))}")
     if "\0" in value:
-        raise SpecError(f"embedded null byte in {what}: {value!r}")
+        raise SpecError(f"embedded null byte in {what}: {redact([value])[0]!r}")
     return value
 
 
@@ -101,6 +82,18 @@ class SpecBase:
         if value not in allowed:
             raise SpecError(f"{field_name}={value!r} is not known; use one of {', '.join(map(repr, allowed))}")
 
+    def __repr__(self) -> str:
+        """Show what is not as by default, and no secrets."""
+        shown = []
+        for each in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, each.name)
+            if not each.init or not each.repr or value == each.default:
+                continue
+            if each.name in ("argv", "command"):
+                value = redact([str(argument) for argument in value or ()])
+            shown.append(f"{each.name}={redact_text(value) if isinstance(value, str) else value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
     def fingerprint(self, key: bytes) -> str:
         """Return what is equal for equal specs, and tells nothing of their values to who has not the key."""
         shown = [(each.name, _plain(getattr(self, each.name))) for each in fields(self) if each.name != "name"]  # type: ignore[arg-type]
@@ -136,7 +129,7 @@ class CommandBase(SpecBase):
     def _check_command(self) -> None:
         if isinstance(self.argv, str | bytes):
             raise SpecError(
-                f"argv must be a list of arguments, not one string: {self.argv!r}; "
+                f"argv must be a list of arguments, not one string: {redact([str(self.argv)])[0]!r}; "
                 "split it, or write ['sh', '-c', ...] if you mean a shell"
             )
         argv = tuple(_text(argument, "an argument") for argument in self.argv)
@@ -187,7 +180,7 @@ def _check_stream(name: str, value: Any, words: Sequence[str]) -> None:
         raise SpecError(f"{name} must be a word, a descriptor, a path or an open file, not {type(value).__name__}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Process(CommandBase):
     """A command to run, and with it everything that it forks.
 
@@ -345,7 +338,7 @@ class Process(CommandBase):
     def record(self) -> dict[str, Any]:
         """Return what goes into the ledger: no values of the environment, and no arguments that look like secrets."""
         return {
-            "argv": redact([str(argument) for argument in self.argv[:_MOST_ARGUMENTS]]),
+            "argv": redact([str(argument) for argument in self.argv]),
             "cwd": None if self.cwd is None else str(self.cwd),
             "env": sorted(self.env),
             "ready": None if self.ready is None else self.ready.kind,

@@ -13,6 +13,7 @@ from tether.ledger.rows import ResourceRow, handle_text
 from tether.linux import whereabouts
 from tether.linux.whereabouts import Whereabouts
 from tether.model import Handle, Identity, State
+from tether.redaction import scrub
 
 __all__ = [
     "FINAL",
@@ -27,6 +28,7 @@ __all__ = [
     "new_resource",
     "plan_again",
     "put_resource",
+    "remove_pending",
     "take_over",
     "write",
 ]
@@ -38,8 +40,8 @@ HAS_ENDED = f"state IN {FINAL}"
 
 
 def _text(text: str) -> str:
-    """Return a text that can be stored: what is no text (names of files may be any bytes) is shown as it is escaped."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Return a text that can be stored, without secrets; what is no text (names of files may be any bytes) is escaped."""
+    return scrub(text).encode("utf-8", "backslashreplace").decode()
 
 
 def add_event(db: sqlite3.Connection, owner: str, tag: str | None, name: str, what: str, detail: str) -> None:
@@ -113,6 +115,11 @@ def put_resource(db: sqlite3.Connection, row: ResourceRow) -> None:
         f"ON CONFLICT (id) DO UPDATE SET {put} WHERE fence <= excluded.fence",
         tuple(values.values()),
     )
+
+
+def remove_pending(db: sqlite3.Connection, tag: str) -> None:
+    """Take a resource off the record of which nothing was or will be created."""
+    db.execute("DELETE FROM resources WHERE id = ? AND state = ?", (tag, State.PENDING.value))
 
 
 def plan_again(db: sqlite3.Connection, tag: str, fence: int, plan: Handle) -> None:

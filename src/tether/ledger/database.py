@@ -291,7 +291,8 @@ class Database:
     def give_back(self, pages: int) -> None:
         """Return at most so many free pages of the file to the disk; of a file that can't, which an older tether made, none."""
         with self._lock, suppress(sqlite3.Error):
-            self._current().execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+            # execute() would make one step of it, which is one page.
+            self._current().executescript(f"PRAGMA incremental_vacuum({pages})")
 
     def vacuum(self) -> None:
         """Write the whole file anew without what is free; nobody can write meanwhile. Raises LedgerError."""

@@ -24,8 +24,11 @@ def state_dir(given: str | os.PathLike[str] | None = None) -> Path:
     return Path(platformdirs.user_state_dir("tether", appauthor=False))
 
 
-def _check_private(folder: Path) -> None:
-    status = os.lstat(folder)
+_OURS = frozenset({"ledger.db", "logs", "run"})
+
+
+def _check_own(folder: Path) -> None:
+    status = folder.lstat()
     if stat.S_ISLNK(status.st_mode) or not stat.S_ISDIR(status.st_mode):
         raise StateDirError(
             f"state directory {folder} is not a directory of its own (a link or a file is in its place); "
@@ -36,21 +39,42 @@ def _check_private(folder: Path) -> None:
             f"state directory {folder} belongs to user {status.st_uid}, not to {os.geteuid()}; "
             f"set {VARIABLE} to one of your own"
         )
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        os.chmod(folder, 0o700)
+
+
+def _check_ours(folder: Path) -> None:
+    """Refuse a folder that somebody else uses: to make it private would take it from them, and not to would show our logs."""
+    _check_own(folder)
+    mode = stat.S_IMODE(folder.lstat().st_mode)
+    if not mode & 0o077:
+        return
+    with os.scandir(folder) as entries:
+        names = {entry.name for entry in entries}
+    # A sticky bit is for many users, as /tmp has it, whatever was left in it.
+    if mode & stat.S_ISVTX or (names and not names >= _OURS):
+        raise StateDirError(
+            f"state directory {folder} is not tether's: others can read it, and it is in use for other things; "
+            f"set {VARIABLE} to a folder of its own, for instance {folder / 'tether'}"
+        )
+    folder.chmod(0o700)
 
 
 def prepare(folder: Path) -> Path:
     """Make the state directory and its parts, with mode 0700 whatever the umask, and return it.
+
+    A folder that is there already is made private only if it is empty or tether's; one that others use is left as it is.
 
     Raises:
         StateDirError: it can't be made or written, or is somebody else's; nothing was started.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for each in (folder, folder / "logs", folder / "run"):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _check_ours(folder)
+        for each in (folder / "logs", folder / "run"):
             each.mkdir(mode=0o700, exist_ok=True)
-            _check_private(each)
+            _check_own(each)
+            if stat.S_IMODE(each.lstat().st_mode) & 0o077:
+                each.chmod(0o700)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(f"{folder} is not writable")
     except FileExistsError as error:

@@ -136,12 +136,10 @@ class Writer:
         entry = _Entry(lambda db: changes.put_resource(db, row), synced=plan is not None)
         try:
             self._commit(entry)
-        except BaseException as error:
+        except BaseException:
+            # Nothing of it will be created. Interrupted, or written anew meanwhile, it may be on record all the same.
             self._live.pop(tag, None)
-            if not isinstance(error, LedgerError):
-                # Interrupted, maybe just after it was committed: nothing of it will be created.
-                said = "its start was interrupted"
-                self._enter(_Entry(lambda db: changes.write(db, tag, 1, State.GONE, [("gone", said)], said)))
+            self._enter(_Entry(lambda db: changes.remove_pending(db, tag)))
             raise
 
     def plan_again(self, tag: str, fence: int, plan: Handle) -> None:
