@@ -74,16 +74,16 @@ def made(folder: Path) -> Iterator[Net]:
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", net.key)
     net.known_hosts.touch()
     Path("/run/sshd").mkdir(exist_ok=True)
-    _forget_user()
+    forget_user()
     try:
         yield net
     finally:
         subprocess.run(["pkill", "-KILL", "-u", USER], check=False)
-        _forget_user()
+        forget_user()
         run("userdel", USER)
 
 
-def _forget_user() -> None:
+def forget_user() -> None:
     """Remove what was kept for the user outside its home, where that could not be written; a later one may get its number."""
     for folder in ("/tmp", "/var/tmp", "/dev/shm"):
         for kind in ("far", "guard"):

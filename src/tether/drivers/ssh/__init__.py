@@ -1,6 +1,7 @@
 """Processes on other hosts, over SSH.
 
 spec.py       what may be said of one
+where.py      how a host is reached
 logins.py     how a host is logged in to
 bring.py      gets tether-guard to run there: the same program as here
 agent.py      what is said to it, and what it says

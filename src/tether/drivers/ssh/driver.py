@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -16,9 +15,10 @@ from typing import Any, ClassVar
 from tether.drivers import Context
 from tether.drivers.ssh import diagnosis, request
 from tether.drivers.ssh.agent import FarError, Seen, identities, receipt
-from tether.drivers.ssh.host import Host, Loop, Where
+from tether.drivers.ssh.host import Host, Loop
 from tether.drivers.ssh.output import Output
 from tether.drivers.ssh.spec import RemoteProcess
+from tether.drivers.ssh.where import Where
 from tether.errors import Busy, DeadlineExceeded, DriverUnavailable, Gone, NotCreated, StartError, exec_error
 from tether.guard.line import describe_stuck
 from tether.guard.wire import Kind, Message
@@ -35,6 +35,7 @@ _VERSION = 1
 _STUCK_S = 10.0
 _LOOK_PAUSE_S = 0.05
 _CLEAR_S = 2.0
+_RETRY_PAUSE_S = 0.3
 _EXEC_ERRORS = (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENOEXEC, errno.EPERM)
 
 
@@ -95,18 +96,7 @@ class SshDriver:
 
     def plan(self, spec: RemoteProcess, tag: str) -> Handle:
         """Say how its host is reached; there it is found by the tag. See `HasPlan`."""
-        where = Where(
-            spec.host,
-            spec.port,
-            spec.user,
-            tuple(_absolute(str(key)) for key in spec.key or ()),  # type: ignore[union-attr]
-            spec.jump,
-            None if spec.known_hosts is None else _absolute(str(spec.known_hosts)),
-            spec.verify_host,
-            None if spec.config is None else _absolute(str(spec.config)),
-            spec.connect_timeout,
-        )
-        data = {"where": where.record(), "lease": spec.lease}
+        data = {"where": Where.of(spec).record(), "lease": spec.lease}
         return Handle(self.kind, tag, data, _VERSION)
 
     def start(self, spec: RemoteProcess, tag: str, on_death: OnDeath, progress: Progress) -> Handle:
@@ -124,8 +114,8 @@ class SshDriver:
         host = self._host(plan)
         called = f"{spec.name or spec.default_name} on {host.where}"
         progress(f"connecting to {host.where}")
-        # Its end may be heard before its beginning.
-        with self._lock:
+        self._output.put_aside(tag, self._saved(tag))
+        with self._lock:  # Its end may be heard before its beginning.
             self._held[tag] = plan
             self._ended[tag] = threading.Event()
         try:
@@ -383,17 +373,20 @@ class SshDriver:
         """
         self._end(handle, grace, "stopped by its owner")
 
+    def insist(self, handle: Handle, grace: float) -> None:
+        """The same, asking again while the grace runs: what is only starting may not have heard. See `tether.drivers.CanInsist`."""
+        self._end(handle, grace, "stopped by its owner", again=True)
+
     def destroy(self, handle: Handle) -> None:
         """The same by force. Raises as `stop`."""
         self._end(handle, 0.0, "killed by its owner")
 
-    def _end(self, handle: Handle, grace: float, why: str) -> None:
+    def _end(self, handle: Handle, grace: float, why: str, *, again: bool = False) -> None:
         with self._lock:
             ended = self._ended.get(handle.tag)
         host = self._host(handle)
-        fence = host.fence(handle.tag)
-        asked = self._ask(handle, Kind.STOP, step_ms=int(grace * 1000), again=1, why=why, fence=fence).number("ending")
         deadline = time.monotonic() + grace + _STUCK_S
+        asked = self._ask_end(handle, grace, why, again=again)
         while asked:
             if ended is not None and ended.wait(_LOOK_PAUSE_S):
                 _wait(self._collect(handle), _CLEAR_S)
@@ -412,8 +405,23 @@ class SshDriver:
             _wait(self._collect(handle), _CLEAR_S)
         self._let_go(handle)
 
+    def _ask_end(self, handle: Handle, grace: float, why: str, *, again: bool) -> bool:
+        """Ask for the end, tried again while there is grace; False if there is no shim that could be asked."""
+        fence = self._host(handle).fence(handle.tag)
+        until = time.monotonic() + grace
+        while True:
+            left = max(0, int((until - time.monotonic()) * 1000))
+            try:
+                done = self._ask(handle, Kind.STOP, step_ms=left, again=int(again), why=why, fence=fence)
+            except DriverUnavailable:
+                if time.monotonic() + _RETRY_PAUSE_S > until:
+                    raise
+                time.sleep(_RETRY_PAUSE_S)
+            else:
+                return bool(done.number("ending"))
+
     def close(self) -> None:
-        """Close the connections, once the output of what has ended is fetched; what is held goes on until its lease is over."""
+        """Close the connections, once the output of what has ended is fetched. What is held goes on until its lease is over."""
         self._output.finish()
         with self._lock:
             hosts = list(self._hosts.values())
@@ -425,10 +433,6 @@ class SshDriver:
 
 async def _close_all(hosts: list[Host]) -> None:
     await asyncio.gather(*(host.close() for host in hosts), return_exceptions=True)
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))
 
 
 def _held_by(handle: Handle) -> str | None:

@@ -6,20 +6,21 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tether.drivers.ssh import logins
 from tether.drivers.ssh.agent import Far, FarError, Hello
 from tether.drivers.ssh.forward import Forward, refusal
+from tether.drivers.ssh.where import Where
 from tether.errors import DriverUnavailable
 from tether.guard.wire import Kind, Message
 
 if TYPE_CHECKING:
     import asyncssh
 
-__all__ = ["Host", "Loop", "Where"]
+__all__ = ["Host", "Loop"]
 
 _T = TypeVar("_T")
 _log = logging.getLogger("tether")
@@ -33,34 +34,6 @@ _RENEWALS = 3
 _IDLE_S = 10.0
 _PIECE_LEAST, _PIECE_FIRST, _PIECE_MOST = 8 << 10, 32 << 10, 256 << 10
 _PIECE_FAST_S, _PIECE_SLOW_S = 0.1, 0.5
-
-
-@dataclass(frozen=True)
-class Where:
-    """How a host is reached; recorded, so it has no secrets: of keys only the files."""
-
-    host: str
-    port: int | None = None
-    user: str | None = None
-    keys: tuple[str, ...] = ()
-    jump: str | None = None
-    known_hosts: str | None = None
-    verify_host: bool = True
-    config: str | None = None
-    connect_timeout: float = 15.0
-
-    def record(self) -> dict[str, Any]:
-        """Return it ready for JSON."""
-        return {**self.__dict__, "keys": list(self.keys)}
-
-    @classmethod
-    def recorded(cls, data: Mapping[str, Any]) -> Where:
-        """Return what `record` returned as it was."""
-        return cls(**{**data, "keys": tuple(data["keys"])})
-
-    def __str__(self) -> str:
-        user = f"{self.user}@" if self.user else ""
-        return f"{user}{self.host}" + (f":{self.port}" if self.port else "")
 
 
 class Loop:

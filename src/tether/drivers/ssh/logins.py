@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tether.drivers.ssh.host import Where
+    from tether.drivers.ssh.where import Where
 
 __all__ = ["options"]
 

@@ -21,6 +21,7 @@ __all__ = ["Output"]
 
 _SAVED_BYTES = 1 << 20
 _FOLLOW_PAUSE_S = 0.3
+_FORGET_S = 5.0
 
 
 class Output:
@@ -78,6 +79,16 @@ class Output:
                 running = asyncio.run_coroutine_threadsafe(_collect(host, tag, saved), self._loop.loop)
                 self._running[tag] = running
             return running
+
+    def put_aside(self, tag: str, saved: Path) -> None:
+        """Put aside what an earlier life with this tag has written."""
+        with self._lock:
+            running = self._running.pop(tag, None)
+        if running is not None:
+            wait_all([running], timeout=_FORGET_S)
+            running.cancel()
+        with contextlib.suppress(OSError):
+            saved.replace(saved.with_name(f"{saved.name}.1"))
 
     def finish(self) -> None:
         """Wait for all; each gives up when its host is silent for too long."""

@@ -36,8 +36,6 @@ def build(spec: RemoteProcess, port: int | None, on_death: OnDeath) -> dict[str,
         "to_main": int(spec.stop_to == "main"),
         "step_signal": int(spec.stop_signal),
         "step_ms": _ms(spec.stop_grace),
-        # A signal may come before a program is ready to hear it.
-        "again": 1,
     }
 
 

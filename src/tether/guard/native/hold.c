@@ -66,6 +66,10 @@ static void do_stop(const struct inbox *request, int64_t id, const char *tag)
     struct holding *holding = folder_exists(tag) ? holding_of(tag) : NULL;
     int64_t grace = number_of(request, KEY_STEP_MS, 0);
     bool asked = false;
+    if (holding != NULL && number_of(request, KEY_FENCE, holding->fence) < holding->fence) {
+        answer_error(id, EBUSY, "it has a newer owner");
+        return;
+    }
     if (holding != NULL) {
         text_of(request, KEY_WHY, why, sizeof why);
         outbox_begin(&box, grace > 0 ? KIND_STOP : KIND_KILL);

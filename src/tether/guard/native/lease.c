@@ -10,17 +10,15 @@
 
 static struct lease {
     int timer;
-    struct line {
-        int fd;
-        struct inbox inbox;
-    } lines[MOST_LINES];
+    int fds[MOST_LINES]; /* apart from the inboxes, of which most are never touched */
+    struct inbox inboxes[MOST_LINES];
 } lease;
 
 bool lease_open(int line, int64_t ms)
 {
     for (size_t i = 0; i < MOST_LINES; i++)
-        lease.lines[i].fd = -1;
-    lease.lines[0].fd = line;
+        lease.fds[i] = -1;
+    lease.fds[0] = line;
     /* Time that the host sleeps through counts, and a lease that was over meanwhile is so at the moment it wakes; timerfd_create(2). */
     lease.timer = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
     if (lease.timer < 0)
@@ -39,22 +37,22 @@ void lease_set(int64_t ms)
         complain("the lease could not be renewed");
 }
 
-static void drop(struct line *line)
+static void drop(size_t i)
 {
-    close(line->fd);
-    line->fd = -1;
-    inbox_clear(&line->inbox);
+    close(lease.fds[i]);
+    lease.fds[i] = -1;
+    if (lease.inboxes[i].data != NULL)
+        inbox_clear(&lease.inboxes[i]);
 }
 
 void lease_add(int fd, struct outbox *greeting)
 {
     for (size_t i = 0; i < MOST_LINES; i++) {
-        struct line *line = &lease.lines[i];
-        if (line->fd >= 0)
+        if (lease.fds[i] >= 0)
             continue;
         if (outbox_send(greeting, fd, -1) < 0)
             break;
-        line->fd = fd;
+        lease.fds[i] = fd;
         return;
     }
     close(fd);
@@ -63,31 +61,31 @@ void lease_add(int fd, struct outbox *greeting)
 void lease_say(struct outbox *box)
 {
     for (size_t i = 0; i < MOST_LINES; i++)
-        if (lease.lines[i].fd >= 0 && outbox_send(box, lease.lines[i].fd, -1) < 0)
+        if (lease.fds[i] >= 0 && outbox_send(box, lease.fds[i], -1) < 0)
             /* It has gone, or does not read: it finds all of this out when it comes again. */
-            drop(&lease.lines[i]);
+            drop(i);
 }
 
 nfds_t lease_poll(struct pollfd fds[LEASE_FDS])
 {
     for (size_t i = 0; i < MOST_LINES; i++)
-        fds[i] = (struct pollfd){lease.lines[i].fd, POLLIN, 0};
+        fds[i] = (struct pollfd){lease.fds[i], POLLIN, 0};
     fds[MOST_LINES] = (struct pollfd){lease.timer, POLLIN, 0};
     return LEASE_FDS;
 }
 
-static void read_line(struct line *line, void (*heed)(struct inbox *inbox, int line))
+static void read_line(size_t i, void (*heed)(struct inbox *inbox, int line))
 {
-    while (line->fd >= 0) {
-        enum got got = inbox_read(&line->inbox, line->fd);
+    while (lease.fds[i] >= 0) {
+        enum got got = inbox_read(&lease.inboxes[i], lease.fds[i]);
         if (got == GOT_NOTHING)
             return;
         if (got == GOT_END) {
-            drop(line);
+            drop(i);
             return;
         }
-        heed(&line->inbox, line->fd);
-        inbox_clear(&line->inbox);
+        heed(&lease.inboxes[i], lease.fds[i]);
+        inbox_clear(&lease.inboxes[i]);
     }
 }
 
@@ -95,8 +93,8 @@ bool lease_heed(const struct pollfd *fds, void (*heed)(struct inbox *inbox, int 
 {
     uint64_t expired;
     for (size_t i = 0; i < MOST_LINES; i++)
-        if (fds[i].revents != 0 && lease.lines[i].fd == fds[i].fd)
-            read_line(&lease.lines[i], heed);
+        if (fds[i].revents != 0 && lease.fds[i] == fds[i].fd)
+            read_line(i, heed);
     /* After the messages: a renewal that came in time and is read late still counts. */
     return fds[MOST_LINES].revents != 0 && read(lease.timer, &expired, sizeof expired) == (ssize_t)sizeof expired;
 }
