@@ -187,7 +187,9 @@ def test_a_killed_shim(logins: list[Login]) -> None:
 
 
 def test_a_held_tree_is_small(logins: list[Login]) -> None:
-    """At most 96 kB of its own for a shim, its copy of the login's environment and request included; it lives without the login."""
+    """At most 96 kB of its own for a shim, with what it shared with the login's process while that lived."""
+    if binary.VARIABLE in os.environ:
+        pytest.skip("another build of the guard")
     shims = [logins[0].spawn(f"t{number}", "sleep", "60", lease=3).number("shim") or 0 for number in range(3)]
     logins[0].end()
     for shim in shims:

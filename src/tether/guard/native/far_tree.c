@@ -12,7 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { REST_LOOKS = 400, STATE_MS = 2000 };
+enum { REST_LOOKS = 400, STATE_MS = 2000, DYING_MS = 500 };
 
 static struct holding *holdings[MOST_TREES];
 /* Untouched pages cost nothing. */
@@ -202,6 +202,16 @@ static void heed(struct holding *holding)
     }
 }
 
+/* Whether a shim whose line has ended lives: one that was killed closes that a moment before it is seen to be dead. */
+static bool lives_on(const struct who *who)
+{
+    struct stat_line line;
+    for (int64_t until = now_ms() + DYING_MS; now_ms() < until; poll(NULL, 0, 5))
+        if (!read_stat(who->shim, &line) || line.start != who->shim_start || !is_running(&line))
+            return false;
+    return true;
+}
+
 /* Its shim closed the line: it has ended and told so, or was killed. */
 static void line_ended(struct holding *holding)
 {
@@ -212,7 +222,7 @@ static void line_ended(struct holding *holding)
         folder_remove(holding->tag);
     } else if (!holding->ended && folder_exists(holding->tag)) {
         size_t size = receipt_read(holding->tag, text, sizeof text);
-        bool killed = size == 0 && start_of(holding->who.shim) != holding->who.shim_start;
+        bool killed = size == 0 && !lives_on(&holding->who);
         if (size > 0 || killed) {
             say_begin(killed ? KIND_LOST : KIND_ENDED);
             say_text(KEY_TAG, holding->tag);
