@@ -76,3 +76,27 @@ def make(folder: Path, *, extra: int = 3) -> str:
     make_package(folder, "tool", depends=names)
     make_package(folder, "other", files={"share/other": ("other\n", 0o644)})
     return index(folder)
+
+
+def lock_of(
+    address: str,
+    specs: Sequence[str],
+    path: Path,
+    *,
+    platform: str | None = None,
+    environment: str = "default",
+    pypi: Sequence[tuple[str, str, str]] = (),
+) -> None:
+    """Write a lock file of what a channel gives for some specs, and of packages of a Python index: name, version, location."""
+    import rattler
+
+    here = platform or str(rattler.Subdir.current())
+    records = asyncio.run(rattler.solve(sources=[address], specs=list(specs), platforms=[here, "noarch"]))  # type: ignore[list-item]
+    locked = rattler.LockPlatform(here)
+    lock = rattler.LockFile([locked])
+    lock.set_channels(environment, [rattler.LockChannel(address)])
+    for record in records:
+        lock.add_conda_package(environment, locked, record)
+    for name, version, location in pypi:
+        lock.add_pypi_package(environment, locked, name, version, location)
+    lock.to_path(path)

@@ -13,6 +13,7 @@ import pytest
 import engine as engines
 import hosts
 import support
+import tether
 from engine import Engine
 from tether import Owner
 from tether.linux import proc, signals, tree
@@ -133,3 +134,22 @@ def each_runner(request: pytest.FixtureRequest, tmp_path: Path) -> support.Runne
         return support.this_user(tmp_path)
     runner: support.Runner = request.getfixturevalue("user_runner")
     return runner
+
+
+def _built(kind: str) -> str:
+    found = Path(tether.__file__).parent / "guard/bin" / kind / "tether-guard"
+    if not found.exists():
+        pytest.skip(f"the guard was not built for tests: make guard ({found})")
+    return str(found)
+
+
+@pytest.fixture(scope="session")
+def faulty() -> str:
+    """The guard built with fault points."""
+    return _built("faults")
+
+
+@pytest.fixture(scope="session")
+def sanitized() -> str:
+    """The guard built with the address and undefined behaviour sanitizers."""
+    return _built("sanitized")

@@ -73,10 +73,22 @@ class Engine:
             self.process = None
             self.client.close()
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop it by a signal: it takes connections, and answers nothing."""
+        pid = int((self.folder / "docker.pid").read_text())
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
     def labelled(self) -> list[str]:
         """Return the names of all containers, networks and volumes with a tether label."""
         client = self.client
-        found = [str(each.name) for each in client.containers.list(all=True, filters={"label": LABEL})]
+        found = [
+            str(each.name) for each in client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True)
+        ]
         found += [str(each.name) for each in client.networks.list(filters={"label": LABEL})]
         return found + [str(each.name) for each in client.volumes.list(filters={"label": LABEL})]
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tether.drivers.conda import CondaEnv
-    from tether.drivers.container import Container, ContainerRef, Mount
+    from tether.drivers.container import Container, ContainerRef, HealthCheck, Mount, Network
     from tether.drivers.service import Service
     from tether.drivers.ssh import RemoteProcess
     from tether.errors import (
@@ -70,10 +70,12 @@ __all__ = [
     "DriverUnavailable",
     "ExecError",
     "Gone",
+    "HealthCheck",
     "LedgerError",
     "LifecycleAwarePlugin",
     "ManagedPlugin",
     "Mount",
+    "Network",
     "NotFound",
     "Notice",
     "Owner",
@@ -109,7 +111,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "drivers.conda": "CondaEnv",
-    "drivers.container": "Container ContainerRef Mount",
+    "drivers.container": "Container ContainerRef HealthCheck Mount Network",
     "drivers.service": "Service",
     "drivers.ssh": "RemoteProcess",
     "errors": (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, overload
@@ -98,9 +98,9 @@ class Resource:
         """See `tether.Resource.details`."""
         return self._resource.details
 
-    def inside(self, argv: Sequence[str]) -> list[str]:
+    def inside(self, argv: Sequence[str], env: Mapping[str, str | None] | None = None) -> list[str]:
         """See `tether.Resource.inside`."""
-        return self._resource.inside(argv)
+        return self._resource.inside(argv, env)
 
     async def pids(self) -> list[int]:
         """See `tether.Resource.pids`."""

@@ -61,10 +61,17 @@ def run(plugin: Any, method: str, *arguments: Any) -> Any:
     return value
 
 
-def within(limit_s: float, plugin: Any, method: str, call: Callable[[], Any]) -> Any:
+def within(
+    limit_s: float,
+    plugin: Any,
+    method: str,
+    call: Callable[[], Any],
+    begun: Callable[[threading.Thread], object] = lambda _: None,
+) -> Any:
     """Return what ``call()`` returns, which calls this method of the plugin in a thread of its own.
 
     Where no thread can be made (the limit of processes is reached, the interpreter is ending), it is called in this one.
+    ``begun`` is told the thread, in which the call may go on after a time limit or an interrupt.
 
     Raises:
         PluginError: it did not return within ``limit_s`` seconds, and goes on in its thread; or it raised.
@@ -84,11 +91,10 @@ def within(limit_s: float, plugin: Any, method: str, call: Callable[[], Any]) ->
     except RuntimeError:
         ask()
     else:
+        begun(thread)
         thread.join(limit_s)
     if not said:
-        raise TimedOut(
-            f"plugin {name}: {method}() did not return within {limit_s:g} s", plugin=name, method=method, thread=thread
-        )
+        raise TimedOut(f"plugin {name}: {method}() did not return within {limit_s:g} s", plugin=name, method=method)
     value, error = said[0]
     if isinstance(error, PluginError):
         raise error
@@ -98,11 +104,7 @@ def within(limit_s: float, plugin: Any, method: str, call: Callable[[], Any]) ->
 
 
 class TimedOut(PluginError):
-    """A method did not return in time. ``thread`` is where it goes on."""
-
-    def __init__(self, message: str, *, plugin: str, method: str, thread: threading.Thread) -> None:
-        super().__init__(message, plugin=plugin, method=method)
-        self.thread = thread
+    """A method did not return in time; it goes on in its thread."""
 
 
 def shown(value: Any) -> str:

@@ -16,6 +16,7 @@ __all__ = [
     "LedgerError",
     "NotCreated",
     "NotFound",
+    "NotRemoved",
     "PluginError",
     "ReaperError",
     "SpecError",
@@ -112,6 +113,10 @@ class Gone(TetherError):
 
 class DriverUnavailable(TetherError):
     """A driver's client library or service is missing."""
+
+
+class NotRemoved(DriverUnavailable):
+    """Nothing of a resource runs any more, but something that was made for it can't be removed now; tried again."""
 
 
 class LedgerError(TetherError):

@@ -163,10 +163,12 @@ class Terminal:
     Attributes:
         group: the process group that it joins.
         ignored: signals that it goes on to ignore, as under nohup(1) or in a shell's background.
+        mask: signals that it has blocked, a bit each, the lowest for signal 1.
     """
 
     group: int
     ignored: tuple[int, ...]
+    mask: int = 0
 
 
 class Spec(Protocol):
@@ -235,8 +237,8 @@ class Inside(Protocol):
         """Its name."""
         ...
 
-    def inside(self, argv: Sequence[str]) -> list[str]:
-        """Return the command that runs ``argv`` in it. Raises SpecError if nothing can run in it."""
+    def inside(self, argv: Sequence[str], env: Mapping[str, str | None] | None = None) -> list[str]:
+        """Return the command that runs ``argv`` in it, with ``env`` on top. Raises SpecError if nothing can run in it."""
         ...
 
 

@@ -149,6 +149,11 @@ class CloudAwarePlugin(Protocol):
         ...
 
 
+ENDED_REMOTELY = frozenset(
+    {"terminated", "terminating", "stopped", "stopping", "deleted", "gone", "failed", "completed", "not_provisioned"}
+)
+"""Statuses of remote resources that cost nothing any more; every other may, also one that nobody knows."""
+
 _LIFECYCLE_METHODS = ("get_execution_mode", "get_child_pids", "get_managed_resources", "force_cleanup")
 _CLOUD_METHODS = (
     "get_remote_resource_info",

@@ -244,24 +244,9 @@ def test_a_creator_killed_in_the_middle_leaves_nothing_half_made(
         assert (Path(env.details["conda_env"]) / "bin/tool").exists()
 
 
-def _write_lock(address: str, path: Path) -> None:
-    import asyncio
-
-    import rattler
-
-    here = rattler.Subdir.current()
-    records = asyncio.run(rattler.solve(sources=[address], specs=["tool"], platforms=[str(here), "noarch"]))  # type: ignore[list-item]
-    platform = rattler.LockPlatform(str(here))
-    lock = rattler.LockFile([platform])
-    lock.set_channels("default", [rattler.LockChannel(address)])
-    for record in records:
-        lock.add_conda_package("default", platform, record)
-    lock.to_path(path)
-
-
 def test_a_lock_file(owner: Owner, address: str, tmp_path: Path) -> None:
     """What a lock file names is installed, without solving."""
-    _write_lock(address, tmp_path / "env.lock")
+    channel.lock_of(address, ["tool"], tmp_path / "env.lock")
     env = owner.start(CondaEnv(lock=tmp_path / "env.lock"))
     assert "tool=1.0" in env.details["packages"]
     with pytest.raises(SpecError, match=r"no\.lock"):
@@ -273,7 +258,7 @@ def test_a_restart_is_planned_anew(
 ) -> None:
     """With another lock file by then it will be elsewhere: that is on record before it is made there."""
     lock = tmp_path / "env.lock"
-    _write_lock(address, lock)
+    channel.lock_of(address, ["tool"], lock)
     env = owner.start(CondaEnv(lock=lock))
     first = env.details["conda_env"]
     lock.write_text(lock.read_text() + "# changed\n")

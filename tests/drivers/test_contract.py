@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ import pytest
 import channel
 from engine import IMAGE, Engine
 from hosts import USER, HostOf
-from tether import CondaEnv, Container, Process, RemoteProcess, Service, log, tcp
+from tether import CondaEnv, Container, Network, Process, RemoteProcess, Service, log, tcp
 from tether.life import registry
 from tether.linux import sockets
 from tether.testing import DriverContract, OutageContract
@@ -63,6 +63,29 @@ class TestContainer(OutageContract):
         return self.engine.labelled() if self.engine.process is not None else []
 
     @contextmanager
+    def impostor(self, tag: str) -> Iterator[Callable[[], bool]]:
+        """A container of the user's, of an image that was committed from the resource's."""
+        labels = {"tether.resource": tag, "tether.owner": "anybody"}
+        client = self.engine.client
+        users = client.containers.run(
+            IMAGE, ["sleep", "100"], detach=True, labels=labels, volumes=["/precious"], name="users-of-contract"
+        )
+        (mount,) = users.attrs["Mounts"]
+
+        def is_there() -> bool:
+            users.reload()
+            return bool(users.status == "running" and client.volumes.get(mount["Name"]))
+
+        try:
+            yield is_there
+        finally:
+            users.remove(force=True, v=True)
+
+    def silence(self) -> AbstractContextManager[None]:
+        """Freeze the engine."""
+        return self.engine.frozen()
+
+    @contextmanager
     def outage(self) -> Iterator[None]:
         """Stop the engine, and start it again."""
         self.engine.stop()
@@ -70,6 +93,16 @@ class TestContainer(OutageContract):
             yield
         finally:
             self.engine.start()
+
+
+class TestNetwork(TestContainer):
+    """A network that containers share."""
+
+    says = None  # type: ignore[assignment]
+
+    def make_spec(self, name: str) -> Network:  # type: ignore[override]
+        """A network."""
+        return Network(name, engine=self.engine.url)
 
 
 class TestCondaEnv(DriverContract):
@@ -165,5 +198,5 @@ class TestRemoteProcess(OutageContract):
 
 def test_every_kind_has_a_contract() -> None:
     """No driver is left out; a plugin's processes are no resources that can be started."""
-    tested = {"process", "container", "conda", "service", "ssh"}
+    tested = {"process", "container", "network", "conda", "service", "ssh"}
     assert tested | {"plugin"} == {entry.name for entry in metadata.entry_points(group=registry.GROUP)}

@@ -24,6 +24,7 @@ import support
 from hosts import USER, HostOf, Net, kept_there, spec
 from support import ESCAPE, Runner, eventually
 from tether import (
+    Busy,
     NotFound,
     Owner,
     PluginExecutionMode,
@@ -572,14 +573,31 @@ def test_the_plugin(owner: Owner, host: HostOf) -> None:
     assert is_cloud_aware(plugin)
     assert plugin.get_execution_mode() is PluginExecutionMode.REMOTE_SSH
     assert plugin.get_remote_resource_info() is None
+    assert plugin.check_remote_resource_status() == "not_provisioned"
+    with pytest.raises(SpecError, match="hostname: a RemoteProcess has no such field"):
+        plugin.provision_remote_resource(hostname="elsewhere")
     info = plugin.provision_remote_resource(lease=5.0)
+    assert plugin.provision_remote_resource(lease=5.0).instance_id == info.instance_id
+    with pytest.raises(Busy, match="with other settings"):
+        plugin.provision_remote_resource(lease=6.0)
     assert (info.ssh_host, info.ssh_port, info.status) == (host.address, 22, "running")
     assert has_active_cloud_resources(plugin)
     assert get_total_estimated_cost([plugin], 3.0) == 6.0
     assert plugin.get_managed_resources()["ssh_host"] == host.address
     assert plugin.get_child_pids() == []
     assert plugin.terminate_remote_resource()
+    assert plugin.terminate_remote_resource()
     assert plugin.check_remote_resource_status() == "terminated"
+    plugin.provision_remote_resource(argv=["sh", "-c", "sleep 0.5; exit 3"])
+    assert plugin.last is not None
+    plugin.last.wait(20)
+    assert (plugin.get_remote_resource_info(), plugin.check_remote_resource_status()) == (None, "failed")
+    # While it is being created there is nothing but the settings to tell.
+    plugin.last._managed.handle, plugin.last._managed.life = None, type(plugin.last._managed.life)()
+    begun = plugin.get_remote_resource_info()
+    assert begun is not None
+    assert (begun.ssh_host, begun.ssh_port, begun.status) == (host.address, 22, "provisioning")
+    plugin.last._managed.life = type(plugin.last._managed.life)(state=State.GONE)
 
 
 def test_stopped_while_it_is_lost(owner: Owner, host: HostOf) -> None:

@@ -10,11 +10,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tether.life import machine as lifecycle
 from tether.life.machine import (
     Adopted,
+    AskedOutside,
+    Continued,
     Created,
     End,
     Ended,
     Event,
     IllegalTransition,
+    LeftOver,
     Life,
     MainExited,
     NotReady,
@@ -183,3 +186,36 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
+
+
+@pytest.mark.parametrize(
+    ("events", "stays_up", "state", "reason"),
+    [
+        ((*READY, AskedOutside("by x"), MainExited(137), Ended(137, "ended by itself")), True, State.GONE, "by x"),
+        ((*READY, Unreachable("cut"), AskedOutside("by x"), Ended(137, "it ended")), True, State.GONE, "by x"),
+        ((*READY, MainExited(0), LeftOver("ended", "in use")), False, State.STOPPING, "in use"),
+        ((*READY, MainExited(0), LeftOver("ended", "in use"), Ended(None, "x")), False, State.GONE, "x"),
+        ((*READY, MainExited(3), LeftOver("ended", "in use")), False, State.STOPPING, "in use"),
+        (
+            (*READY, MainExited(3), LeftOver("ended", "x"), Ended(None, "x")),
+            False,
+            State.FAILED,
+            "ended by itself, exit code 3",
+        ),
+        (
+            (*READY, MainExited(0), LeftOver("ended", "x"), Ended(None, "x")),
+            True,
+            State.FAILED,
+            "ended by itself, exit code 0",
+        ),
+        ((*READY, Paused(None)), True, State.READY, "paused"),
+        ((*READY, Paused(None), Continued()), True, State.READY, ""),
+    ],
+)
+def test_ends_that_others_ask_for_or_hold_up(
+    events: tuple[Event, ...], stays_up: bool, state: State, reason: str
+) -> None:
+    """Who asked is the reason; what can't be removed is said, and changes nothing of how it ended."""
+    life = live(*events, stays_up=stays_up)
+    assert (life.state, life.reason) == (state, reason)
+    assert life.over == any(isinstance(event, LeftOver) for event in events)

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +64,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
 LLAMA_LINES = [
+    "srv    load_model: loading model 'tiny.gguf'",
     "load_tensors: loading model tensors, this can take a while... (mmap = true)",
     "load_tensors: offloaded 33/33 layers to GPU",
     "common_init_from_params: warming up the model with an empty run - please wait ...",
-    "main: model loaded",
+    "srv    load_model: initializing, n_slots = 4, n_ctx_slot = 4096, kv_unified = 'true'",
+    "main: llama_server: model loaded",
+    "main: server is listening on http://127.0.0.1:8080",
 ]
 VLLM_LINES = [
-    "INFO gpu_model_runner.py:2602] Starting to load model Qwen/Qwen2-0.5B...",
+    "INFO [utils.py:299]  version 0.32.0",
+    "INFO [model.py:514] Resolved architecture: Qwen2ForCausalLM",
+    "INFO [core.py:93] Initializing a V1 LLM engine (v0.32.0) with config: model='x'",
     "Loading safetensors checkpoint shards:  50% Completed | 1/2",
     "INFO default_loader.py:267] Loading weights took 3.41 seconds",
+    "INFO [kv_cache_utils.py:1229] GPU KV cache size: 12,345 tokens",
+    "INFO [backends.py:321] torch.compile took 6.50 s in total",
+    "INFO [core.py:210] init engine (profile, create kv cache, warmup model) took 12.81 s",
+    "INFO [api_server.py:1099] Starting vLLM server on http://127.0.0.1:8000",
     "INFO:     Application startup complete.",
 ]
 
@@ -114,10 +124,13 @@ def test_a_llama_server(owner: Owner, tmp_path: Path) -> None:
     plugin.on_progress = said.append
     shown = checked(plugin, owner, PluginExecutionMode.SUBPROCESS)
     assert [line for line in said if "port" not in line and line != "ready"] == [
+        "loading the model",
         "loading weights",
         "33 of 33 layers on the GPU",
         "warming up",
+        "making room for requests",
         "model loaded",
+        "listening",
     ]
     assert re.fullmatch(r"http://127.0.0.1:\d+", shown["server_url"])
     assert shown["pid"] == plugin.get_child_pids()[0]
@@ -138,12 +151,56 @@ def test_a_vllm_server(owner: Owner, tmp_path: Path) -> None:
     plugin = ServerPlugin(VLLMServer("Qwen/Qwen2-0.5B", gpu_memory=0.5, python=program(tmp_path, VLLM_LINES)))
     plugin.on_progress = said.append
     shown = checked(plugin, owner, PluginExecutionMode.SUBPROCESS)
-    for line in ("loading weights", "loading weights: 50 %", "weights loaded in 3.41 s", "started"):
-        assert line in said
+    assert [line for line in said if "port" not in line and line != "ready"] == [
+        "vLLM 0.32.0",
+        "architecture Qwen2ForCausalLM",
+        "starting the engine",
+        "loading weights: 50 %",
+        "weights loaded in 3.41 s",
+        "room for 12,345 tokens",
+        "compiled in 6.50 s",
+        "engine ready after 12.81 s",
+        "starting the server",
+        "started",
+    ]
     argv = shown["resources"]["vllm"]["spec"]["argv"]
-    assert argv[1:5] == ["-m", "vllm.entrypoints.openai.api_server", "--model", "Qwen/Qwen2-0.5B"]
+    assert argv[1:5] == ["-m", "vllm.entrypoints.cli.main", "serve", "Qwen/Qwen2-0.5B"]
     assert argv[-2:] == ["--gpu-memory-utilization", "0.5"]
     plugin.end(grace=1)
+
+
+def test_model_servers_are_asked_politely_and_alone() -> None:
+    """The signal goes to the server, not to its engine; the grace is above what it may drain, however that was said."""
+    for server in (LlamaServer("x").process(), VLLMServer("x").process()):
+        assert server.stop_to == "main"
+    assert VLLMServer("x").process().stop_grace == 30
+    drained = VLLMServer("x", drain=40).process()
+    assert drained.argv[-2:] == ("--shutdown-timeout", "40")
+    for server in (drained, VLLMServer("x", args=["--shutdown-timeout", "40"]).process()):
+        assert server.stop_grace == 60
+    assert VLLMServer("x", args=["--shutdown-timeout=100"]).process().stop_grace == 120
+    assert VLLMServer("x", drain=40, stop_grace=1).process().stop_grace == 1
+
+
+def test_a_model_may_be_a_path() -> None:
+    """A path object is a file, whatever it is called; a name is a name."""
+    assert LlamaServer(Path("models/tiny")).process().argv[1:3] == ("-m", "models/tiny")
+    assert LlamaServer("org/tiny:Q4").process().argv[1:3] == ("-hf", "org/tiny:Q4")
+    assert VLLMServer(Path("/models/tiny")).process().argv[3:5] == ("serve", "/models/tiny")
+
+
+def test_every_field_of_a_process_can_be_given() -> None:
+    """To the settings of every server; what is given wins over what they would choose."""
+    wanted: dict[str, Any] = {
+        "cwd": "/", "umask": 0o77, "stdin": "pipe", "stdout": "null", "stderr": "log", "pass_fds": (7,), "port": 4711,
+        "ready": tcp(timeout=3), "stop_signal": 2, "stop_to": "main", "on_death": "keep", "keep_for": 5.0, "needs": ("db",),
+    }  # fmt: skip
+    settings: list[Any] = [HttpServer(["x"], **wanted), LlamaServer("x", **wanted), VLLMServer("x", **wanted)]
+    for each in settings:
+        names = {field.name for field in fields(each)}
+        assert {field.name for field in fields(Process)} - names <= {"argv", "kind"}, "add the field to ProcessOptions"
+        process = each.process()
+        assert {name: getattr(process, name) for name in wanted} == wanted
 
 
 @pytest.mark.parametrize(
@@ -187,7 +244,7 @@ def test_a_container(owner: Owner, engine: Engine) -> None:
     shown = checked(plugin, owner, PluginExecutionMode.DOCKER)
     assert shown["container_id"] in {each.id for each in engine.client.containers.list()}
     assert shown["server_url"].startswith("http://127.0.0.1:")
-    assert plugin.get_child_pids() == [shown["pid"]]
+    assert plugin.get_child_pids()[0] == shown["pid"]
     watcher = ContainerPlugin(ContainerRef(shown["container_id"], engine=engine.url))
     owner.register(watcher, name="watcher")
     watcher.begin()

@@ -10,12 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tether.drivers import Context, Drivers, HasDetails
+from tether.drivers import Context, HasDetails
 from tether.errors import Busy, DriverUnavailable, NotFound, SpecError
 from tether.estate.standing import Standing, describe, standing
 from tether.ledger import place
 from tether.ledger.reading import Reading
 from tether.ledger.store import Ledger, OwnerRow, ResourceRow
+from tether.life.drivers import Drivers
 from tether.model import State, Status
 
 __all__ = ["Records", "Seen", "print_json", "print_table"]

@@ -9,7 +9,7 @@ from tether.drivers import Context
 from tether.errors import DeadlineExceeded, SpecError
 from tether.linux import identity, members
 from tether.model import Handle, OnDeath, Progress, State, Status, Usage
-from tether.protocol import PluginExecutionMode
+from tether.protocol import ENDED_REMOTELY, PluginExecutionMode
 
 __all__ = ["PluginDriver"]
 
@@ -60,6 +60,19 @@ class PluginDriver:
             raise DeadlineExceeded(
                 f"processes of plugin {handle.tag} were killed and are still there; they stay on record"
             )
+
+    def remains(self, handle: Handle) -> str:
+        """Say what a cloud-aware plugin rented, as far as it told: only the plugin could end that."""
+        remote = handle.data.get("remote") or {}
+        if not remote or str(remote.get("status", "unknown")).lower() in ENDED_REMOTELY:
+            return ""
+        words = [
+            str(remote[name]) for name in ("resource_type", "instance_id", "job_id", "ssh_host") if remote.get(name)
+        ]
+        return (
+            f"what it rented, {' '.join(words) or 'without a name'} at {remote.get('provider', 'its provider')}, had the status "
+            f"{remote.get('status', 'unknown')!r} and could not be ended without its app; it may cost money: end it there"
+        )
 
     def usage(self, handle: Handle) -> Usage:
         """Say how many there are."""

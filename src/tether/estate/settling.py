@@ -20,7 +20,8 @@ from tether.ledger import changes
 from tether.ledger.database import Database
 from tether.ledger.look import Look
 from tether.ledger.rows import OwnerRow
-from tether.life.driver import CanAdopt, CanAttach, Context, Driver, Drivers, HasGuard, HasMarks, HasPlan
+from tether.life.driver import CanAdopt, CanAttach, Context, Driver, HasGuard, HasMarks, HasPlan, HasRemains
+from tether.life.drivers import Drivers
 from tether.linux import census, cgroup, faults, tree, whereabouts
 from tether.linux.members import Marks
 from tether.linux.whereabouts import Whereabouts
@@ -206,7 +207,7 @@ class Settling:
                 pids = ", ".join(str(pid) for pid, _ in stays)
                 case.close("failed", f"killed and still there, probably in an uninterruptible sleep: pid {pids}")
             else:
-                case.close("ended", "its owner died; seen to be gone after that")
+                self._close_with_remains(case, "ended", "its owner died; seen to be gone after that")
         others = [each.owner.id for each in strays]
         living = [(each.identity.pid, each.identity.start) for each in self._ledger.owners() if each.id not in others]
         for each in strays:
@@ -281,12 +282,22 @@ class Settling:
                 _log.warning("resource %s: what its shim left can't be read: %s", case.row.name, error)
         if left is None:
             where = "" if case.is_here else "; its owner, which was in another namespace, let its lock go when it died"
-            case.close("already gone", f"nothing of it was found{where}")
+            self._close_with_remains(case, "already gone", f"nothing of it was found{where}")
             return
         case.exit_code = left.exit_code
         if not left.asked and left.exit_code != 0:
             case.state = State.FAILED
         case.close("already gone", f"{left.why} [{left.proof}]")
+
+    def _close_with_remains(self, case: Case, what: What, detail: str) -> None:
+        """What nobody here could end is never called gone."""
+        driver = self._driver(case)
+        left = ""
+        if case.row.handle is not None and isinstance(driver, HasRemains):
+            left = driver.remains(case.row.handle)
+        if left:
+            case.state = State.FAILED
+        case.close(what, f"{detail}; {left}" if left else detail)
 
     def _clear_cgroups(self, owners: Sequence[OwnerRow], cases: list[Case], here: Whereabouts) -> None:
         """Kill what is in the folders of these owners and belongs to nothing that stays: what no record knew of."""
@@ -341,7 +352,7 @@ class Settling:
                 if case.row.on_death == "stop":
                     driver.stop(handle, float(case.row.spec.get("stop_grace", 0.0)))
                 driver.destroy(handle)
-            case.close("ended", "its owner died; seen to be gone after that")
+            self._close_with_remains(case, "ended", "its owner died; seen to be gone after that")
 
     def _alive(self, case: Case, driver: Driver) -> list[Handle]:
         """Return what is there under the row's tag.

@@ -180,6 +180,20 @@ class Guard:
                 timeout=_ORPHANS_S,
             )
 
+    def hand_over(self) -> tuple[int, int]:
+        """Have nobody here hear the guard any more, and return the lifeline and the line to the hub, for a program that takes over.
+
+        Raises:
+            ReaperError: there is no hub.
+        """
+        with self._lock:
+            watcher, self._watcher = self._watcher, None
+            hub = self._last
+        if watcher is None or hub is None:
+            raise ReaperError("there is no guard to hand over")
+        watcher.end()
+        return self._lifeline_held, hub.control.fileno()
+
     def disarm(self, *, orderly: bool, empty: bool) -> None:
         """Let go of hubs and shims.
 

@@ -57,11 +57,15 @@ class Watcher:
             del self._watched[fd]
             sock.close()
 
-    def close(self) -> None:
-        """End the thread, and close what it still watched."""
+    def end(self) -> None:
+        """End the thread; what it watched stays open."""
         os.close(self._wake)
         if threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def close(self) -> None:
+        """End the thread, and close what it still watched."""
+        self.end()
         self.release()
 
     def release(self) -> None:

@@ -44,6 +44,11 @@ class Proof:
                 f"started. Set {place.VARIABLE} to a directory on a file system with locks"
             ) from error
 
+    @property
+    def fd(self) -> int:
+        """The descriptor that holds the lock."""
+        return self._fd
+
     def forget(self) -> None:
         """Close the file and leave it: what holds it otherwise goes on to hold it."""
         if self._fd >= 0:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from tether.guard.line import Shim
-from tether.life import registry
 from tether.life.machine import Ended, Event
 from tether.life.probes import Target
 from tether.linux.members import Marks
@@ -20,24 +19,31 @@ from tether.protocol import PluginExecutionMode
 __all__ = [
     "CanAdopt",
     "CanAttach",
+    "CanCompare",
+    "CanCopy",
     "CanDiagnose",
+    "CanExecute",
     "CanInsist",
+    "CanLook",
     "CanPause",
     "CanSignal",
     "Context",
     "Driver",
-    "Drivers",
     "HasConnections",
     "HasDetails",
     "HasGuard",
     "HasInside",
+    "HasLine",
     "HasLog",
     "HasMarks",
     "HasOutput",
+    "HasPids",
     "HasPlan",
     "HasPort",
+    "HasRemains",
     "HasReserve",
     "HasStreams",
+    "HasStreamsApart",
     "HasTarget",
     "HasUrl",
 ]
@@ -124,32 +130,6 @@ class Driver(Protocol):
         ...
 
 
-class Drivers:
-    """The drivers of one owner, sweep or command: each made when its kind is first met.
-
-    Args:
-        context: what they may use.
-    """
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._lock = threading.Lock()
-        self._made: dict[str, Driver] = {}
-
-    def of(self, kind: str) -> Driver:
-        """Return the driver of a kind. Raises DriverUnavailable."""
-        with self._lock:
-            if kind not in self._made:
-                self._made[kind] = registry.driver_class(kind)(self._context)
-            return self._made[kind]
-
-    def close(self) -> None:
-        """Close the connections of those that keep any; what they started goes on."""
-        for driver in self._made.values():
-            if isinstance(driver, HasConnections):
-                driver.close()
-
-
 @runtime_checkable
 class CanAdopt(Protocol):
     """A driver whose resources may outlive their owner and be taken over by the next one."""
@@ -168,6 +148,74 @@ class CanAdopt(Protocol):
 
     def receipt(self, handle: Handle) -> Ended | None:
         """Return how a resource ended while nobody owned it; None if that is not known."""
+        ...
+
+
+@runtime_checkable
+class CanCompare(Protocol):
+    """A driver that can tell whether what was kept is still what an equal spec would start."""
+
+    def is_outdated(self, handle: Handle, spec: Any, progress: Progress) -> str:
+        """Say why it is not; empty if it is, as far as is known."""
+        ...
+
+
+@runtime_checkable
+class CanCopy(Protocol):
+    """A driver whose resources have files of their own."""
+
+    def copy_in(self, handle: Handle, source: bytes | str | os.PathLike[str], path: str) -> None:
+        """Copy content, or a file or folder of this machine, to a path there."""
+        ...
+
+    def copy_out(self, handle: Handle, path: str, target: Path) -> None:
+        """Copy a file or folder there to a path of this machine."""
+        ...
+
+
+@runtime_checkable
+class CanExecute(Protocol):
+    """A driver that can execute further commands in its resources."""
+
+    def execute(
+        self,
+        handle: Handle,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        user: str | None,
+        workdir: str | None,
+        sent: bytes,
+        timeout_s: float | None,
+    ) -> tuple[int | None, bytes, bytes]:
+        """Execute a command with this input, and return its exit code, output and error output."""
+        ...
+
+
+@runtime_checkable
+class HasStreamsApart(Protocol):
+    """A driver that can tell what was written to standard output and what to standard error."""
+
+    def read_stream(self, handle: Handle, stream: Literal["stdout", "stderr"], lines: int | None) -> bytes:
+        """Return the last lines of one of the two, or all of it; also of one that has ended, as far as it was saved."""
+        ...
+
+
+@runtime_checkable
+class CanLook(Protocol):
+    """A driver that can look at all its resources at once."""
+
+    def look(self, within_s: float) -> None:
+        """Look, for `HasDetails`; what is not seen in time is said there as unknown, with its age. Never raises for that."""
+        ...
+
+
+@runtime_checkable
+class HasPids(Protocol):
+    """A driver that knows the processes of its resources without asking their service."""
+
+    def pids(self, handle: Handle) -> tuple[int, ...]:
+        """Return the live processes on this machine."""
         ...
 
 
@@ -251,8 +299,8 @@ class HasDetails(Protocol):
 class HasInside(Protocol):
     """A driver whose resources are environments that commands run in."""
 
-    def inside(self, handle: Handle, argv: Sequence[str]) -> list[str]:
-        """Return the command that runs ``argv`` in it."""
+    def inside(self, handle: Handle, argv: Sequence[str], env: Mapping[str, str | None] | None = None) -> list[str]:
+        """Return the command that runs ``argv`` in it, with the variables ``env`` on top of this process's own."""
         ...
 
 
@@ -301,6 +349,23 @@ class CanSignal(Protocol):
 
     def signal(self, handle: Handle, signum: int, to: str) -> None:
         """Signal its command ("main"), that with its process group ("group"), or every process ("tree")."""
+        ...
+
+
+@runtime_checkable
+class HasLine(Protocol):
+    """A driver whose resources are reached by a line that another program may take over, by execve(2)."""
+
+    def line(self, handle: Handle) -> int | None:
+        """Return its descriptor; None if this process does not hold it."""
+
+
+@runtime_checkable
+class HasRemains(Protocol):
+    """A driver of which something may be left that nobody but the owner that died could end."""
+
+    def remains(self, handle: Handle) -> str:
+        """Say what that is, and where; empty if there is nothing."""
         ...
 
 

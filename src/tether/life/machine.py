@@ -18,12 +18,15 @@ from tether.model import State
 
 __all__ = [
     "Adopted",
+    "AskedOutside",
+    "Continued",
     "Created",
     "End",
     "Ended",
     "Event",
     "IllegalTransition",
     "Instruction",
+    "LeftOver",
     "Life",
     "MainExited",
     "NotReady",
@@ -90,9 +93,14 @@ class Ended:
 
 @dataclass(frozen=True)
 class Paused:
-    """The command was stopped by a signal (SIGTSTP of a terminal, or SIGSTOP), and is not ended."""
+    """The command was stopped by a signal (SIGTSTP of a terminal, SIGSTOP; None: frozen by its engine), and is not ended."""
 
-    signum: int
+    signum: int | None
+
+
+@dataclass(frozen=True)
+class Continued:
+    """What an engine had frozen goes on."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +112,25 @@ class StopAsked:
 
 
 @dataclass(frozen=True)
-class Stuck:
-    """It was killed and is still there."""
+class AskedOutside:
+    """Somebody other than its owner asked for its end, which is on record: how it ends now is not its own fault."""
 
+    who: str
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """It was killed and is still there, or can't be ended now. ``over`` says that nothing of it runs any more."""
+
+    reason: str
+    over: bool = False
+
+
+@dataclass(frozen=True)
+class LeftOver:
+    """It ended by itself, as ``why`` says, but something that was made for it can't be removed now, as ``reason`` says."""
+
+    why: str
     reason: str
 
 
@@ -137,8 +161,11 @@ Event = (
     | MainExited
     | Ended
     | Paused
+    | Continued
     | StopAsked
+    | AskedOutside
     | Stuck
+    | LeftOver
     | Unreachable
     | Reached
     | Adopted
@@ -187,6 +214,8 @@ class Life:
         doomed: the failure that made it stop; it will be FAILED when it has ended.
         created: whether there is, or was, something to end.
         was_ready: whether it ever was.
+        over: whether nothing of it runs any more, though something that was made for it may be left.
+        asked: who else than its owner asked for its end, if somebody did.
         before: the state in which it was lost, to which it comes back.
         history: the names of the events so far, each with the state that it led to.
     """
@@ -198,6 +227,8 @@ class Life:
     doomed: str = ""
     created: bool = False
     was_ready: bool = False
+    over: bool = False
+    asked: str = ""
     before: State = State.READY
     history: tuple[str, ...] = ()
 
@@ -278,7 +309,7 @@ def _ended(life: Life, event: Ended) -> _Outcome:
     if life.doomed:
         final = replace(life, state=State.FAILED, reason=life.doomed)
     elif _is_stopping(life) or event.asked:
-        final = replace(life, state=State.GONE, reason=event.why)
+        final = replace(life, state=State.GONE, reason=life.asked or event.why)
     elif code == 0 and life.state is State.READY and not life.stays_up:
         final = replace(life, state=State.GONE, reason="finished with exit code 0")
     else:
@@ -289,7 +320,13 @@ def _ended(life: Life, event: Ended) -> _Outcome:
 
 
 def _paused(life: Life, event: Paused) -> _Outcome:
+    if event.signum is None:
+        return (life if life.reason else replace(life, reason=_PAUSED)), (Record("paused", "by its engine"),)
     return life, (Record("paused", f"signal {event.signum}"),)
+
+
+def _continued(life: Life, _: Continued) -> _Outcome:
+    return (replace(life, reason="") if life.reason == _PAUSED else life), (Record("continued"),)
 
 
 def _stop_asked(life: Life, event: StopAsked) -> _Outcome:
@@ -302,8 +339,28 @@ def _stop_asked(life: Life, event: StopAsked) -> _Outcome:
     return stopping, (Record("kill" if event.force else "stop", event.why), End(event.why, force=event.force))
 
 
+def _asked_outside(life: Life, event: AskedOutside) -> _Outcome:
+    if _is_stopping(life):
+        return life, ()
+    stopping = State.LOST if life.state is State.LOST else State.STOPPING
+    return replace(life, state=stopping, before=State.STOPPING, reason=event.who, asked=event.who), (
+        Record("stop", event.who),
+    )
+
+
 def _stuck(life: Life, event: Stuck) -> _Outcome:
-    return replace(life, reason=event.reason), (Record("stuck", event.reason),)
+    return replace(life, reason=event.reason, over=life.over or event.over), (Record("stuck", event.reason),)
+
+
+def _left_over(life: Life, event: LeftOver) -> _Outcome:
+    """Its command has ended, so nobody waits for that any more; what is left is ended as if its owner had asked."""
+    life = replace(life, over=True)
+    if _is_stopping(life):
+        return replace(life, reason=event.reason), (Record("stuck", event.reason),)
+    finished = life.exit_code == 0 and life.state is State.READY and not life.stays_up
+    why = "finished with exit code 0" if finished else f"{event.why}, {describe_exit(life.exit_code)}"
+    stopping = replace(life, state=State.STOPPING, reason=event.reason, doomed="" if finished else why)
+    return stopping, (Record("stuck", event.reason), End(why))
 
 
 def _unreachable(life: Life, event: Unreachable) -> _Outcome:
@@ -323,6 +380,7 @@ def _adopted(life: Life, event: Adopted) -> _Outcome:
     return life, (Record("adopted", event.by),)
 
 
+_PAUSED = "paused"
 _LIVE = (State.STARTING, State.READY, State.STOPPING, State.LOST)
 
 _TABLE: dict[type, tuple[tuple[State, ...], Callable[..., _Outcome]]] = {
@@ -333,8 +391,11 @@ _TABLE: dict[type, tuple[tuple[State, ...], Callable[..., _Outcome]]] = {
     MainExited: (_LIVE, _main_exited),
     Ended: (_LIVE, _ended),
     Paused: (_LIVE, _paused),
+    Continued: (_LIVE, _continued),
     StopAsked: ((State.PENDING, *_LIVE), _stop_asked),
+    AskedOutside: (_LIVE, _asked_outside),
     Stuck: ((State.STOPPING,), _stuck),
+    LeftOver: (_LIVE, _left_over),
     Unreachable: (_LIVE, _unreachable),
     Reached: (_LIVE, _reached),
     Adopted: ((State.STARTING, State.READY, State.LOST), _adopted),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class Managed:
         handle: the driver's; None before it was created.
         plan: by what it is found before that; None where the tag is enough.
         reserved: what is to hold it, on record before it is created; None for kinds without such.
+        streams: the pipes to it, which stay until they are closed.
         number: of its life; each restart begins another.
         fence: the number of its ownership.
     """
@@ -68,6 +70,7 @@ class Managed:
         self.plan: Handle | None = None
         self.reserved: Handle | None = None
         self.number = 1
+        self.streams: dict[str, Any] = {}
         self.fence = 1
         self.condition = threading.Condition(threading.RLock())
         self.early: list[Event] = []
@@ -76,7 +79,27 @@ class Managed:
         self._log_of: Callable[[Handle], Path | None] | None = getattr(driver, "log_path", None)
         # Where there can be none, nobody is asked: that may be another host, which may take long to answer.
         self._has_pids: bool = getattr(driver, "has_pids", True)
+        self._pids_of: Callable[[Handle], tuple[int, ...]] | None = getattr(driver, "pids", None)
         self._url_of: Callable[[Handle], str | None] | None = getattr(driver, "url", None)
+
+    def take_streams(self) -> None:
+        """Take the pipes of a life that begins; those of the last one are closed."""
+        take = getattr(self.driver, "streams", None)
+        if take is not None and self.handle is not None:
+            self.close_streams()
+            self.streams = take(self.handle)
+
+    def close_streams(self) -> None:
+        """Close the pipes; one that nobody reads any more may hold what can't be written."""
+        streams, self.streams = self.streams, {}
+        for stream in streams.values():
+            with suppress(OSError, ValueError):
+                stream.close()
+
+    def __del__(self) -> None:
+        # Who forgot to close a pipe has forgotten the resource by now.
+        if getattr(self, "streams", None):
+            self.close_streams()
 
     @property
     def state(self) -> State:
@@ -133,6 +156,8 @@ class Managed:
         """Its live processes on this machine; of one that is lost, none can be seen."""
         if self.handle is None or self.state.is_final or self.state is State.LOST or not self._has_pids:
             return ()
+        if self._pids_of is not None:
+            return self._pids_of(self.handle)
         try:
             return self.driver.inspect(self.handle).pids
         except DriverUnavailable:
@@ -150,7 +175,7 @@ class Managed:
             log_tail = self.log(_TAIL_LINES)
         except TetherError as error:
             log_tail = f"(can't be read: {error})"
-        reason = self.life.reason or describe_exit(self.life.exit_code)
+        reason = self.life.doomed or self.life.reason or describe_exit(self.life.exit_code)
         return StartError(
             f"cannot start {self.name}: {reason}; nothing of it is left running",
             resource=self.name,

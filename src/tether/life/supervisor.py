@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable
@@ -14,9 +13,8 @@ from tether.errors import (
     DeadlineExceeded,
     DriverUnavailable,
     Gone,
-    GuardLost,
-    LedgerError,
     NotCreated,
+    NotRemoved,
     SpecError,
     StartError,
     TetherError,
@@ -24,11 +22,14 @@ from tether.errors import (
 from tether.ledger.store import ResourceRow
 from tether.ledger.writer import Writer
 from tether.life import machine as lifecycle
-from tether.life import readiness
+from tether.life import outside, readiness
 from tether.life.clock import Clock, SystemClock
-from tether.life.driver import CanAdopt, CanInsist, Context, Driver, Drivers, HasReserve
+from tether.life.creation import Creation
+from tether.life.driver import CanAdopt, CanInsist, Context, Driver
+from tether.life.drivers import Drivers
 from tether.life.machine import (
     Adopted,
+    AskedOutside,
     Created,
     End,
     Ended,
@@ -54,7 +55,6 @@ __all__ = ["Supervisor"]
 _log = logging.getLogger("tether")
 
 _CREATION_S = 30.0
-_GUARD_TRIES = 3
 
 
 class Supervisor:
@@ -85,6 +85,7 @@ class Supervisor:
         self._context = context(self.emit)
         self._clock = clock or SystemClock()
         self.drivers = Drivers(self._context)
+        self._creation = Creation(ledger, self._record)
         self._retries = Retries()
         self._lock = threading.Lock()
         self._managed: dict[str, Managed] = {}
@@ -120,8 +121,8 @@ class Supervisor:
         driver = self.drivers.of(spec.kind)
         managed = self._enter(spec, driver, on_death)
         try:
-            managed.plan = self._plan(managed)
-            managed.reserved = self._reserve(managed)
+            managed.plan = self._creation.plan(managed)
+            managed.reserved = self._creation.reserve(managed)
             self._ledger.add_resource(
                 *(managed.tag, self._owner, managed.name, spec.kind),
                 {**spec.record(), "fingerprint": fingerprint},
@@ -129,7 +130,7 @@ class Supervisor:
             )
             faults.point("start.recorded")
         except BaseException:
-            self._release(managed)
+            self._creation.release(managed)
             self._leave(managed)
             raise
         if held is not None:
@@ -210,29 +211,15 @@ class Supervisor:
             self._managed[managed.tag] = managed
             return managed
 
-    def _plan(self, managed: Managed) -> Handle | None:
-        # Looked up by name for the same reason as in Managed: a start pays for isinstance() with a protocol.
-        plan = getattr(managed.driver, "plan", None)
-        return None if plan is None else plan(managed.spec, managed.tag)
-
-    def _reserve(self, managed: Managed) -> Handle | None:
-        """Get hold of what will hold it, which is on record before anything is created."""
-        reserve = getattr(managed.driver, "reserve", None)
-        return None if reserve is None else reserve(managed.spec, managed.tag, managed.number)
-
-    def _release(self, managed: Managed) -> None:
-        if managed.reserved is not None and isinstance(managed.driver, HasReserve):
-            managed.driver.release(managed.tag)
-
     def _leave(self, managed: Managed) -> None:
         with self._lock:
             self._managed.pop(managed.tag, None)
 
     def _attempt(self, managed: Managed, progress: Progress) -> None:
         try:
-            handle = self._create(managed, progress)
+            handle = self._creation.create(managed, progress)
         except BaseException as error:
-            self._release(managed)
+            self._creation.release(managed)
             if isinstance(error, NotCreated):
                 self.apply(managed, Refused(f"could not start: {error}"))
             else:
@@ -254,27 +241,6 @@ class Supervisor:
             self.stop(managed, "its start was interrupted", force=True)
             raise
 
-    def _create(self, managed: Managed, progress: Progress) -> Handle:
-        """Have the driver create it; with another guard, should somebody have killed the first."""
-        for attempt in itertools.count(1):
-            try:
-                return managed.driver.start(managed.spec, managed.tag, managed.on_death, progress)
-            except GuardLost:
-                if attempt == _GUARD_TRIES or managed.state is not State.PENDING:
-                    raise
-                # Another life: nothing that is said of the first one is believed of it.
-                self._number_life(managed)
-                managed.reserved = self._reserve(managed)
-                self._record(managed, [Record("again", "its guard was killed before it ran")])
-        raise AssertionError("unreachable")
-
-    def _number_life(self, managed: Managed) -> None:
-        try:
-            managed.number = self._ledger.begin_life(managed.tag, managed.fence)
-        except LedgerError as error:
-            managed.number += 1
-            _log.error("%s: its next life is not on record: %s", managed.name, error)
-
     def _clear_attempt(self, managed: Managed, why: str) -> None:
         """See that nothing is left of an attempt to create; what can't be removed now stays on record, and is tried again."""
         if managed.plan is not None:
@@ -292,6 +258,7 @@ class Supervisor:
         """Record that it is there, and hear what was quicker than that."""
         with managed.condition:
             managed.handle = handle
+            managed.take_streams()
             ready = managed.spec.ready is None and managed.state is State.PENDING
             self._carry_out(managed, self.apply(managed, Created(), *([Probed()] if ready else [])))
             for event in managed.early:
@@ -305,7 +272,7 @@ class Supervisor:
         self._carry_out(managed, instructions)
 
     def _begin_again(self, managed: Managed, why: str) -> None:
-        plan = self._plan(managed)
+        plan = self._creation.plan(managed)
         if plan is not None:
             # What it depends on (a lock file, the address of an engine) may have changed since.
             self._ledger.plan_again(managed.tag, managed.fence, plan)
@@ -314,8 +281,8 @@ class Supervisor:
                 raise Busy(f"another resource is called {managed.name} by now; stop that first")
             self._managed[managed.tag] = managed
         try:
-            self._number_life(managed)
-            reserved = self._reserve(managed)
+            self._creation.begin_life(managed)
+            reserved = self._creation.reserve(managed)
         except BaseException:
             self._leave(managed)
             raise
@@ -349,7 +316,8 @@ class Supervisor:
                 return
             if managed.state.is_final:
                 return
-            instructions = self.apply(managed, event)
+            asked = outside.who_asked(self._ledger, managed) if isinstance(event, MainExited | Ended) else ""
+            instructions = self.apply(managed, *([AskedOutside(asked)] if asked else []), event)
         self._carry_out(managed, instructions)
 
     def apply(self, managed: Managed, *events: Event) -> list[End]:
@@ -425,7 +393,9 @@ class Supervisor:
             self._advance_from(managed, State.STOPPING, Stuck(str(error)))
             raise
         except DriverUnavailable as error:
-            self._advance_from(managed, State.STOPPING, Stuck(f"can't be ended now, tried again: {error}"))
+            over = isinstance(error, NotRemoved)
+            said = str(error) if over else f"can't be ended now, tried again: {error}"
+            self._advance_from(managed, State.STOPPING, Stuck(said, over))
             self._try_again(managed, end)
             raise
         faults.point("stop.ended")
@@ -463,10 +433,14 @@ class Supervisor:
             _log.error("%s: could not be ended: %s", managed.name, error)
 
     def wait(self, managed: Managed, timeout_s: float | None) -> None:
-        """Wait until a resource has ended. Raises DeadlineExceeded."""
+        """Wait until a resource has ended: until nothing of it runs, where something else of it can't be removed now.
+
+        Raises:
+            DeadlineExceeded: it goes on.
+        """
         deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
         with managed.condition:
-            while not managed.state.is_final:
+            while not (managed.state.is_final or managed.life.over):
                 left = None if deadline is None else deadline - self._clock.monotonic()
                 if left is not None and left <= 0:
                     raise DeadlineExceeded(

@@ -14,6 +14,7 @@ __all__ = [
     "children_by_parent",
     "environ",
     "forks",
+    "ignored_signals",
     "newest_pid",
     "parse_stat",
     "read",
@@ -195,6 +196,21 @@ def _environ_of_threads(pid: int) -> bytes:
     except OSError:
         return b""
     return b""
+
+
+def ignored_signals() -> list[int]:
+    """Return the signals that this process was started to ignore.
+
+    Python ignores two by itself (SIGPIPE, SIGXFSZ), of which nothing is known.
+    """
+    import signal
+
+    for line in read("/proc/self/status").splitlines():
+        if line.startswith(b"SigIgn:"):
+            bits = int(line.split()[1], 16)
+            own = {signal.SIGPIPE, signal.SIGXFSZ}
+            return [number for number in range(1, 65) if bits >> (number - 1) & 1 and number not in own]
+    return []
 
 
 def wait_channel(pid: int) -> str:

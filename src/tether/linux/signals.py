@@ -24,7 +24,8 @@ def open_verified(pid: int, start: int) -> int | None:
     """
     try:
         fd = os.pidfd_open(pid)
-    except (ProcessLookupError, OverflowError):
+    except (ProcessLookupError, FileNotFoundError, OverflowError):
+        # FileNotFoundError: newer kernels, for one that is just being waited for.
         return None
     if proc.start_time(pid) == start:
         return fd

@@ -122,7 +122,7 @@ class Attendant:
             if not self._closing and now >= max(due, not_before):
                 again = self._look_once()
                 end = time.monotonic()
-                not_before = end + (end - now) / _LOOKS_AT_MOST
+                not_before = end + min((end - now) / _LOOKS_AT_MOST, _LONGEST_PAUSE_S)
                 due = end + pause if again else float("inf")
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
-import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,15 +22,18 @@ from tether.ledger import place
 from tether.ledger.proof import Proof
 from tether.ledger.store import EventRow, Ledger, ResourceRow
 from tether.ledger.writer import Writer
-from tether.life.driver import Context, HasGuard
+from tether.life.driver import CanCompare, Context, HasGuard
 from tether.life.machine import Event
 from tether.life.managed import Managed, new_id
 from tether.life.supervisor import Supervisor
-from tether.linux import identity
-from tether.model import Inside, OnDeath, Progress, Recorded, Spec, State, Terminal, check_name
+from tether.linux import identity, proc
+from tether.model import Inside, OnDeath, Progress, Spec, State, Terminal, check_name
 from tether.notices import Notice, Telemetry
-from tether.owner import marking, show, shutdown
+from tether.owner import marking, show
 from tether.owner.answering import Answering
+from tether.owner.ending import stop_all
+from tether.owner.handover import hand_over
+from tether.owner.kept import recorded
 from tether.owner.resource import Resource
 from tether.owner.roster import Held, Roster
 from tether.spec import Process
@@ -42,7 +42,7 @@ __all__ = ["Owner"]
 
 _log = logging.getLogger("tether")
 
-_ORDER_PATIENCE_S = 0.5
+_LOOK_S = 2.0
 
 _owners: weakref.WeakSet[Owner] = weakref.WeakSet()
 
@@ -159,18 +159,23 @@ class Owner(Answering):
             terminal=lambda: self._terminal,
         )
 
-    def share_terminal(self) -> None:
+    def share_terminal(self, *, mask: int = 0) -> None:
         """Have commands share the terminal, session and process group of this process, as a shell's do; before the first start.
 
         Without this each command leads a session of its own, which no terminal's Ctrl-C or hang-up reaches.
+
+        Args:
+            mask: the signals that commands have blocked, a bit each, the lowest for signal 1.
         """
-        ignored = tuple(
-            int(signum)
-            for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
-            if signal.getsignal(signum) == signal.SIG_IGN
-        )
         self._guard.shares_terminal = True
-        self._terminal = Terminal(os.getpgrp(), ignored)
+        self._terminal = Terminal(os.getpgrp(), tuple(proc.ignored_signals()), mask)
+
+    def hand_over(self, resource: Resource, *, grace_s: float, parent: int | None = None) -> None:
+        """Have the guard take this process's place, as ``tether run`` does. See `tether.owner.handover`."""
+        managed = self._supervisor.by_name(resource.name)
+        if managed is None:
+            return None
+        return hand_over(managed, self._guard, self._record, self._proof, grace_s=grace_s, parent=parent)
 
     def _note(self, what: str, detail: str) -> None:
         self._record.add_event(self.id, None, self.name, what, detail)
@@ -235,7 +240,11 @@ class Owner(Answering):
         """Adopt what an earlier owner of this name kept from an equal spec; stop it if the spec has changed."""
         fingerprint = spec.fingerprint(place.key(self.state_dir))
         for row in self._kept(name):
-            if row.state is State.READY and row.spec.get("fingerprint") == fingerprint:
+            if (
+                row.state is State.READY
+                and row.spec.get("fingerprint") == fingerprint
+                and not self._is_outdated(row, spec, progress)
+            ):
                 managed = self._supervisor.adopt(row, spec)
                 if not managed.state.is_final:
                     progress(f"adopted {name}")
@@ -244,11 +253,17 @@ class Owner(Answering):
                         held(adopted)
                     return adopted
             else:
-                progress(f"{name} was kept from another spec, stopping it")
-                managed = self._supervisor.adopt(row, _recorded(row))
+                progress(f"{name} was kept from another spec or image, stopping it")
+                managed = self._supervisor.adopt(row, recorded(row))
                 self._supervisor.stop(managed, "its spec has changed")
         started = self._supervisor.start(spec, "keep", progress, fingerprint, self._holding(held))
         return Resource(self._supervisor, started)
+
+    def _is_outdated(self, row: ResourceRow, spec: Spec, progress: Progress) -> bool:
+        driver = self._supervisor.drivers.of(row.kind)
+        if row.handle is None or not isinstance(driver, CanCompare):
+            return False
+        return bool(driver.is_outdated(row.handle, spec, progress))
 
     def _kept(self, name: str, *, ended: bool = False) -> list[ResourceRow]:
         """Return what earlier owners of this name kept under ``name``, whose process has gone or let go in order."""
@@ -275,7 +290,7 @@ class Owner(Answering):
         """
         self._check_usable()
         for row in self._kept(name, ended=True):
-            return Resource(self._supervisor, self._supervisor.adopt(row, _recorded(row)))
+            return Resource(self._supervisor, self._supervisor.adopt(row, recorded(row)))
         raise NotFound(
             f"no earlier owner {self.name} kept a resource {name} in {self.state_dir}; start it, with on_death='keep'"
         )
@@ -308,8 +323,10 @@ class Owner(Answering):
     def status(self) -> dict[str, Any]:
         """Return one snapshot of all that this owner has, ready for JSON and without secrets.
 
-        A plugin that raises is reported in its place under ``error``.
+        A plugin that raises is reported in its place under ``error``. Services elsewhere are looked at once, side by side, for at
+        most two seconds; of what is not known by then it is said under ``unknown``, with its age.
         """
+        self._supervisor.drivers.look(_LOOK_S)
         plugins = self._roster.status()
         resources = [resource.info() for resource in self.resources]
         pids = [pid for each in [*resources, *plugins] for pid in each["pids"]]
@@ -354,7 +371,7 @@ class Owner(Answering):
                 return
             self._closed = True
         errors = self._roster.clean_up()
-        errors += self._stop_all([m for m in self._supervisor.live() if m.on_death != "keep"], grace)
+        errors += stop_all(self._supervisor, [m for m in self._supervisor.live() if m.on_death != "keep"], grace)
         marking.unmark(self.id)
         errors += stray.see_to(self.id, self.strays, self._ledger, self.state_dir, self._note)
         if not errors:
@@ -374,32 +391,6 @@ class Owner(Answering):
         self._proof.drop()
         if errors:
             raise ExceptionGroup(f"owner {self.name} could not end everything; the rest stays on record", errors)
-
-    def _stop_all(self, resources: list[Managed], grace: float | None) -> list[Exception]:
-        waits = shutdown.order(
-            {managed.name: managed.spec.needs for managed in resources},
-            {managed.name: getattr(getattr(managed.spec, "env_in", None), "name", None) for managed in resources},
-        )
-        ended = {managed.name: threading.Event() for managed in resources}
-
-        def stop(managed: Managed) -> Exception | None:
-            patience = time.monotonic() + _ORDER_PATIENCE_S
-            for name in waits[managed.name].must:
-                ended[name].wait()
-            for name in waits[managed.name].may:
-                ended[name].wait(max(0.0, patience - time.monotonic()))
-            try:
-                self._supervisor.stop(managed, "its owner shuts down", grace=grace)
-            except Exception as error:
-                return error
-            finally:
-                ended[managed.name].set()
-            return None
-
-        if not resources:
-            return []
-        with ThreadPoolExecutor(len(resources), thread_name_prefix="tether-stop") as pool:
-            return [error for error in pool.map(stop, reversed(resources)) if error is not None]
 
     def release_in_fork(self) -> None:
         """In a fork of the owner: let go of everything, without ending anything."""
@@ -421,18 +412,6 @@ def _sweep_later(state_dir: Path) -> None:
             ledger.close()
     except (TetherError, OSError) as error:
         _log.warning("what dead owners left at engines and hosts is not settled yet: %s", error)
-
-
-def _recorded(row: ResourceRow) -> Recorded:
-    return Recorded(
-        kind=row.kind,
-        name=row.name,
-        recorded=row.spec,
-        on_death="keep",
-        keep_for=row.keep_for,
-        stop_grace=float(row.spec.get("stop_grace", 10.0)),
-        stays_up=bool(row.spec.get("stays_up", False)),
-    )
 
 
 def _release_all_in_fork() -> None:

@@ -13,16 +13,13 @@ from tether import calls
 from tether.errors import DeadlineExceeded, PluginError
 from tether.linux import members, proc, tree
 from tether.owner.plugin import ManagedPlugin, problems
-from tether.protocol import PluginExecutionMode, is_cloud_aware, is_lifecycle_aware, with_descendants
+from tether.protocol import ENDED_REMOTELY, PluginExecutionMode, is_cloud_aware, is_lifecycle_aware, with_descendants
 
 __all__ = ["Held", "Registered"]
 
 _END_LIMIT_S = 5.0
 _LOOK_LIMIT_S = 5.0
 _TERMINATE_LIMIT_S = 60.0
-_ENDED_REMOTELY = frozenset(
-    {"terminated", "terminating", "stopped", "stopping", "deleted", "gone", "failed", "completed", "not_provisioned"}
-)
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,7 @@ class Registered:
         seen: pid and start time of the processes that were seen to be its own, and live.
         remote: what it rents, as it said last; None if nothing.
         trouble: what was wrong when it was last asked; empty if nothing was.
+        over: whether its end is on record, so that a look that was still on its way records nothing more.
     """
 
     def __init__(self, plugin: Any, name: str, tag: str, owner: str, held: Callable[[], Held] = Held) -> None:
@@ -63,6 +61,7 @@ class Registered:
         self.seen: set[tuple[int, int]] = set()
         self.remote: dict[str, Any] | None = None
         self.trouble = ""
+        self.over = False
         self._owner = owner
         self._held = held
         self._mode = ""
@@ -141,11 +140,9 @@ class Registered:
                 plugin=type(self.plugin).__name__,
                 method=method,
             )
-        try:
-            return calls.within(limit_s, self.plugin, method, call)
-        except calls.TimedOut as error:
-            self._busy[method] = error.thread
-            raise
+        return calls.within(
+            limit_s, self.plugin, method, call, begun=lambda thread: self._busy.__setitem__(method, thread)
+        )
 
     # -- its end -------------------------------------------------------------------------------------------------------
 
@@ -190,20 +187,34 @@ class Registered:
         return [*errors, *self._end_remote(note), *self._end_left_behind(note)]
 
     def _call_cleanup(self, limit_s: float, clean: Callable[[], object]) -> None:
-        if self._cleaning is not None and self._cleaning.is_alive():
-            # An earlier call that has not returned; it is not called twice at once.
-            self._cleaning.join(limit_s)
-            return
+        earlier = self._cleaning
+        if earlier is not None:
+            # A call that was interrupted, or took too long, went on in its thread: it is not called twice at once.
+            earlier.join(limit_s)
+            if not earlier.is_alive():
+                self._cleaning = None
+                return
+            raise self._too_slow(limit_s)
+
+        def begun(thread: threading.Thread) -> None:
+            self._cleaning = thread
+
         try:
-            calls.within(limit_s, self.plugin, "force_cleanup", clean)
-        except calls.TimedOut as error:
-            self._cleaning = error.thread
-            raise PluginError(
-                f"plugin {self.name}: force_cleanup() did not return within {limit_s:g} s; "
-                "what it had started was ended without it",
-                plugin=type(self.plugin).__name__,
-                method="force_cleanup",
-            ) from None
+            calls.within(limit_s, self.plugin, "force_cleanup", clean, begun)
+        except calls.TimedOut:
+            raise self._too_slow(limit_s) from None
+        except PluginError:
+            self._cleaning = None
+            raise
+        self._cleaning = None
+
+    def _too_slow(self, limit_s: float) -> PluginError:
+        return PluginError(
+            f"plugin {self.name}: force_cleanup() did not return within {limit_s:g} s; "
+            "what it had started was ended without it",
+            plugin=type(self.plugin).__name__,
+            method="force_cleanup",
+        )
 
     def _end_remote(self, note: Callable[[str, str], None]) -> Iterable[Exception]:
         """Have what it rents terminated, if its cleanup left that running."""
@@ -262,7 +273,7 @@ def _lives(pid: int, start: int) -> bool:
 
 def _runs(remote: dict[str, Any] | None) -> bool:
     """Whether what is rented may cost money: what is not known to have ended may."""
-    return remote is not None and str(remote.get("status", "unknown")).lower() not in _ENDED_REMOTELY
+    return remote is not None and str(remote.get("status", "unknown")).lower() not in ENDED_REMOTELY
 
 
 def _described(remote: dict[str, Any] | None) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self, cast
+from typing import Any, BinaryIO, Literal, Self, cast
 
-from tether.errors import SpecError
-from tether.life.driver import CanPause, HasInside, HasStreams
+from tether.errors import Gone, SpecError
+from tether.life.driver import CanCopy, CanExecute, CanPause, HasInside, HasStreamsApart
 from tether.life.managed import Managed
 from tether.life.supervisor import Supervisor
-from tether.model import Identity, OnDeath, State, Usage
+from tether.model import Handle, Identity, OnDeath, State, Usage
 from tether.owner import show
 
 __all__ = ["Resource"]
@@ -107,12 +110,26 @@ class Resource:
             return Usage()
         return self._managed.driver.usage(self._managed.handle)
 
-    def logs(self, tail: int | None = None) -> str:
-        """Return its output, or the last ``tail`` lines of it; empty if it goes elsewhere."""
-        return self._managed.log(tail)
+    def logs(self, tail: int | None = None, *, stream: Literal["stdout", "stderr"] | None = None) -> str:
+        """Return its output, or the last ``tail`` lines of it; empty if it goes elsewhere.
+
+        Args:
+            tail: how many lines; None for all.
+            stream: of a container, only what went to one of the two.
+
+        Raises:
+            SpecError: the two are not kept apart for this kind.
+        """
+        if stream is None:
+            return self._managed.log(tail)
+        driver, handle = self._managed.driver, self._managed.handle
+        if not isinstance(driver, HasStreamsApart):
+            raise SpecError(f"{self.name} is of kind {self.kind}, whose standard output and error are not kept apart")
+        return "" if handle is None else driver.read_stream(handle, stream, tail).decode(errors="replace")
 
     def info(self) -> dict[str, Any]:
         """Return all of the above, ready for JSON and without secrets."""
+        pids = self.pids()
         return {
             "id": self.id,
             "name": self.name,
@@ -121,8 +138,8 @@ class Resource:
             "reason": self.reason,
             "exit_code": self.exit_code,
             "url": self.url,
-            "pid": self.pid,
-            "pids": self.pids(),
+            "pid": pids[0] if pids else None,
+            "pids": pids,
             "on_death": self._managed.on_death,
             **self._managed.details(),
             "log": None if self._managed.log_path is None else str(self._managed.log_path),
@@ -135,10 +152,9 @@ class Resource:
         return self._managed.details()
 
     def _stream(self, name: str) -> Any:
-        managed = self._managed
-        if managed.handle is None or not isinstance(managed.driver, HasStreams):
-            return None
-        return managed.driver.streams(managed.handle).get(name)
+        return self._managed.streams.get(name)
+
+    # The pipes are this resource's until they are closed: also after it has ended, as with `subprocess.Popen`.
 
     @property
     def stdin(self) -> BinaryIO | None:
@@ -189,12 +205,70 @@ class Resource:
         pair = handle.data.get("main") if handle is not None and here else None
         return None if handle is None or pair is None else Identity(handle.data["boot"], *pair[:2])
 
-    def inside(self, argv: Sequence[str]) -> list[str]:
-        """Return the command that runs ``argv`` in it, activated. Raises SpecError if it is no environment."""
+    def inside(self, argv: Sequence[str], env: Mapping[str, str | None] | None = None) -> list[str]:
+        """Return the command that runs ``argv`` in it, activated, with ``env`` on top. Raises SpecError if it is no environment."""
         driver, handle = self._managed.driver, self._managed.handle
         if handle is None or not isinstance(driver, HasInside):
             raise SpecError(f"nothing can run in {self.name}: it is of kind {self.kind}, which is no environment")
-        return driver.inside(handle, argv)
+        return driver.inside(handle, argv, env)
+
+    def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        input: str | bytes = b"",  # noqa: A002 - as in subprocess.run
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        workdir: str | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+    ) -> subprocess.CompletedProcess[str]:
+        """Execute a command in a container that runs, and wait for it; as `subprocess.run` with its output captured as text.
+
+        Args:
+            argv: the command and its arguments.
+            input: what it reads from standard input.
+            env: variables beside those of the container.
+            user: by default the container's.
+            workdir: by default the container's.
+            timeout: seconds; after that it goes on in the container, and ends with that.
+            check: raise if it does not end with 0.
+
+        Raises:
+            SpecError: nothing can be executed in this kind.
+            Gone: it has ended.
+            subprocess.CalledProcessError: with ``check``.
+            DeadlineExceeded: it goes on after ``timeout`` seconds.
+        """
+        if isinstance(argv, str | bytes):
+            raise SpecError(f"argv must be a list of arguments, not one string: {argv!r}")
+        driver, handle = self._usable(CanExecute, "nothing can be executed in it")
+        sent = input.encode() if isinstance(input, str) else input
+        said = driver.execute(
+            handle, list(argv), env=env or {}, user=user, workdir=workdir, sent=sent, timeout_s=timeout
+        )
+        code, output, errors = said[0], said[1].decode(errors="replace"), said[2].decode(errors="replace")
+        if check and code != 0:
+            raise subprocess.CalledProcessError(-1 if code is None else code, list(argv), output, errors)
+        return subprocess.CompletedProcess(list(argv), -1 if code is None else code, output, errors)
+
+    def copy_in(self, source: bytes | str | os.PathLike[str], path: str) -> None:
+        """Copy a file or folder of this machine, or content as bytes, to a path of a container. Raises SpecError, Gone, OSError."""
+        driver, handle = self._usable(CanCopy, "nothing can be copied into it")
+        driver.copy_in(handle, source, path)
+
+    def copy_out(self, path: str, target: str | os.PathLike[str]) -> None:
+        """Copy a file or folder of a container to a path of this machine. Raises SpecError, Gone, NotFound, OSError."""
+        driver, handle = self._usable(CanCopy, "nothing can be copied out of it")
+        driver.copy_out(handle, path, Path(target))
+
+    def _usable(self, ability: type[Any], otherwise: str) -> tuple[Any, Handle]:
+        driver, handle = self._managed.driver, self._managed.handle
+        if not isinstance(driver, ability):
+            raise SpecError(f"{self.name} is of kind {self.kind}: {otherwise}")
+        if handle is None or self.state.is_final:
+            raise Gone(f"resource {self.name} has ended ({self.reason or self.state.value})")
+        return driver, handle
 
     def resume(self) -> None:
         """Continue it, should a signal have stopped it (SIGCONT). What has ended, or can't be stopped, is left alone."""

@@ -56,6 +56,7 @@ class Roster:
         self._held = held
         self._state_dir = state_dir
         self._lock = threading.Lock()
+        self._record_lock = threading.Lock()
         self._registered: list[Registered] = []
         self._attendant: Attendant | None = None
         self._remote_due = 0.0
@@ -87,6 +88,7 @@ class Roster:
                 path = asking.path_of(self._state_dir, self._owner)
                 self._attendant = Attendant(chosen, path, self._look_at_all, self._answer)
         self._record(registered)
+        self._remote_due = 0.0
         self._attendant.wake()
         return True
 
@@ -124,19 +126,24 @@ class Roster:
             "remote": _on_record(registered.remote),
         }
         url = (registered.remote or {}).get("endpoint_url")
-        self._ledger.write(
-            registered.tag,
-            1,
-            State.READY,
-            list(events),
-            handle=Handle("plugin", registered.tag, data),
-            url=_without_secrets(url) if isinstance(url, str) else None,
-        )
+        with self._record_lock:
+            if registered.over:
+                return
+            self._ledger.write(
+                registered.tag,
+                1,
+                State.READY,
+                list(events),
+                handle=Handle("plugin", registered.tag, data),
+                url=_without_secrets(url) if isinstance(url, str) else None,
+            )
         self._ledger.flush()
 
     def _end_record(self, registered: Registered, why: str, state: State = State.GONE) -> None:
-        what = "gone" if state is State.GONE else "cleanup failed"
-        self._ledger.write(registered.tag, 1, state, [(what, why)], reason=why)
+        with self._record_lock:
+            registered.over = True
+            what = "gone" if state is State.GONE else "cleanup failed"
+            self._ledger.write(registered.tag, 1, state, [(what, why)], reason=why)
         self._ledger.flush()
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -200,11 +207,14 @@ class Roster:
             "remote": registered.look_at_remote,
         }
         errors = []
+        before = registered.remote
         for key, ask in asked.items():
             try:
                 status[key] = ask()
             except PluginError as error:
                 errors.append(str(error))
+        if registered.remote != before:
+            self._record(registered)
         if registered.trouble:
             errors.append(f"plugin {registered.name}: {registered.trouble}")
         status["error"] = "; ".join(dict.fromkeys(errors)) or None

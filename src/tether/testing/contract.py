@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -68,6 +68,14 @@ class DriverContract:
     def leftovers(self) -> list[str]:
         """Return what is to be seen of resources of tests, by other means than the driver's; must be empty in the end."""
         return []
+
+    def impostor(self, tag: str) -> AbstractContextManager[Callable[[], bool]] | None:
+        """Make something of the user's that carries the mark of a resource (copied, inherited), as marks that travel do.
+
+        Returns:
+            For the time of a block, a function that says whether it is still as it was; None where marks of this kind can't travel.
+        """
+        return None
 
     # -- what the tests use --------------------------------------------------------------------------------------------
 
@@ -221,6 +229,30 @@ class DriverContract:
         self.command("reap")
         assert self.await_settled(state).state in (State.GONE, State.FAILED)
 
+    def test_what_only_carries_its_mark_survives(self, state: Path) -> None:
+        """One mark is a hint: at a stop, and at a sweep after the owner was killed."""
+        with Owner("contract", state_dir=state) as owner:
+            resource = owner.start(self.make_spec("it"))
+            made = self.impostor(resource.id)
+            if made is None:
+                resource.kill()
+                pytest.skip("marks of this kind can't travel")
+            with made as is_there:
+                resource.stop(grace=1)
+                assert resource.state is State.GONE
+                assert is_there()
+        with self.owner_process(state, "stay") as process:
+            assert process.stdout is not None
+            tag = process.stdout.readline().decode().strip()
+            again = self.impostor(tag)
+            assert again is not None
+            with again as is_there:
+                process.kill()
+                process.wait()
+                self.command("reap")
+                self.await_settled(state)
+                assert is_there()
+
     def test_it_ends_with_its_owner(self, state: Path) -> None:
         """SIGKILL of the owner, without any sweep: the reaper sees to it, within the time limit, and puts it on record."""
         with self.owner_process(state, "stay") as process:
@@ -276,6 +308,29 @@ class OutageContract(DriverContract):
     def outage(self) -> AbstractContextManager[None]:
         """Take the service down for the time of a block."""
         raise NotImplementedError
+
+    def silence(self) -> AbstractContextManager[None] | None:
+        """Have the service take requests and answer none, for the time of a block; None if that can't be done here."""
+        return None
+
+    def test_silent_while_asked_how_it_is(self, state: Path) -> None:
+        """status() comes within three seconds all the same, and when the service goes on, all is as it was."""
+        with Owner("contract", state_dir=state) as owner:
+            resource = owner.start(self.make_spec("it"))
+            silence = self.silence()
+            if silence is None:
+                resource.kill()
+                pytest.skip("this service can't be silenced here")
+            with silence:
+                began = time.monotonic()
+                status = owner.status()
+                assert time.monotonic() - began < 3
+                assert json.loads(json.dumps(status))["resources"]
+            deadline = time.monotonic() + 30
+            while resource.state is not State.READY or "unknown" in resource.info():
+                assert time.monotonic() < deadline, resource.info()
+                owner.status()
+                time.sleep(0.1)
 
     def test_down_while_starting(self, state: Path) -> None:
         """One clear StartError; nothing is left on record as live."""

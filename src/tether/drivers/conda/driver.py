@@ -8,15 +8,21 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 from tether.drivers import Context
-from tether.drivers.conda import folder, making
+from tether.drivers.conda import activation, cache, folder, locks, making, named, python_packages, soundness
+from tether.drivers.conda.access import Access, without_secrets
+from tether.drivers.conda.folder import Mark
+from tether.drivers.conda.lockfile import Locked
 from tether.drivers.conda.spec import CondaEnv
-from tether.errors import DriverUnavailable, Gone, NotCreated, StartError, exec_error, require_extra
+from tether.drivers.conda.uses import Uses, is_unused
+from tether.errors import Busy, DriverUnavailable, Gone, NotCreated, StartError, exec_error, require_extra
+from tether.life.addresses import hide
 from tether.life.machine import Ended
 from tether.linux import faults
 from tether.model import Finding, Handle, OnDeath, Progress, State, Status, Usage
@@ -28,7 +34,7 @@ _VERSION = 1
 
 
 class CondaDriver:
-    """See `tether.drivers.Driver`. The handle has the prefix, the lock file, and whose it is."""
+    """See `tether.drivers.Driver`. The handle has the prefix, the lock beside it, and whose it is."""
 
     kind: ClassVar[str] = "conda"
     modes: ClassVar[frozenset[PluginExecutionMode]] = frozenset({PluginExecutionMode.CONDA_ENV})
@@ -36,16 +42,16 @@ class CondaDriver:
 
     def __init__(self, context: Context) -> None:
         self._folder = context.state_dir / "conda"
+        self._uses = Uses()
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
     def plan(self, spec: CondaEnv, tag: str) -> Handle:
         """Say where it will be. See `HasPlan`."""
         if not spec.is_made:
-            prefix = Path(spec.prefix) if spec.prefix is not None else _named(spec.name or "")
-            return Handle(
-                self.kind, tag, {"prefix": str(prefix), "lock": None, "attached": True, "ephemeral": False}, _VERSION
-            )
+            prefix = Path(spec.prefix) if spec.prefix is not None else named.find(spec.name or "")
+            data = {"prefix": str(prefix), "lock": None, "attached": True, "ephemeral": False}
+            return Handle(self.kind, tag, data, _VERSION)
         request = _request(spec)
         if spec.prefix is not None:
             prefix = Path(spec.prefix)
@@ -53,15 +59,19 @@ class CondaDriver:
             prefix = self._folder / "ephemeral" / tag
         else:
             prefix = self._folder / "envs" / f"{spec.default_name[:40]}-{request[:16]}"
-        lock = self._folder / "locks" / hashlib.sha256(os.fsencode(prefix)).hexdigest()[:32]
         data = {
             "prefix": str(prefix),
-            "lock": str(lock),
+            "lock": str(self._lock(prefix, spec)),
             "attached": False,
             "ephemeral": spec.ephemeral,
             "request": request,
+            "ours": spec.prefix is None,
         }
         return Handle(self.kind, tag, data, _VERSION)
+
+    def _lock(self, prefix: Path, spec: CondaEnv) -> Path:
+        """Where all meet who make one there: beside what anybody can reach, and in the state directory for what lies there."""
+        return locks.beside(prefix) if spec.prefix is not None else self._folder / "locks" / f"{prefix.name}.lock"
 
     def start(self, spec: CondaEnv, tag: str, on_death: OnDeath, progress: Progress) -> Handle:
         """Make the environment, or use it if it is there.
@@ -80,47 +90,113 @@ class CondaDriver:
                 raise NotCreated(f"cannot use environment {called}: there is none at {prefix}", resource=called)
             return handle
         # Made once is made for everybody: the common case needs no lock.
-        if not spec.ephemeral and folder.made_from(prefix) == handle.data["request"]:
+        if self._use(handle, called, progress):
             progress("it was made before")
             return handle
-        with folder.locked(Path(handle.data["lock"]), progress):
-            if folder.made_from(prefix) == handle.data["request"]:
-                progress("another process made it")
-                return handle
-            self._make(spec, handle, called, progress)
+        try:
+            with locks.locked(Path(handle.data["lock"]), progress) as lock_fd:
+                if self._use(handle, called, progress):
+                    progress("another process made it")
+                else:
+                    self._make(spec, handle, called, lock_fd, progress)
+        except OSError as error:
+            raise StartError(f"cannot make environment {called} at {prefix}: {error}", resource=called) from error
         return handle
 
-    def _make(self, spec: CondaEnv, handle: Handle, called: str, progress: Progress) -> None:
-        """Make it, under its lock."""
+    def _use(self, handle: Handle, called: str, progress: Progress) -> bool:
+        """Use what is there, if it was made from this request for everybody, and its files are those that were installed."""
         prefix = Path(handle.data["prefix"])
-        if (prefix / folder.BEGUN).exists() or prefix.is_relative_to(self._folder):
-            folder.remove(prefix)
-        elif prefix.exists() and any(prefix.iterdir()):
+        mark = folder.mark_of(prefix)
+        if handle.data["ephemeral"] or mark is None or mark.ephemeral or mark.request != handle.data["request"]:
+            return False
+        if not self._uses.begin(handle.tag, prefix):
+            return False
+        fault = soundness.fault(prefix, mark.packages)
+        if fault is not None and not self._puts_up_with(fault, handle, called, progress):
+            return False
+        with suppress(OSError):
+            # The time of the mark is that of the last use.
+            os.utime(prefix / folder.MARK)
+        return True
+
+    def _puts_up_with(self, fault: soundness.Fault, handle: Handle, called: str, progress: Progress) -> bool:
+        """Whether a broken environment is used all the same: somebody else is in it, and nothing of it is missing."""
+        prefix = Path(handle.data["prefix"])
+        self._uses.end(handle.tag)
+        if is_unused(prefix):
+            progress(f"{fault.text}: it is made anew")
+            return False
+        if fault.unusable or not self._uses.begin(handle.tag, prefix):
             raise NotCreated(
-                f"cannot make environment {called}: {prefix} is there and was not made from this request; "
-                "use it with CondaEnv(prefix=...) alone, or choose another prefix",
+                f"cannot use environment {called} at {prefix}: {fault.text}, and it can't be made anew while others use it; "
+                "end what uses it ('tether ps' shows that), and try again",
                 resource=called,
             )
-        try:
-            records = making.run(making.solve(spec, self._folder, progress))
-        except Exception as error:
-            raise NotCreated(f"cannot make environment {called}: {error}", resource=called) from error
+        progress(f"{fault.text}: others use it now, so it is used as it is")
+        return True
+
+    def _make(self, spec: CondaEnv, handle: Handle, called: str, lock_fd: int, progress: Progress) -> None:
+        """Make it, under its lock."""
+        prefix = Path(handle.data["prefix"])
+        self._clear(handle, called)
+        locked, access = self._choose(spec, called, progress)
         try:
             prefix.mkdir(parents=True, exist_ok=True)
-            (prefix / folder.BEGUN).write_text(handle.tag)
+            folder.begin(prefix, handle.tag)
             faults.point("start.making")
-            making.run(making.install(records, prefix, self._folder, progress))
+            with locks.shared(cache.packages_lock(self._folder)):
+                making.run(making.install(locked, prefix, self._folder, access, progress, copies=spec.ephemeral))
+            if locked.pypi:
+                python_packages.install(locked.pypi, prefix, lock_fd, progress)
             faults.point("start.making")
-            mark = {
-                "request": handle.data["request"],
-                "packages": [f"{each.name.normalized}={each.version}" for each in records],
-            }
-            folder.write_synced(prefix / folder.MARK, json.dumps(mark))
-            (prefix / folder.BEGUN).unlink()
+            soundness.note(prefix)
+            folder.finish(prefix, _mark(handle, locked))
         except Exception as error:
             # rattler goes on with other packages for a moment when one has failed, and would fill again what is removed.
             folder.await_quiet(prefix)
-            raise StartError(f"cannot make environment {called} at {prefix}: {error}", resource=called) from error
+            said = access.hide(f"cannot make environment {called} at {prefix}: {error}")
+            raise StartError(said, resource=called) from _unless_secret(error, access)
+        self._uses.begin(handle.tag, prefix)
+
+    def _clear(self, handle: Handle, called: str) -> None:
+        """Make room: what is half made or broken of the same request goes, and what is somebody's is left alone.
+
+        Raises:
+            NotCreated: it is somebody's.
+        """
+        prefix = Path(handle.data["prefix"])
+        mark = folder.mark_of(prefix)
+        problem = ""
+        if mark is not None and (mark.ephemeral or handle.data["ephemeral"]) and mark.tag != handle.tag:
+            whose = "for another resource alone" if mark.ephemeral else "for everybody, so it can't be ephemeral"
+            problem = f"{prefix} was made {whose}"
+        elif handle.data["ours"] or folder.begun_for(prefix) is not None:
+            folder.remove(prefix, handle.tag)
+        elif mark is not None and mark.request == handle.data["request"]:
+            others = soundness.others(prefix)
+            if others:
+                problem = f"{prefix} is broken, and has files that tether did not make ({others[0]}); remove it"
+            else:
+                folder.remove(prefix, handle.tag)
+        elif prefix.exists() and not prefix.is_dir():
+            problem = f"{prefix} is a file"
+        elif not folder.is_free(prefix):
+            problem = f"{prefix} is there and was not made from this request; use it with CondaEnv(prefix=...) alone"
+        if problem:
+            raise NotCreated(f"cannot make environment {called}: {problem}, or choose another prefix", resource=called)
+
+    def _choose(self, spec: CondaEnv, called: str, progress: Progress) -> tuple[Locked, Access]:
+        """Say what will be in it. Raises NotCreated."""
+        access = Access([*spec.packages, *spec.channels])
+        try:
+            if spec.lock is None:
+                return making.run(making.solve(spec, access, self._folder, progress)), access
+            locked, access = making.read_lock(spec)
+            python_packages.check(locked)
+        except Exception as error:
+            said = access.hide(f"cannot make environment {called}: {error}")
+            raise NotCreated(said, resource=called) from _unless_secret(error, access)
+        return locked, access
 
     # -- look ----------------------------------------------------------------------------------------------------------
 
@@ -132,15 +208,12 @@ class CondaDriver:
         """Look at the folder. Half made by somebody who is still at it counts as not there."""
         prefix = Path(handle.data["prefix"])
         if handle.data["attached"]:
-            there = (prefix / "conda-meta").is_dir()
-            return (
-                Status(State.READY)
-                if there
-                else Status(State.LOST, reason=f"there is no environment at {prefix} any more")
-            )
-        if folder.made_from(prefix) == handle.data["request"]:
+            if (prefix / "conda-meta").is_dir():
+                return Status(State.READY)
+            return Status(State.LOST, reason=f"there is no environment at {prefix} any more")
+        if _is_whole(handle):
             return Status(State.READY)
-        if not folder.is_ours(prefix, handle) or not folder.lock_is_free(Path(handle.data["lock"])):
+        if not folder.is_ours(prefix, handle) or locks.is_held(Path(handle.data["lock"])):
             return Status(State.GONE, reason="not there")
         return Status(State.STOPPING, reason="half made")
 
@@ -150,58 +223,43 @@ class CondaDriver:
 
     def details(self, handle: Handle) -> dict[str, Any]:
         """Return where it is, and what is in it."""
-        try:
-            mark = json.loads((Path(handle.data["prefix"]) / folder.MARK).read_text())
-        except (OSError, ValueError):
-            mark = {}
-        return {"conda_env": handle.data["prefix"], "packages": mark.get("packages", [])}
+        mark = folder.mark_of(Path(handle.data["prefix"]))
+        return {"conda_env": handle.data["prefix"], "packages": [] if mark is None else mark.packages}
 
     def diagnose(self) -> Finding:
         """Look for py-rattler and a shell."""
+        what = "conda environments"
         try:
             require_extra("rattler", "conda", "a CondaEnv")
         except DriverUnavailable as error:
-            return Finding(
-                "conda environments", False, str(error), "none can be made; those that exist can't be activated"
-            )
+            return Finding(what, False, str(error), "none can be made; those that exist can be used")
         bash = shutil.which("bash")
         if bash is None:
-            return Finding(
-                "conda environments", False, "there is no bash", "they can be made, and no command can run in them"
-            )
-        return Finding(
-            "conda environments", True, f"py-rattler, and {bash}", "they can be made, and commands run in them"
-        )
+            return Finding(what, False, "there is no bash", "they can be made, and no command can run in them")
+        return Finding(what, True, f"py-rattler, and {bash}", "they can be made, and commands run in them")
 
     def is_attached(self, handle: Handle) -> bool:
         """Whether it stays: it existed before, or was made for everybody who asks for the same."""
-        if handle.data["attached"]:
-            return True
-        return not handle.data["ephemeral"] and folder.made_from(Path(handle.data["prefix"])) == handle.data["request"]
+        return bool(handle.data["attached"]) or (not handle.data["ephemeral"] and _is_whole(handle))
 
-    def inside(self, handle: Handle, argv: Sequence[str]) -> list[str]:
+    def inside(self, handle: Handle, argv: Sequence[str], env: Mapping[str, str | None] | None = None) -> list[str]:
         """Return the command under a shell that activates the environment and becomes the command.
 
         Raises:
-            FileNotFoundError: neither the environment nor the path has such a program; also a StartError.
-            DriverUnavailable: the extra is not installed.
+            FileNotFoundError: neither the environment, nor the path that ``env`` or the activation gives, has such a program;
+                also a StartError.
+            StartError: it can't be activated.
         """
-        require_extra("rattler", "conda", "a command in a conda environment")
-        from rattler.shell import ActivationVariables, Shell, activate
-
         prefix = Path(handle.data["prefix"])
-        if (
-            "/" not in argv[0]
-            and shutil.which(argv[0], path=f"{prefix / 'bin'}:{os.environ.get('PATH', os.defpath)}") is None
-        ):
-            raise exec_error(errno.ENOENT, argv[0], argv[0])
-        bash = shutil.which("bash")
-        if bash is None:
-            raise StartError(f"cannot run {argv[0]} in {prefix}: activation scripts need bash, which is not installed")
-        current = os.environ.get("CONDA_PREFIX")
-        variables = ActivationVariables(current_prefix=Path(current) if current else None)
-        script = activate(prefix, variables, Shell.bash).script
-        return [bash, "--noprofile", "--norc", "-c", f'{script}\nexec "$@"', "tether", *argv]
+        environ = {**os.environ, **(env or {})}
+        environ = {name: value for name, value in environ.items() if value is not None}
+        path = f"{prefix / 'bin'}:{environ.get('PATH', os.defpath)}"
+        # Activated for a look only where that may say something new: it takes a shell.
+        if "/" not in argv[0] and shutil.which(argv[0], path=path) is None:
+            path = activation.path_inside(prefix, environ)  # type: ignore[arg-type]
+            if shutil.which(argv[0], path=path) is None:
+                raise exec_error(errno.ENOENT, argv[0], argv[0])
+        return activation.command(prefix, argv)
 
     # -- adoption ------------------------------------------------------------------------------------------------------
 
@@ -211,6 +269,8 @@ class CondaDriver:
             raise Gone(
                 f"resource {handle.tag} can't be adopted: there is no whole environment at {handle.data['prefix']}"
             )
+        if not handle.data["attached"]:
+            self._uses.begin(handle.tag, Path(handle.data["prefix"]))
         return None
 
     def receipt(self, handle: Handle) -> Ended | None:
@@ -227,47 +287,70 @@ class CondaDriver:
         """Remove what is ephemeral or half made; what is whole stays for others, and what was there before is never touched.
 
         Raises:
+            Busy: something is still being installed into it.
             OSError: something of it can't be removed.
         """
-        if self.is_attached(handle):
+        self._uses.end(handle.tag)
+        if self.is_attached(handle) or not _is_to_go(handle):
             return
-        prefix, lock = Path(handle.data["prefix"]), Path(handle.data["lock"])
-        if handle.data["ephemeral"]:
-            folder.remove(prefix)
-            lock.unlink(missing_ok=True)
-            return
-        with folder.locked_if_free(lock) as free:
-            if free and folder.is_ours(prefix, handle) and folder.made_from(prefix) != handle.data["request"]:
-                folder.remove(prefix)
+        prefix = Path(handle.data["prefix"])
+        with locks.locked_if_free(Path(handle.data["lock"])) as free:
+            # Looked at again under the lock: somebody else may have made it his meanwhile.
+            if free and _is_to_go(handle):
+                folder.remove(prefix, handle.tag)
+            elif handle.data["ephemeral"] and _is_to_go(handle):
+                raise Busy(f"environment {prefix} can't be removed yet: something is being installed into it")
+
+    def close(self) -> None:
+        """Let go of every environment that this process uses. See `HasConnections`."""
+        self._uses.close()
+
+
+def _is_whole(handle: Handle) -> bool:
+    """Whether it is there as it was asked for: of an ephemeral one, this very resource's."""
+    mark = folder.mark_of(Path(handle.data["prefix"]))
+    if mark is None or mark.request != handle.data["request"]:
+        return False
+    return mark.tag == handle.tag if handle.data["ephemeral"] else not mark.ephemeral
+
+
+def _is_to_go(handle: Handle) -> bool:
+    """Whether it is there and ends with its resource: it is half made, or that resource's alone."""
+    if handle.data["ephemeral"] and _is_whole(handle):
+        return True
+    prefix = Path(handle.data["prefix"])
+    return folder.is_ours(prefix, handle) and folder.made_from(prefix) != handle.data["request"]
+
+
+def _mark(handle: Handle, locked: Locked) -> Mark:
+    """Say what was made: of packages of a Python index with "==", as that writes them."""
+    return Mark(
+        request=handle.data["request"],
+        prefix=os.path.realpath(handle.data["prefix"]),
+        tag=handle.tag,
+        ephemeral=handle.data["ephemeral"],
+        packages=[
+            *(f"{each.name.normalized}={each.version}" for each in locked.records),
+            *(f"{each.name}=={each.version}" for each in locked.pypi),
+        ],
+        began=time.time(),
+    )
+
+
+def _unless_secret(error: Exception, access: Access) -> Exception | None:
+    """Return the cause to be shown with an error; None if it says what must not be shown."""
+    return error if access.hide(str(error)) == str(error) else None
 
 
 def _request(spec: CondaEnv) -> str:
-    """What is equal for requests that give the same environment."""
-    lock = None if spec.lock is None else hashlib.sha256(Path(spec.lock).read_bytes()).hexdigest()
-    asked = [
-        sorted(spec.packages),
-        list(spec.channels) if spec.packages else [],
-        lock,
-        platform.machine(),
-        platform.system(),
-    ]
+    """What is equal for requests that give the same environment; whoever was let in where by what token."""
+    asked: list[Any] = [spec.platform, platform.machine(), platform.system()]
+    if spec.lock is not None:
+        asked += [hashlib.sha256(Path(spec.lock).read_bytes()).hexdigest(), spec.environment]
+    else:
+        asked += [
+            sorted(map(without_secrets, spec.packages)),
+            list(map(hide, spec.channels)),
+            making.virtual_packages(),
+        ]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-
-
-def _named(name: str) -> Path:
-    """Where the conda environment of this name is, or would be."""
-    home = Path.home()
-    folders = [Path(each) for each in os.environ.get("CONDA_ENVS_PATH", "").split(os.pathsep) if each]
-    roots = [
-        os.environ.get("MAMBA_ROOT_PREFIX"),
-        str(Path(exe).parents[1]) if (exe := os.environ.get("CONDA_EXE")) else None,
-    ]
-    folders += [Path(root) / "envs" for root in roots if root]
-    folders += [
-        home / ".conda/envs",
-        *(home / root / "envs" for root in ("miniforge3", "miniconda3", "anaconda3", "micromamba")),
-    ]
-    with suppress(OSError):
-        known = (home / ".conda/environments.txt").read_text().split("\n")
-        folders += [Path(line).parent for line in known if Path(line).name == name]
-    return next((folder / name for folder in folders if (folder / name / "conda-meta").is_dir()), folders[0] / name)

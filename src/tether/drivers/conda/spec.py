@@ -8,25 +8,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tether.drivers.conda.access import without_secrets
 from tether.errors import SpecError, require_extra
+from tether.life.addresses import hide
 from tether.model import OnDeath, Ready
 from tether.spec import SpecBase
 
 __all__ = ["CondaEnv"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CondaEnv(SpecBase):
     """A conda environment: made from packages or a lock file, or one that exists.
 
     Args:
         packages: what must be in it, like "python=3.12" or "numpy>=2".
         channels: where packages come from, the first before the others: a name like conda-forge, a URL, a ``file://`` folder.
+            User, password, ``/t/TOKEN/`` and query reach the server only: they are neither recorded nor shown.
         lock: a lock file of pixi or rattler instead of packages.
+        environment: with ``lock``, which of its environments; by default "default".
+        platform: for which platform ("linux-64"); by default this machine's. With ``lock`` also the name of one of its platforms.
         prefix: where it is. With packages or a lock it is made there; without, one that exists there is used and never removed.
         name: what it is called. Without packages, lock and prefix: the name of a conda environment of this user, which is used and
             never removed.
-        ephemeral: for this resource alone, and removed at its end. Otherwise it stays for the next who asks for the same.
+        ephemeral: for this resource alone: it shares no file with any other, and is removed at its end. Otherwise it stays for
+            the next who asks for the same.
         on_death, keep_for, needs: as for `Process`; what stays anyway is let go.
 
     Raises:
@@ -43,6 +49,8 @@ class CondaEnv(SpecBase):
     on_death: OnDeath | None = None
     keep_for: float = 3600.0
     needs: Sequence[str] | None = None
+    environment: str | None = None
+    platform: str | None = None
     ready: Ready | None = field(default=None, init=False)
     stop_grace: float = field(default=0.0, init=False)
     kind: str = field(default="conda", init=False)
@@ -53,8 +61,19 @@ class CondaEnv(SpecBase):
         for each in ("packages", "channels"):
             value = getattr(self, each)
             if isinstance(value, str) or not all(isinstance(item, str) and item for item in value):
-                raise SpecError(f"{each} must be a list of texts, not {value!r}")
+                raise SpecError(f"{each} must be a list of texts, not {hide(repr(value))}")
             object.__setattr__(self, each, tuple(value))
+        self._check_what()
+        for each in ("prefix", "lock"):
+            if getattr(self, each) is not None:
+                object.__setattr__(self, each, str(Path(getattr(self, each)).absolute()))
+        if self.lock is not None and not Path(self.lock).is_file():
+            raise SpecError(f"there is no lock file {self.lock}")
+        if self.prefix is not None and any(each in str(self.prefix) for each in ":\0"):
+            raise SpecError(f"prefix={self.prefix!r} can't be a folder of PATH: it has a colon or a NUL byte in it")
+        self._check_common()
+
+    def _check_what(self) -> None:
         if self.packages and self.lock is not None:
             raise SpecError("packages and lock exclude each other: a lock file says it all")
         if self.is_made and not self.channels and self.lock is None:
@@ -63,12 +82,18 @@ class CondaEnv(SpecBase):
             raise SpecError("an environment that exists is never removed, so it can't be ephemeral")
         if not self.is_made and self.prefix is None and self.name is None:
             raise SpecError("say what environment: packages=, lock=, prefix= or name=")
-        for each in ("prefix", "lock"):
-            if getattr(self, each) is not None:
-                object.__setattr__(self, each, str(Path(getattr(self, each)).absolute()))
-        if self.lock is not None and not Path(self.lock).is_file():
-            raise SpecError(f"there is no lock file {self.lock}")
-        self._check_common()
+        if self.environment is not None and self.lock is None:
+            raise SpecError(f"environment={self.environment!r} is one of a lock file's, and there is no lock=")
+        if self.platform is not None and not self.is_made:
+            raise SpecError(
+                f"platform={self.platform!r} is for an environment that is made; one that exists is what it is"
+            )
+
+    def __repr__(self) -> str:
+        """Show what is recorded: addresses without secrets."""
+        shown = {**self.record(), "lock": self.lock, "prefix": self.prefix, "name": self.name}
+        del shown["stays_up"]
+        return f"CondaEnv({', '.join(f'{key}={value!r}' for key, value in shown.items() if value)})"
 
     @property
     def is_made(self) -> bool:
@@ -78,8 +103,10 @@ class CondaEnv(SpecBase):
     @property
     def default_name(self) -> str:
         """The first package, or the folder."""
-        first = self.packages[0] if self.packages else Path(self.prefix or self.lock or "env").name
-        return "".join(character if character.isalnum() else "-" for character in first).strip("-")
+        first = without_secrets(self.packages[0]) if self.packages else Path(self.prefix or self.lock or "env").name
+        if "://" in first:
+            first = first.rpartition("/")[2].rpartition("::")[2]
+        return "".join(character if character.isalnum() else "-" for character in first).strip("-") or "env"
 
     @property
     def stays_up(self) -> bool:
@@ -87,6 +114,12 @@ class CondaEnv(SpecBase):
         return False
 
     def record(self) -> dict[str, Any]:
-        """Return what goes into the ledger; of channels, not what may be a token in their address."""
-        channels = [channel.split("/t/")[0].rpartition("@")[2] for channel in self.channels]
-        return {"packages": list(self.packages), "channels": channels, "ephemeral": self.ephemeral, "stays_up": False}
+        """Return what goes into the ledger; of addresses, not what may be a secret in them."""
+        return {
+            "packages": [without_secrets(each) for each in self.packages],
+            "channels": [hide(each) for each in self.channels],
+            "environment": self.environment,
+            "platform": self.platform,
+            "ephemeral": self.ephemeral,
+            "stays_up": False,
+        }

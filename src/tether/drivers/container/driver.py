@@ -3,258 +3,264 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from tether.drivers import Context
-from tether.drivers.container import engine, images, labelled, request
+from tether.drivers.container import (
+    address,
+    images,
+    limits,
+    making,
+    marks,
+    orphans,
+    reach,
+    removal,
+    request,
+    streams,
+)
+from tether.drivers.container.engine import Absent, Engine, Engines, Refused
+from tether.drivers.container.held import Held, Live, runs
+from tether.drivers.container.inside import Inside
+from tether.drivers.container.members import Members
+from tether.drivers.container.output import Output
 from tether.drivers.container.spec import Container, ContainerRef
-from tether.drivers.container.watch import Watch
 from tether.errors import DriverUnavailable, Gone, NotCreated, StartError
-from tether.ledger import logs, place
-from tether.life.machine import Ended, MainExited, Reached, Unreachable
+from tether.life.machine import Ended
 from tether.life.probes import Target
-from tether.linux import faults, sockets, tree
 from tether.model import Finding, Handle, OnDeath, Progress, State, Status, Usage
 from tether.protocol import PluginExecutionMode
 
 __all__ = ["ContainerDriver"]
 
 _VERSION = 1
-_SAVED_LINES = 10_000
 
 
-class ContainerDriver:
-    """See `tether.drivers.Driver`. The handle has the engine's address, the container's id, and its port."""
+class ContainerDriver(Inside):
+    """See `tether.drivers.Driver`. The handle has the engine's address, the container's id, its ports, and what was made for it."""
 
     kind: ClassVar[str] = "container"
     modes: ClassVar[frozenset[PluginExecutionMode]] = frozenset({PluginExecutionMode.DOCKER})
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._lock = threading.Lock()
-        self._held: dict[str, Handle] = {}
-        self._ending: set[str] = set()
-        self._starting: set[str] = set()
-        self._watches: dict[str, Watch] = {}
+        super().__init__(Engines())
+        self._members = Members()
+        self._held = Held(context.emit, self._remove_all)
+        self._output = Output(context.state_dir, self._engines, self._container)
+        self._attached: dict[str, streams.Attached] = {}
+
+    def close(self) -> None:
+        """Watch nothing any more, and close all connections; what runs goes on. See `tether.drivers.HasConnections`."""
+        self._held.close()
+        while self._attached:
+            self._attached.popitem()[1].close()
+        self._engines.close()
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
     def plan(self, spec: Container | ContainerRef, tag: str) -> Handle:
-        """Say which engine will have it: everything made for it is found there by the label. See `HasPlan`."""
-        attached = isinstance(spec, ContainerRef)
-        return Handle(self.kind, tag, {"engine": engine.address(spec.engine), "attached": attached}, _VERSION)
+        """Say which engine will have it, and what will be made for it: that is found there by label and name. See `HasPlan`.
+
+        Raises:
+            NotCreated: it can't be said which engine is meant.
+        """
+        try:
+            where = address.find(spec.engine).record()
+        except DriverUnavailable as error:
+            raise NotCreated(f"cannot start {spec.name or tag}: {error}", resource=spec.name or tag) from error
+        if isinstance(spec, ContainerRef):
+            return Handle(self.kind, tag, {**where, "attached": True, "ref": spec.ref}, _VERSION)
+        return Handle(self.kind, tag, {**where, "attached": False, **self._made_for(spec, tag)}, _VERSION)
+
+    @staticmethod
+    def _made_for(spec: Container, tag: str) -> dict[str, list[str]]:
+        name = marks.name_of(spec.name or spec.default_name, tag)
+        return {
+            "networks": [name] if spec.network == "own" else [],
+            "volumes": list(making.volume_names(spec, name).values()),
+        }
 
     def start(self, spec: Container | ContainerRef, tag: str, on_death: OnDeath, progress: Progress) -> Handle:
         """Make network, volumes and container, all with the tag, and run it.
 
         Raises:
-            NotCreated: the engine does not answer, or the image is missing: nothing was created.
+            NotCreated: the engine does not answer, or something that the spec names is missing: nothing was created.
             StartError: the engine refused; what was made of it is the caller's to destroy, by the plan.
 
         Crash:
-            What was made is found by its label, at the engine that the plan names.
+            What was made is found by its label and name, at the engine that the plan names.
         """
-        where = engine.address(spec.engine)
         try:
-            self._watch(where).await_listening()
+            engine = self._engines.in_use(spec.engine)
+            self._held.watch(engine).await_listening()
             if isinstance(spec, ContainerRef):
-                return self._attach(spec, tag, where)
-            images.provide(spec, where, progress)
+                return self._attach(spec, tag, engine)
+            image = images.provide(spec, engine, progress)
+            if spec.health is None:
+                making.refuse_missing_health_check(
+                    spec, (image.get("Config") or {}).get("Healthcheck"), f"image {spec.image}"
+                )
+            making.check_volumes(spec, engine)
         except DriverUnavailable as error:
             raise NotCreated(f"cannot start {spec.name or tag}: {error}", resource=spec.name or tag) from error
         try:
-            return self._create(spec, tag, where, progress)
-        except (DriverUnavailable, engine.Absent) as error:
+            return self._create(spec, tag, engine, progress)
+        except (DriverUnavailable, Absent) as error:
             raise StartError(f"cannot start {spec.name or spec.image}: {error}", resource=spec.name or "") from error
 
-    def _attach(self, spec: ContainerRef, tag: str, where: str) -> Handle:
-        seen = labelled.seen(where, spec.ref)
-        if seen is None or not seen["State"]["Running"]:
+    def _attach(self, spec: ContainerRef, tag: str, engine: Engine) -> Handle:
+        seen = self._seen(engine, spec.ref)
+        if seen is None or not runs(seen["State"]):
             what = "there is no container of that name or id" if seen is None else f"it is {seen['State']['Status']}"
             raise NotCreated(f"cannot attach to {spec.ref}: {what}; see 'docker ps -a'", resource=spec.name or spec.ref)
-        port = None if spec.port is None else _published(seen, spec.port)
+        making.refuse_missing_health_check(spec, (seen.get("Config") or {}).get("Healthcheck"), f"container {spec.ref}")
+        port = None if spec.port is None else reach.port(seen, spec.port)
         if spec.port is not None and port is None:
             raise NotCreated(
                 f"cannot attach to {spec.ref}: it does not publish its port {spec.port}", resource=spec.ref
             )
-        return self._hold(where, tag, seen, spec.port, port, attached=True)
-
-    def _create(self, spec: Container, tag: str, where: str, progress: Progress) -> Handle:
-        client = engine.connect(where)
-        ours = {engine.RESOURCE: tag, engine.OWNER: self._context.owner}
-        name = f"tether-{request.base_name(spec)}-{tag}"
-        with engine.asking(where):
-            if spec.network == "own":
-                client.create_network(name, driver="bridge", labels=ours)
-                faults.point("start.making")
-            volumes = {path: f"{name}-{number}" for number, path in enumerate(request.own_volumes(spec))}
-            for volume in volumes.values():
-                client.create_volume(volume, labels=ours)
-                faults.point("start.making")
-            progress("creating the container")
-            port = (
-                sockets.free_port() if spec.network == "host" and spec.uses_port else (spec.port or request.PORT_INSIDE)
-            )
-            made = client.create_container(
-                spec.image, **request.settings(spec, client, name, {**spec.labels, **ours}, volumes, port)
-            )["Id"]
-            faults.point("start.making")
-            progress("starting it")
-            self._begin_to_hold(where, tag, made)
-            client.start(made)
-            seen = client.inspect_container(made)
-        if not spec.uses_port:
-            return self._hold(where, tag, seen, None, None)
-        return self._hold(where, tag, seen, port, port if spec.network == "host" else _published(seen, port))
-
-    def _hold(
-        self,
-        where: str,
-        tag: str,
-        seen: dict[str, Any],
-        inside: int | None,
-        port: int | None,
-        *,
-        attached: bool = False,
-    ) -> Handle:
-        data = {
-            "engine": where,
-            "container": seen["Id"],
-            "image": seen["Config"]["Image"],
-            "inside": inside,
-            "port": port,
-            "attached": attached,
-        }
+        data = {**self._data(engine, seen, spec.port, port), "attached": True, "ref": spec.ref}
         handle = Handle(self.kind, tag, data, _VERSION)
-        with self._lock:
-            self._held[tag] = handle
-            self._starting.discard(tag)
-        # It may have ended before this was known: what was heard of it meanwhile was passed over.
-        status = Status(State.READY) if attached else self.inspect(handle)
-        if status.state is not State.READY:
-            threading.Thread(
-                target=self._clear_ended,
-                args=(handle, status.exit_code, "ended by itself"),
-                name=f"tether-ended-{tag}",
-                daemon=True,
-            ).start()
+        self._held.started(Live(handle, engine, seen["Id"], port))
         return handle
 
-    def _begin_to_hold(self, where: str, tag: str, container: str) -> None:
-        """From now on its end is of interest, and its caller looks whether it has ended."""
-        with self._lock:
-            self._starting.add(tag)
-            self._held[tag] = Handle(
-                self.kind, tag, {"engine": where, "container": container, "attached": False}, _VERSION
+    def _create(self, spec: Container, tag: str, engine: Engine, progress: Progress) -> Handle:
+        labels = {
+            marks.RESOURCE: tag,
+            marks.OWNER: self._context.owner,
+            marks.IDENTITY: orphans.owner_mark(self._context.state_dir),
+        }
+        inside_port: list[int] = []
+
+        def made(container: str, port: int) -> None:
+            """From now on its end is of interest, and this method looks whether it has ended."""
+            inside_port.append(port)
+            early = Handle(
+                self.kind, tag, {**engine.address.record(), "container": container, "attached": False}, _VERSION
             )
+            self._held.add(Live(early, engine, container, starting=True))
+            if spec.stdin == "pipe":
+                self._attach_streams(tag, engine, container)
 
-    # -- what the engine says ------------------------------------------------------------------------------------------
+        name = marks.name_of(spec.name or spec.default_name, tag)
+        making.make(spec, engine, name, labels, progress, made)
+        container = self._held_container(tag)
+        seen = making.inspect_patiently(engine, container)
+        port = None
+        if spec.uses_port:
+            port = inside_port[0] if spec.network == "host" else reach.published(seen, inside_port[0])
+        data = {
+            **self._data(engine, seen, inside_port[0] if spec.uses_port else None, port),
+            "attached": False,
+            **self._made_for(spec, tag),
+            **self._beside(spec, engine, seen, inside_port[0] if spec.uses_port else None, progress),
+            **({"ports": {str(each): reach.published(seen, each) for each in spec.ports}} if spec.ports else {}),
+        }
+        handle = Handle(self.kind, tag, data, _VERSION)
+        self._held.started(Live(handle, engine, container, port))
+        return handle
 
-    def _watch(self, where: str) -> Watch:
-        engine.connect(where)
-        with self._lock:
-            if where not in self._watches:
-                self._watches[where] = Watch(
-                    where,
-                    lambda event: self._happened(where, event),
-                    lambda why: self._lost(where, why),
-                    lambda: self._back(where),
-                )
-            return self._watches[where]
+    def _attach_streams(self, tag: str, engine: Engine, container: str) -> None:
+        """Before it runs, so that nothing of its output is missed."""
+        with engine.asked(limits.WORK_S) as client:
+            attached = streams.Attached(client, container)
+        earlier, self._attached[tag] = self._attached.get(tag), attached
+        if earlier is not None:
+            earlier.close()
 
-    def _held_at(self, where: str) -> list[Handle]:
-        with self._lock:
-            return [handle for handle in self._held.values() if handle.data["engine"] == where]
+    def streams(self, handle: Handle) -> dict[str, Any]:
+        """Return the pipes to its standard input and from its standard output, if it was started with them."""
+        attached = self._attached.get(handle.tag)
+        return {} if attached is None else {"stdin": attached.stdin, "stdout": attached.stdout}
 
-    def _happened(self, where: str, event: dict[str, Any]) -> None:
-        for handle in self._held_at(where):
-            if handle.data["container"] != event["Actor"]["ID"] or handle.tag in self._starting:
-                continue
-            if handle.data["attached"]:
-                self._context.emit(handle.tag, Reached() if event["Action"] == "start" else _left(event["Action"]))
-            elif event["Action"] == "die":
-                self._clear_ended(handle, int(event["Actor"]["Attributes"]["exitCode"]), "ended by itself")
-            elif event["Action"] == "destroy":
-                self._clear_ended(handle, None, "removed by somebody else")
+    def _held_container(self, tag: str) -> str:
+        live = self._held.get(tag)
+        if live is None:
+            raise DriverUnavailable("its owner was shut down while it was being started")
+        return live.container
 
-    def _clear_ended(self, handle: Handle, exit_code: int | None, why: str) -> None:
-        """It has ended: say so, keep its output, and remove what was made for it."""
-        if exit_code is not None:
-            self._context.emit(handle.tag, MainExited(exit_code))
-        if handle.tag in self._ending:
-            # Whoever ends it says so when that is done.
-            return
-        try:
-            self._remove_all(handle)
-        except DriverUnavailable:
-            # Lost in the same moment; heard of when the engine is back.
-            return
-        self._let_go(handle)
-        self._context.emit(handle.tag, Ended(exit_code, why, proof="seen to be gone from the engine"))
+    @staticmethod
+    def _beside(
+        spec: Container, engine: Engine, seen: dict[str, Any], inside_port: int | None, progress: Progress
+    ) -> dict[str, Any]:
+        """Say how it is reached from an app that is in a container itself. Raises StartError if it would be probed in vain."""
+        how = reach.beside(engine, seen, inside_port)
+        if how.why_not:
+            if spec.ready is not None and spec.ready.kind in ("http", "tcp"):
+                raise StartError(f"cannot start {spec.name or spec.image}: {how.why_not}", resource=spec.name or "")
+            progress(f"can't be reached from here: {how.why_not}")
+        return {**({"host": how.host} if how.host else {}), **({"unreachable": how.why_not} if how.why_not else {})}
 
-    def _lost(self, where: str, why: str) -> None:
-        for handle in self._held_at(where):
-            self._context.emit(handle.tag, Unreachable(why))
-
-    def _back(self, where: str) -> None:
-        for handle in self._held_at(where):
-            status = self.inspect(handle)
-            if status.state is State.READY:
-                self._context.emit(handle.tag, Reached())
-            elif not handle.data["attached"]:
-                self._clear_ended(handle, status.exit_code, "ended while its engine did not answer")
+    @staticmethod
+    def _data(engine: Engine, seen: dict[str, Any], inside: int | None, port: int | None) -> dict[str, Any]:
+        return {
+            **engine.address.record(),
+            "container": seen["Id"],
+            "image": seen["Config"]["Image"],
+            "image_id": seen["Image"],
+            "inside": inside,
+            "port": port,
+            "direct": reach.direct(seen, inside),
+        }
 
     # -- look ----------------------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def _seen(engine: Engine, container: str) -> dict[str, Any] | None:
+        """Return what the engine says of a container; None if there is no such."""
+        try:
+            with engine.asked() as client:
+                shown: dict[str, Any] = client.inspect_container(container)
+                return shown
+        except Absent:
+            return None
+
     def find(self, tag: str) -> list[Handle]:
-        """Look at the engine in use here for what carries the tag."""
-        where = engine.address(None)
-        containers, networks, volumes = labelled.with_tag(where, tag)
-        if containers:
-            seen = labelled.seen(where, containers[0])
+        """Look at the engine in use here for what carries the tag, and is ours."""
+        engine = self._engines.in_use()
+        plan = Handle(self.kind, tag, {**engine.address.record(), "attached": False}, _VERSION)
+        found = marks.find(engine, plan)
+        for container in found.containers:
+            seen = self._seen(engine, container)
             if seen is not None:
-                data = {"engine": where, "container": seen["Id"], "image": seen["Config"]["Image"], "attached": False}
-                return [Handle(self.kind, tag, {**data, "inside": None, "port": None}, _VERSION)]
-        return [Handle(self.kind, tag, {"engine": where, "attached": False}, _VERSION)] if networks or volumes else []
+                return [Handle(self.kind, tag, {**self._data(engine, seen, None, None), "attached": False}, _VERSION)]
+        return [plan] if found else []
 
     def inspect(self, handle: Handle) -> Status:
         """Ask the engine. GONE means that neither the container nor anything that was made for it is there."""
-        where = handle.data["engine"]
-        container = handle.data.get("container")
-        seen = labelled.seen(where, container) if container is not None else None
+        engine = self._engines.of(handle.data)
+        attached, container = handle.data["attached"], handle.data.get("container")
+        # One that was there before is followed by its name, since it may have been made anew.
+        seen = self._seen(engine, handle.data.get("ref", container) if attached else container) if container else None
         if seen is not None:
             state = seen["State"]
-            if state["Running"]:
-                return Status(
-                    State.READY, pids=self._pids(handle, state["Pid"]), reason="paused" if state["Paused"] else ""
-                )
-            return Status(State.STOPPING, state["ExitCode"], f"its container is {state['Status']}")
-        if not handle.data["attached"] and any(labelled.with_tag(where, handle.tag)):
-            return Status(State.STOPPING, reason="something that was made for it is left")
+            if runs(state):
+                reason = "paused" if state.get("Paused") else ""
+                return Status(State.READY, pids=self._members.of(seen["Id"]), reason=reason)
+            if not attached or state["Status"] != "created":
+                return Status(State.STOPPING, state["ExitCode"], f"its container is {state['Status']}")
+        if not attached and (found := marks.find(engine, handle)):
+            return Status(State.STOPPING, reason=f"something that was made for it is left: {found.in_words()}")
         return Status(State.GONE, reason="not there")
 
-    @staticmethod
-    def _pids(handle: Handle, main: int) -> tuple[int, ...]:
-        """The processes of a container as this machine numbers them, the first of it first; none if its engine is elsewhere."""
-        if not handle.data["engine"].startswith("unix://"):
-            return ()
-        found = [main, *tree.descendants(main)]
-        with suppress(Exception):
-            # What was started by `docker exec` is no descendant. A container that ends meanwhile has none.
-            top = engine.connect(handle.data["engine"]).top(handle.data["container"])
-            found += [int(line[top["Titles"].index("PID")]) for line in top["Processes"] or []]
-        return tuple(pid for pid in dict.fromkeys(found) if tree.is_running(pid))
+    def pids(self, handle: Handle) -> tuple[int, ...]:
+        """Return its live processes on this machine, the first of it first; no engine is asked. See `HasPids`."""
+        live = self._held.get(handle.tag)
+        container = handle.data.get("container") if live is None else live.container
+        return self._members.of(container) if container else ()
+
+    def look(self, within_s: float) -> None:
+        """See how all that is watched is, for `details`. See `CanLook`."""
+        if self._held:
+            self._held.glance(min(within_s, limits.GLANCE_S))
 
     def usage(self, handle: Handle) -> Usage:
         """Ask the engine for its counters."""
-        where = handle.data["engine"]
-        with engine.asking(where):
-            stats = engine.connect(where).stats(handle.data["container"], stream=False, one_shot=True)
+        with self._engines.of(handle.data).asked() as client:
+            stats = client.stats(self._container(handle), stream=False, one_shot=True)
         cpu = stats.get("cpu_stats", {}).get("cpu_usage", {}).get("total_usage")
         return Usage(
             stats.get("pids_stats", {}).get("current"),
@@ -262,14 +268,40 @@ class ContainerDriver:
             stats.get("memory_stats", {}).get("usage"),
         )
 
+    def _container(self, handle: Handle) -> str:
+        live = self._held.get(handle.tag)
+        return str(handle.data["container"] if live is None else live.container)
+
     def port(self, handle: Handle) -> int | None:
-        """Return the port of this machine that leads to it."""
-        return handle.data.get("port")
+        """Return the port of this machine that leads to it, as it is now."""
+        live = self._held.get(handle.tag)
+        return handle.data.get("port") if live is None or live.starting else live.port
+
+    def url(self, handle: Handle) -> str | None:
+        """Return where it answers: at a port of this machine, or at its own address where this app is in a container beside it."""
+        data, port = handle.data, self.port(handle)
+        if data.get("host"):
+            return f"http://{data['host']}:{data['inside']}"
+        return None if port is None else f"http://127.0.0.1:{port}"
 
     def details(self, handle: Handle) -> dict[str, Any]:
-        """Return its id, image and engine."""
-        data = handle.data
-        return {"container_id": data.get("container"), "image": data.get("image"), "engine": data["engine"]}
+        """Return its id, image, ports and engine, and when it was last seen."""
+        data, live = handle.data, self._held.get(handle.tag)
+        shown = {
+            "container_id": data.get("container") if live is None else live.container,
+            "image": data.get("image"),
+            "engine": data["engine"],
+        }
+        if data.get("ports"):
+            shown["ports"] = {int(inside): outside for inside, outside in data["ports"].items()}
+        if data.get("unreachable"):
+            shown["unreachable"] = data["unreachable"]
+        if live is not None:
+            age = time.monotonic() - live.seen
+            shown["seen_s"] = round(age, 1)
+            if live.unseen:
+                shown["unknown"] = f"not known how it is, last seen {age:.1f} s ago: {live.unseen}"
+        return shown
 
     def is_attached(self, handle: Handle) -> bool:
         """Whether it is a `ContainerRef`."""
@@ -277,81 +309,73 @@ class ContainerDriver:
 
     def target(self, handle: Handle) -> Target:
         """Probe HTTP as users do, and TCP at the container itself: an engine's proxy accepts what nobody answers."""
-        port = handle.data.get("port")
+        host = handle.data.get("host")
         return Target(
-            port=port,
-            direct=labelled.direct_address(handle.data["engine"], handle.data["container"], handle.data["inside"])
-            if port is not None
-            else None,
+            host=host or "127.0.0.1",
+            port=handle.data["inside"] if host else self.port(handle),
+            direct=reach.proved(handle.data.get("direct"), self._engines.of(handle.data)),
             log=lambda: self.read_log(handle, None),
             health=lambda: self._health(handle),
         )
 
     def _health(self, handle: Handle) -> str:
-        seen = labelled.seen(handle.data["engine"], handle.data["container"])
+        try:
+            seen = self._seen(self._engines.of(handle.data), self._container(handle))
+        except DriverUnavailable as error:
+            return str(error)
         if seen is None:
             return "its container has gone"
-        health = seen["State"].get("Health")
-        if health is None:
+        health = seen["State"].get("Health") or seen["State"].get("Healthcheck")
+        if not health or not health.get("Status"):
             return f"image {handle.data['image']} has no health check"
         return "" if health["Status"] == "healthy" else f"its health check says {health['Status']}"
 
     def diagnose(self) -> Finding:
         """Ask the engine in use for its version."""
-        where = engine.address(None)
         try:
-            with engine.asking(where):
-                version = engine.connect(where).version()["Version"]
-        except DriverUnavailable:
-            return Finding("container engine", False, f"none at {where}", "containers can't be started here")
-        return Finding("container engine", True, f"{where}, version {version}", "containers can be started")
+            engine = self._engines.in_use()
+            with engine.asked() as client:
+                version = client.version()["Version"]
+        except DriverUnavailable as error:
+            return Finding("container engine", False, str(error), "containers can't be started here")
+        return Finding("container engine", True, f"{engine}, version {version}", "containers can be started")
 
     # -- output --------------------------------------------------------------------------------------------------------
 
-    def _saved(self, tag: str) -> Path:
-        return logs.path(self._context.state_dir, tag)
-
     def read_log(self, handle: Handle, lines: int | None) -> bytes:
         """Ask the engine; of one that has ended, read what was saved."""
-        where, container = handle.data["engine"], handle.data.get("container")
-        saved = self._saved(handle.tag)
-        if saved.exists():
-            return logs.last_lines(saved.read_bytes(), lines)
-        if container is None:
-            return b""
-        try:
-            with engine.asking(where):
-                return bytes(engine.connect(where).logs(container, tail="all" if lines is None else lines))
-        except engine.Absent:
-            return b""
+        return self._output.read(handle, lines)
+
+    def read_stream(self, handle: Handle, stream: Literal["stdout", "stderr"], lines: int | None) -> bytes:
+        """The same, of one of its two streams. See `HasStreamsApart`."""
+        return self._output.read(handle, lines, stream)
 
     def follow_log(self, handle: Handle) -> Iterator[bytes]:
         """Yield what the engine passes on, until the container ends."""
-        where = handle.data["engine"]
-        if self._saved(handle.tag).exists():
-            return
-        with suppress(engine.Absent), engine.asking(where):
-            yield from engine.connect(where).logs(
-                handle.data["container"], stream=True, follow=True, since=int(time.time())
-            )
-
-    def _save_log(self, where: str, tag: str, container: str) -> None:
-        with suppress(Exception), engine.asking(where):
-            # Without its output it is removed all the same.
-            data = engine.connect(where).logs(container, tail=_SAVED_LINES)
-            place.write_private(self._saved(tag), data)
+        return self._output.follow(handle)
 
     # -- adoption ------------------------------------------------------------------------------------------------------
 
     def adopt(self, handle: Handle, fence: int) -> int | None:
         """Watch a kept container from now on: the ledger's fence is the fence. See `tether.drivers.CanAdopt`."""
-        self._watch(handle.data["engine"]).await_listening()
+        engine = self._engines.of(handle.data)
+        self._held.watch(engine).await_listening()
         status = self.inspect(handle)
         if status.state is not State.READY:
             raise Gone(f"resource {handle.tag} can't be adopted: {status.reason}")
-        with self._lock:
-            self._held[handle.tag] = handle
+        self._held.started(Live(handle, engine, handle.data["container"], handle.data.get("port")))
         return None
+
+    def is_outdated(self, handle: Handle, spec: Container | ContainerRef, progress: Progress) -> str:
+        """Say why a kept container is not what the spec would start now: its image has changed. See `CanCompare`."""
+        if isinstance(spec, ContainerRef) or "image_id" not in handle.data:
+            return ""
+        try:
+            image = images.provide(spec, self._engines.of(handle.data), progress)["Id"]
+        except (DriverUnavailable, NotCreated):
+            # Nothing newer could be started.
+            return ""
+        return "" if image == handle.data["image_id"] else f"image {spec.image} is another one by now"
 
     def receipt(self, handle: Handle) -> Ended | None:
         """Return the exit code that the engine kept, or None if the container has been removed."""
@@ -364,38 +388,44 @@ class ContainerDriver:
 
     def stop(self, handle: Handle, grace: float) -> None:
         """Have the engine stop it, then remove it and all that was made for it. Raises as `destroy`."""
-        where, container = handle.data["engine"], handle.data.get("container")
+        container = handle.data.get("container")
         if container is not None and not handle.data["attached"]:
-            self._ending.add(handle.tag)
-            with suppress(engine.Absent), engine.asking(where):
-                engine.connect(where).stop(container, timeout=math.ceil(grace))
+            self._mark_ending(handle.tag)
+            self._stop(self._engines.of(handle.data), container, grace)
         self.destroy(handle)
 
+    @staticmethod
+    def _stop(engine: Engine, container: str, grace: float) -> None:
+        """Stop it politely; what the engine refuses is for the removal by force, which follows. Raises DriverUnavailable."""
+        try:
+            # What is frozen can't hear a polite signal, and podman refuses to stop it.
+            with engine.asked() as client:
+                paused = client.inspect_container(container)["State"].get("Paused")
+            if paused:
+                with engine.asked() as client:
+                    client.unpause(container)
+        except (Absent, Refused):
+            pass
+        with suppress(Absent, Refused), engine.asked(limits.WORK_S) as client:
+            client.stop(container, timeout=math.ceil(grace))
+
     def destroy(self, handle: Handle) -> None:
-        """Remove by force what carries the tag, until the engine shows nothing of it any more. Never what was there before.
+        """Remove by force what is ours under the tag, until the engine shows nothing of it any more. Never what was there before.
 
         Raises:
-            DriverUnavailable: the engine does not answer, or can't remove it; to be tried again.
+            DriverUnavailable: the engine does not answer, or can't end it; to be tried again.
+            NotRemoved: nothing of it runs any more, but something of it can't be removed; to be tried again.
         """
         if not handle.data["attached"]:
-            self._ending.add(handle.tag)
+            self._mark_ending(handle.tag)
             self._remove_all(handle)
-        self._let_go(handle)
+        self._held.let_go(handle.tag)
+
+    def _mark_ending(self, tag: str) -> None:
+        live = self._held.get(tag)
+        if live is not None:
+            live.ending = True
 
     def _remove_all(self, handle: Handle) -> None:
-        where, tag = handle.data["engine"], handle.tag
-        labelled.remove(where, tag, lambda container: self._save_log(where, tag, container))
-
-    def _let_go(self, handle: Handle) -> None:
-        with self._lock:
-            self._held.pop(handle.tag, None)
-            self._ending.discard(handle.tag)
-
-
-def _left(action: str) -> Unreachable:
-    return Unreachable("its container ended" if action == "die" else "its container was removed")
-
-
-def _published(seen: dict[str, Any], inside: int) -> int | None:
-    bindings = (seen["NetworkSettings"]["Ports"] or {}).get(f"{inside}/tcp") or []
-    return int(bindings[0]["HostPort"]) if bindings else None
+        engine = self._engines.of(handle.data)
+        removal.remove(engine, handle, lambda container: self._output.save(engine, handle.tag, container))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tether.drivers.container import engine
+from tether.drivers.container import limits
+from tether.drivers.container.engine import Absent, Engine, reason
 from tether.drivers.container.spec import Container
 from tether.errors import NotCreated
 from tether.model import Progress
@@ -12,22 +13,32 @@ from tether.model import Progress
 __all__ = ["provide"]
 
 
-def provide(spec: Container, where: str, progress: Progress) -> None:
-    """Fetch the image if that is wanted. Raises NotCreated if it can't be had."""
-    client = engine.connect(where)
+def provide(spec: Container, engine: Engine, progress: Progress) -> dict[str, Any]:
+    """Fetch the image if that is wanted, and return what the engine says of it.
+
+    Raises:
+        NotCreated: it can't be had.
+        DriverUnavailable: the engine does not answer.
+    """
     try:
-        with engine.asking(where):
-            client.inspect_image(spec.image)  # type: ignore[no-untyped-call]
+        shown = _inspect(engine, spec.image)
         if spec.pull != "always":
-            return
-    except engine.Absent as error:
+            return shown
+    except Absent as error:
         if spec.pull == "never":
             raise NotCreated(
-                f"cannot start {spec.name or spec.image}: there is no image {spec.image} at {where}, and pull='never'",
+                f"cannot start {spec.name or spec.image}: there is no image {spec.image} at {engine}, and pull='never'",
                 resource=spec.name or "",
             ) from error
-    with engine.asking(where):
+    with engine.asked(limits.PULL_S) as client:
         _pull(spec, client, progress)
+    return _inspect(engine, spec.image)
+
+
+def _inspect(engine: Engine, image: str) -> dict[str, Any]:
+    with engine.asked() as client:
+        shown: dict[str, Any] = client.inspect_image(image)  # type: ignore[no-untyped-call]
+        return shown
 
 
 def _pull(spec: Container, client: Any, progress: Progress) -> None:
@@ -51,5 +62,5 @@ def _pull(spec: Container, client: Any, progress: Progress) -> None:
                     progress(f"fetching {spec.image}: {part} % of {size / 1e6:.1f} MB")
                     done = part
     except errors.APIError as error:
-        raise NotCreated(f"{failed}: {engine.reason(error)}", resource=spec.name or "") from error
+        raise NotCreated(f"{failed}: {reason(error)}", resource=spec.name or "") from error
     progress(f"fetched {spec.image}")

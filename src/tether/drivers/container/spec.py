@@ -13,9 +13,10 @@ from tether.errors import SpecError, require_extra
 from tether.model import OnDeath, Ready
 from tether.spec import SpecBase, checked_env, has_port, redact
 
-__all__ = ["Container", "ContainerRef", "Mount"]
+__all__ = ["Container", "ContainerRef", "HealthCheck", "Mount"]
 
 _SIZE = re.compile(r"\d+[bkmgBKMG]?")
+_VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,37 @@ class Mount:
         source: an absolute path of the engine's machine, the name of a volume that exists, or None for a volume that is made for
             the container and goes with it.
         read_only: whether the container may not write there.
+        create: of a name: make the volume if it is not there; if it was made, it goes with the container.
     """
 
     source: str | PathLike[str] | None = None
     read_only: bool = False
+    create: bool = False
+
+
+@dataclass(frozen=True)
+class HealthCheck:
+    """A health check of one's own, which the engine carries out in the container; `healthy` waits for it.
+
+    Attributes:
+        command: what is executed; healthy is what ends with 0.
+        interval, timeout, start_period: in seconds.
+        retries: so many failures in a row make it unhealthy.
+    """
+
+    command: Sequence[str]
+    interval: float = 5.0
+    timeout: float = 5.0
+    retries: int = 3
+    start_period: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be right."""
+        object.__setattr__(self, "command", _words(self.command, "the command of a health check"))
+        if not self.command:
+            raise SpecError("a health check needs a command")
+        if not (self.interval >= 0.001 and self.timeout >= 0.001 and self.start_period >= 0 and self.retries > 0):
+            raise SpecError("the times of a health check must be at least a millisecond, and its retries more than 0")
 
 
 @dataclass(frozen=True)
@@ -47,7 +75,11 @@ class Container(SpecBase):
         port: the port on which the container listens. It is published on a free port of the loopback address, for ``url``.
         ports: more ports of the container to publish on the loopback address: each with the port there, or None for a free one.
         mounts: what is seen at a path of the container: a path, the name of a volume, None for a volume of its own, or a `Mount`.
-        network: "bridge", "host", "none", "own" for a network that is made for the container and goes with it, or the name of one.
+        tmpfs: paths of the container that are kept in memory, each with the options of the mount, like "size=64m".
+        files: what is copied to a path of the container before it starts: content as bytes, or a file or folder of this machine.
+        network: "bridge", "host", "none", "own" for a network that is made for the container and goes with it, the name of one, or
+            a `Network` that was started.
+        aliases: further names of it in that network.
         gpus: how many, "all", or a list of device ids.
         memory: the limit, in bytes or like "2g".
         cpus: how many processors it may keep busy, for instance 1.5.
@@ -55,8 +87,12 @@ class Container(SpecBase):
         shm_size: of its /dev/shm, in bytes or like "1g".
         init: run a small init as its first process, which passes signals on and collects zombies.
         labels: labels of yours.
+        health: a health check of your own, instead of the image's.
+        stdin: "pipe" for a pipe to its standard input and one from its standard output: ``resource.stdin``, ``resource.stdout``.
+        options: more of what the engine takes, by the names of its API, like ``{"HostConfig": {"CapAdd": ["NET_ADMIN"]}}``.
         pull: "missing" fetches the image if the engine has it not, "always" fetches it anew, "never" does not.
-        engine: its address, like "unix:///run/docker.sock"; by default ``DOCKER_HOST``, else the first socket that is there.
+        engine: its address, like "unix:///run/docker.sock" or "ssh://user@host"; by default ``DOCKER_HOST``, else the docker
+            context in use, else the first socket that is there.
         ready: when it counts as ready; None for as soon as it runs. `healthy` waits for the health check of the image.
         stop_signal: what asks it politely to end; by default the image's.
         stop_grace: seconds from that to the end by force; engines count whole ones.
@@ -79,7 +115,10 @@ class Container(SpecBase):
     port: int | None = None
     ports: Mapping[int, int | None] = field(default_factory=dict)
     mounts: Mapping[str, str | PathLike[str] | Mount | None] = field(default_factory=dict)
-    network: str = "bridge"
+    tmpfs: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, bytes | str | PathLike[str]] = field(default_factory=dict, repr=False)
+    network: Any = "bridge"
+    aliases: Sequence[str] = ()
     gpus: int | Literal["all"] | Sequence[str] | None = None
     memory: int | str | None = None
     cpus: float | None = None
@@ -87,6 +126,9 @@ class Container(SpecBase):
     shm_size: int | str | None = None
     init: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
+    health: HealthCheck | None = None
+    stdin: Literal["null", "pipe"] = "null"
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     pull: Literal["missing", "always", "never"] = "missing"
     engine: str | None = None
     ready: Ready | None = None
@@ -106,8 +148,12 @@ class Container(SpecBase):
             object.__setattr__(self, each, _words(getattr(self, each), each))
         object.__setattr__(self, "env", checked_env(self.env))
         object.__setattr__(self, "mounts", {path: _mount(path, source) for path, source in self.mounts.items()})
+        object.__setattr__(self, "network", _network(self.network))
+        object.__setattr__(self, "aliases", _words(self.aliases, "aliases"))
         self._check_common()
         self._check_word("pull", ("missing", "always", "never"))
+        self._check_word("stdin", ("null", "pipe"))
+        self._check_insides()
         self._check_ports()
         self._check_limits()
         if any(label.startswith("tether.") for label in self.labels):
@@ -125,6 +171,20 @@ class Container(SpecBase):
             raise SpecError(
                 f"ready={self.ready.kind}() needs a port to probe: give port=, or use {{port}} in command or env"
             )
+
+    def _check_insides(self) -> None:
+        for what in ("tmpfs", "files"):
+            for path in getattr(self, what):
+                if not isinstance(path, str) or not path.startswith("/") or path.strip("/") == "":
+                    raise SpecError(f"{what} takes absolute paths of the container, not {path!r}")
+        if not all(isinstance(options, str) for options in self.tmpfs.values()):
+            raise SpecError("tmpfs takes the options of each mount as text, like {'/run': 'size=64m'}, or '' for none")
+        if not all(isinstance(source, bytes | str | PathLike) for source in self.files.values()):
+            raise SpecError("files takes content as bytes, or a path of this machine")
+        if self.aliases and self.network in ("bridge", "host", "none"):
+            raise SpecError(f"a container with network={self.network!r} has no aliases: use 'own', or a Network")
+        if self.health is not None and not isinstance(self.health, HealthCheck):
+            raise SpecError(f"health={self.health!r} is none: write HealthCheck(['command', ...])")
 
     def _check_limits(self) -> None:
         for each in ("memory", "shm_size"):
@@ -162,6 +222,8 @@ class Container(SpecBase):
             "env": sorted(self.env),
             "network": self.network,
             "mounts": sorted(self.mounts),
+            "files": sorted(self.files),
+            "options": sorted(self.options),
             "ready": None if self.ready is None else self.ready.kind,
             "stop_grace": self.stop_grace,
             "stays_up": self.stays_up,
@@ -187,9 +249,23 @@ def _mount(path: str, source: str | PathLike[str] | Mount | None) -> Mount:
         raise SpecError(f"mounts takes absolute paths of the container, not {path!r}")
     mount = source if isinstance(source, Mount) else Mount(source)
     where = None if mount.source is None else fspath(mount.source)
-    if where is not None and ("/" in where and not where.startswith("/")):
+    if (
+        where is not None
+        and not where.startswith("/")
+        and (isinstance(mount.source, PathLike) or not _VOLUME.fullmatch(where))
+    ):
         raise SpecError(f"{where!r} can't be mounted at {path}: use an absolute path, or the name of a volume")
-    return Mount(where, mount.read_only)
+    if mount.create and (where is None or where.startswith("/")):
+        raise SpecError(f"create=True at {path} is for the name of a volume; a folder of this machine is yours to make")
+    return Mount(where, mount.read_only, mount.create)
+
+
+def _network(network: Any) -> str:
+    """Return the name of a network: as it was given, or of a `Network` that was started."""
+    name = getattr(network, "details", {}).get("network") if not isinstance(network, str) else network
+    if not isinstance(name, str) or not name:
+        raise SpecError(f"network={network!r} is none: use a name, or a Network that was started")
+    return name
 
 
 @dataclass(frozen=True)

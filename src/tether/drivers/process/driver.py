@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tether.drivers import Context
-from tether.drivers.process import request
+from tether.drivers.process import receipts, request
+from tether.drivers.process.receipts import outcome, outcome_of
 from tether.drivers.process.streams import Streams
 from tether.errors import Busy, DeadlineExceeded, Gone, GuardLost, NotCreated, TetherError, exec_error
 from tether.guard import wire
 from tether.guard.launch import ShimChannel
 from tether.guard.line import Shim, describe_stuck
-from tether.guard.wire import Kind, Message
+from tether.guard.wire import Kind
 from tether.ledger import logs
 from tether.life.machine import Ended, MainExited, Paused, Stuck
 from tether.linux import cgroup, faults, identity, members, proc, signals, tier, tree
@@ -28,8 +29,7 @@ from tether.spec import Process
 
 __all__ = ["ProcessDriver"]
 
-_TICK_HZ = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICK_HZ, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 _STUCK_S = 10.0
 _MEETING_S = 5.0
 _VERSION = 2
@@ -38,9 +38,8 @@ _VERSION = 2
 class _Held:
     """A tree that this process holds the line to."""
 
-    def __init__(self, channel: ShimChannel, streams: dict[str, Any]) -> None:
+    def __init__(self, channel: ShimChannel) -> None:
         self.channel = channel
-        self.streams = streams
         self._condition = threading.Condition()
         self._ended = False
         self._stuck = ""
@@ -87,6 +86,7 @@ class ProcessDriver:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._held: dict[str, _Held] = {}
+        self._streams: dict[str, dict[str, Any]] = {}
         self._reserved: dict[str, tuple[Shim, Handle]] = {}
 
     # -- start ---------------------------------------------------------------------------------------------------------
@@ -179,11 +179,12 @@ class ProcessDriver:
             self._context.prepare(shim)
         streams.close_theirs()
         handle = Handle(self.kind, tag, {**handle.data, "main": main}, _VERSION)
-        self._hold(shim.channel, handle, streams.ours)
+        self._streams[tag] = streams.ours
+        self._hold(shim.channel, handle)
         return handle
 
-    def _hold(self, channel: ShimChannel, handle: Handle, streams: dict[str, Any]) -> None:
-        held = self._held[handle.tag] = _Held(channel, streams)
+    def _hold(self, channel: ShimChannel, handle: Handle) -> None:
+        held = self._held[handle.tag] = _Held(channel)
         self._context.watch(channel.socket, lambda: self._receive(held, handle))
 
     def _execute(self, shim: Shim, asked: dict[str, Any], fds: list[int], handle: Handle, name: str) -> list[int]:
@@ -224,7 +225,7 @@ class ProcessDriver:
             held.note_stuck(describe_stuck(message), set(message.texts("reason")) == {"other user"})
             self._context.emit(handle.tag, Stuck(_describe_stuck(held.stuck)))
         elif message.kind == Kind.ENDED:
-            self._ended(held, handle.tag, _outcome_of(message))
+            self._ended(held, handle.tag, outcome_of(message))
         return True
 
     def _ended(self, held: _Held, tag: str, event: Ended) -> None:
@@ -234,7 +235,13 @@ class ProcessDriver:
         held.end()
 
     def _end_lost(self, held: _Held, handle: Handle) -> None:
-        """End what a shim left that was killed: the reaper inherited it, and what it can't know of is looked for here."""
+        """End what a shim left that was killed: the hub inherited it, and what that can't know of is looked for here."""
+        signals.wait_end(held.channel.pid, held.channel.start, _STUCK_S)
+        said = receipts.of_life(self._context.state_dir, self._context.owner, handle.tag, handle.data.get("life", 1))
+        if said is not None:
+            # It had only lost its line to us.
+            self._ended(held, handle.tag, outcome(said))
+            return
         self._context.await_orphans(held.channel.pid)
         proof = self._end_rest(handle)
         self._ended(held, handle.tag, Ended(None, "its shim was killed, so its tree was ended", proof=proof))
@@ -283,9 +290,13 @@ class ProcessDriver:
         return Path(handle.data["log"]) if handle.data.get("log") else None
 
     def streams(self, handle: Handle) -> dict[str, Any]:
-        """Return the pipes."""
+        """Hand over the pipes; whoever asked for them has them from then on. See `tether.drivers.HasStreams`."""
+        return self._streams.pop(handle.tag, {})
+
+    def line(self, handle: Handle) -> int | None:
+        """Return the descriptor of the socket to its shim; None if this process does not hold it."""
         held = self._held.get(handle.tag)
-        return held.streams if held else {}
+        return None if held is None else held.channel.socket.fileno()
 
     # -- adoption ------------------------------------------------------------------------------------------------------
 
@@ -315,7 +326,7 @@ class ProcessDriver:
             raise Busy(f"resource {handle.tag} can't be adopted: it has an owner, or is ending")
         line.settimeout(None)
         channel = ShimChannel(line, pid, start, handle.data["cgroup"], handle.data["tier"])
-        self._hold(channel, handle, {})
+        self._hold(channel, handle)
         return received[0].number("status")
 
     def receipt(self, handle: Handle) -> Ended | None:
@@ -405,22 +416,6 @@ class ProcessDriver:
 
     def _log(self, tag: str) -> Path:
         return logs.path(self._context.state_dir, tag)
-
-
-def outcome(receipt: dict[str, Any]) -> Ended:
-    """Turn a receipt, as a shim left it, into an event."""
-    asked = receipt["why"] == "asked by signal"
-    why = "ended by itself" if receipt["why"] == "by itself" else receipt["why"]
-    proof = receipt["said"]
-    if receipt["shm"]:
-        proof += f"; removed {', '.join(f'/dev/shm/{name}' for name in receipt['shm'])}"
-    return Ended(receipt["status"], why, asked=asked, proof=proof)
-
-
-def _outcome_of(message: Message) -> Ended:
-    """Turn what a shim says at its end into an event."""
-    said = {"why": message.text("why"), "said": message.text("said"), "shm": message.texts("shm")}
-    return outcome({**said, "status": message.number("status")})
 
 
 def _is_logged(spec: Process) -> bool:

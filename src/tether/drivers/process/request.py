@@ -154,7 +154,7 @@ def build(
     cwd = None if spec.cwd is None else os.path.abspath(os.fsencode(spec.cwd))
     words = [str(argument) for argument in spec.argv]
     if spec.env_in is not None and isinstance(spec.env_in, Inside):
-        words = spec.env_in.inside(words)
+        words = spec.env_in.inside(words, spec.env)
     argv = [os.fsencode(put_port(word, port)) for word in words]
     env = _environment(spec, tag, port)
     program = os.fsencode(spec.executable) if spec.executable is not None else argv[0]
@@ -167,6 +167,9 @@ def build(
         "cwd": cwd,
         "target": targets,
         "ignored": list(terminal.ignored) if terminal else [],
+        "mask": terminal.mask if terminal else None,
+        # As a shell takes a script without a first line that names its interpreter.
+        "shell": 1 if terminal else None,
         "on_death": _ON_DEATH[on_death],
         "keep_ms": int(min(spec.keep_for, 1e9) * 1000),
         "to_main": int(spec.stop_to == "main"),

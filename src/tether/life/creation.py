@@ -1,0 +1,71 @@
+"""How a resource comes into being: planned, with what holds it, on record, then created."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterable
+
+from tether.errors import GuardLost, LedgerError
+from tether.ledger.writer import Writer
+from tether.life.driver import HasReserve
+from tether.life.machine import Record
+from tether.life.managed import Managed
+from tether.model import Handle, Progress, State
+
+__all__ = ["Creation"]
+
+_log = logging.getLogger("tether")
+
+_GUARD_TRIES = 3
+
+
+class Creation:
+    """Has drivers create resources.
+
+    Args:
+        ledger: where lives are numbered.
+        record: writes a transition.
+    """
+
+    def __init__(self, ledger: Writer, record: Callable[[Managed, Iterable[Record]], None]) -> None:
+        self._ledger = ledger
+        self._record = record
+
+    def plan(self, managed: Managed) -> Handle | None:
+        """Return by what it will be found, for kinds that are not of this machine alone."""
+        # Looked up by name for the same reason as in Managed: a start pays for isinstance() with a protocol.
+        plan = getattr(managed.driver, "plan", None)
+        return None if plan is None else plan(managed.spec, managed.tag)
+
+    def reserve(self, managed: Managed) -> Handle | None:
+        """Get hold of what will hold it, which is on record before anything is created."""
+        reserve = getattr(managed.driver, "reserve", None)
+        return None if reserve is None else reserve(managed.spec, managed.tag, managed.number)
+
+    def release(self, managed: Managed) -> None:
+        """Let go of what was to hold it, if nothing was created under that."""
+        if managed.reserved is not None and isinstance(managed.driver, HasReserve):
+            managed.driver.release(managed.tag)
+
+    def begin_life(self, managed: Managed) -> None:
+        """Number its next life, so that nothing said of the last one is believed of it."""
+        try:
+            managed.number = self._ledger.begin_life(managed.tag, managed.fence)
+        except LedgerError as error:
+            managed.number += 1
+            _log.error("%s: its next life is not on record: %s", managed.name, error)
+
+    def create(self, managed: Managed, progress: Progress) -> Handle:
+        """Have the driver create it; with another guard, should somebody have killed the first."""
+        for attempt in itertools.count(1):
+            try:
+                return managed.driver.start(managed.spec, managed.tag, managed.on_death, progress)
+            except GuardLost:
+                if attempt == _GUARD_TRIES or managed.state is not State.PENDING:
+                    raise
+                # Another life: nothing that is said of the first one is believed of it.
+                self.begin_life(managed)
+                managed.reserved = self.reserve(managed)
+                self._record(managed, [Record("again", "its guard was killed before it ran")])
+        raise AssertionError("unreachable")

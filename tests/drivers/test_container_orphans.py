@@ -1,0 +1,121 @@
+"""What dead owners left at an engine, of which no ledger knows any more: ended by its labels, and never what may live."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import IMAGE, Engine
+from support import Runner, eventually
+from tether import Container, Network, Owner
+from tether.drivers.container import orphans
+
+LEAVING = """
+import os, signal, sys
+from tether import Owner, Container, Network
+owner = Owner("leaving", state_dir=sys.argv[1], on_death="keep")
+owner.start(Network("net"))
+box = owner.start(Container(sys.argv[2], ["sleep", "100"], network="own", mounts={"/data": None}, name="box"))
+print(box.details["container_id"], flush=True)
+sys.stdin.readline()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(autouse=True)
+def docker_host(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As most users have it: the engine is found by DOCKER_HOST."""
+    monkeypatch.setenv("DOCKER_HOST", engine.url)
+
+
+@pytest.fixture
+def left(runner: Runner, engine: Engine, tmp_path: Path) -> Iterator[Path]:
+    """What an owner left: it died, and so did what watched over its estate; the state directory of it."""
+    folder = tmp_path / "leaving"
+    with runner.popen(LEAVING, folder, IMAGE, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        # What watches over the estate finds no ledger any more.
+        shutil.rmtree(folder)
+        process.stdin.write("\n")
+        process.stdin.close()
+        process.wait(30)
+    assert len(engine.labelled()) == 4
+    yield folder
+    for container in engine.client.containers.list(all=True, filters={"label": "tether.resource"}):
+        container.remove(force=True)
+    for each in [*engine.client.networks.list(filters={"label": "tether.resource"}), *engine.client.volumes.list()]:
+        each.remove()  # type: ignore[attr-defined]
+
+
+def test_what_a_dead_owner_left_is_ended(left: Path, engine: Engine) -> None:
+    """A dry run says so, and changes nothing; what a living owner has stays, and the user's of a committed image."""
+    (mine,) = engine.client.containers.list(filters={"label": "tether.resource"})
+    mine.commit("orphans", "snapshot")
+    users = engine.client.containers.run("orphans:snapshot", ["sleep", "100"], detach=True, name="orphans-users")
+    with Owner("living") as owner:
+        box = owner.start(Container(IMAGE, ["sleep", "100"], network="own", stop_grace=0))
+        owner.start(Network("net"))
+        everything = set(engine.labelled())
+        foreseen = {each.tag: each.what for each in orphans.reap(dry_run=True)}
+        assert set(engine.labelled()) == everything
+        assert sorted(foreseen.values()) == ["left alone", "left alone", "would end", "would end"]
+        came = orphans.reap(engine.url)
+        assert sorted(each.what for each in came) == ["ended", "ended", "left alone", "left alone"]
+        assert sum("for its ledger to say" in each.detail for each in came) == 2
+        assert box.pids()
+        users.reload()
+        assert users.status == "running"
+        users.remove(force=True)
+        assert len(engine.labelled()) == 3
+    assert engine.labelled() == []
+    assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"uid": 12345}, "another user"),
+        ({"namespace": 1}, "another pid namespace"),
+        ({"boot": "another", "machine": ""}, "another machine"),
+        ({"boot": "another", "machine": "0123456789abcdef"}, "another machine"),
+        ({"boot": "another", "host": "elsewhere"}, "another machine"),
+        ({"pid": "nonsense"}, "does not say who its owner is"),
+        ({"state": "here"}, "for its ledger to say"),
+    ],
+    ids=str,
+)
+def test_who_may_live_keeps_what_it_has(changed: dict[str, Any], why: str, tmp_path: Path) -> None:
+    """Another user, namespace, machine, or nothing that can be read: left alone; so is what a ledger settles."""
+    mine = orphans.owner_mark(tmp_path / "gone")
+    assert "lives" in orphans._why_it_may_live(mine)
+    mark = {**json.loads(mine), "pid": 4_000_000}
+    assert orphans._why_it_may_live(json.dumps(mark)) == ""
+    (tmp_path / "ledger.db").touch()
+    changed = {**changed, **({"state": str(tmp_path)} if "state" in changed else {})}
+    assert why in orphans._why_it_may_live(json.dumps({**mark, **changed}))
+    assert orphans._why_it_may_live(None)
+
+
+def test_a_reboot_of_this_machine_is_a_death(tmp_path: Path) -> None:
+    """Known by the machine's own id and name."""
+    mark = {**json.loads(orphans.owner_mark(tmp_path)), "boot": "earlier", "machine": "m"}
+    assert "another machine" in orphans._why_it_may_live(json.dumps(mark))
+    if orphans._machine():
+        assert orphans._why_it_may_live(json.dumps({**mark, "machine": orphans._machine()})) == ""
+
+
+def test_labels_hold_no_secret(engine: Engine, owner: Owner) -> None:
+    """Who and where, and nothing else."""
+    box = owner.start(Container(IMAGE, ["sleep", "100"], env={"TOKEN": "hunter2"}, stop_grace=0))
+    labels = engine.client.containers.get(box.details["container_id"]).labels
+    assert "hunter2" not in json.dumps(labels)
+    assert json.loads(labels["tether.identity"])["state"] == str(owner.state_dir)
+    eventually(lambda: box.pids())
