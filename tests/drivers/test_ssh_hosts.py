@@ -435,6 +435,12 @@ int main(void) { signal(SIGTERM, SIG_IGN); if (setuid(0) < 0) return 1; write(1,
 """
 
 
+def _ticks(pid: int) -> int:
+    """Processor time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
 def test_a_member_that_became_root(owner: Owner, host: HostOf) -> None:
     """An honest "stuck", with the pid, whose it is, and where; it ends when it does, and is then seen to."""
     source = host.net.folder / "root.c"
@@ -443,11 +449,16 @@ def test_a_member_that_became_root(owner: Owner, host: HostOf) -> None:
     subprocess.run(["cc", "-o", program, source], check=True)
     program.chmod(0o4755)
     job = owner.start(spec(host, [program], name="job", ready=log("root")))
-    pid = job.details["far_pid"]
+    pid, handle = job.details["far_pid"], job._managed.handle
+    assert handle is not None
     with pytest.raises(DeadlineExceeded, match=rf"pid {pid} belongs to another user.*{host.address}"):
         job.stop(grace=0.3)
     assert not job.state.is_final
     assert "belongs to another user" in job.reason
+    shim = handle.data["shim"][0]
+    before = _ticks(shim)
+    time.sleep(1)
+    assert _ticks(shim) - before <= 5, "it is busy waiting"
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     job.wait(timeout=30)

@@ -22,6 +22,7 @@ __all__ = ["Output"]
 _SAVED_BYTES = 1 << 20
 _FOLLOW_PAUSE_S = 0.3
 _FORGET_S = 5.0
+_FINISH_S = 60.0
 
 
 class Output:
@@ -91,11 +92,13 @@ class Output:
             saved.replace(saved.with_name(f"{saved.name}.1"))
 
     def finish(self) -> None:
-        """Wait for all; each gives up when its host is silent for too long."""
+        """Wait for all; each gives up when its host is silent for too long, and none holds up an end for ever."""
         with self._lock:
             running = list(self._running.values())
             self._running.clear()
-        wait_all(running)
+        _, late = wait_all(running, timeout=_FINISH_S)
+        for each in late:
+            each.cancel()
 
 
 async def _collect(host: Host, tag: str, saved: Path) -> None:
