@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from tether import RemoteProcess
 from tether.linux import tree
 
 USER = "tether-far"
@@ -72,11 +74,20 @@ def made(folder: Path) -> Iterator[Net]:
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", net.key)
     net.known_hosts.touch()
     Path("/run/sshd").mkdir(exist_ok=True)
+    forget_user()
     try:
         yield net
     finally:
         subprocess.run(["pkill", "-KILL", "-u", USER], check=False)
+        forget_user()
         run("userdel", USER)
+
+
+def forget_user() -> None:
+    """Remove what was kept for the user outside its home, where that could not be written; a later one may get its number."""
+    for folder in ("/tmp", "/var/tmp", "/dev/shm"):
+        for kind in ("far", "guard"):
+            shutil.rmtree(Path(folder) / f"tether-{kind}-{pwd.getpwnam(USER).pw_uid}", ignore_errors=True)
 
 
 class HostOf:
@@ -246,3 +257,14 @@ def running(net: Net, number: int, settings: str = "") -> Iterator[HostOf]:
         yield host
     finally:
         host.remove()
+
+
+def spec(host: HostOf, argv: list[Any], **more: Any) -> RemoteProcess:
+    """A command on a host of the tests."""
+    more = {"key": host.net.key, "known_hosts": host.net.known_hosts, "lease": 4.0, **more}
+    return RemoteProcess(f"{USER}@{host.address}", argv, **more)
+
+
+def kept_there(net: Net) -> list[str]:
+    """What is kept of commands in the home directory there."""
+    return [str(path) for path in net.home.glob(".local/state/tether-far-*/*")]

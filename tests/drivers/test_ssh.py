@@ -21,7 +21,7 @@ import pytest
 
 import hosts
 import support
-from hosts import USER, HostOf, Net
+from hosts import USER, HostOf, Net, kept_there, spec
 from support import ESCAPE, Runner, eventually
 from tether import (
     Busy,
@@ -41,17 +41,6 @@ from tether import (
 from tether.ledger.store import Ledger
 from tether.plugins import RemotePlugin
 from tether.protocol import get_total_estimated_cost, has_active_cloud_resources, is_cloud_aware
-
-
-def spec(host: HostOf, argv: list[Any], **more: Any) -> RemoteProcess:
-    """A command on a host of the tests."""
-    more = {"key": host.net.key, "known_hosts": host.net.known_hosts, "lease": 4.0, **more}
-    return RemoteProcess(f"{USER}@{host.address}", argv, **more)
-
-
-def kept_there(net: Net) -> list[str]:
-    """What is kept of commands in the home directory there."""
-    return [str(path) for path in net.home.glob(".local/state/tether-far-*/*")]
 
 
 @pytest.fixture(autouse=True)
@@ -539,7 +528,7 @@ def test_the_command_line(owner: Owner, host: HostOf, tmp_path: Path) -> None:
     seen = subprocess.run([*run, "doctor", "there", "--json"], capture_output=True, text=True, check=True, env=environ)
     found = {each["what"]: each for each in json.loads(seen.stdout)}
     assert found["connection"]["good"]
-    assert found["shim there"]["found"].startswith("Python 3")
+    assert found["shim there"]["found"].startswith("tether-guard")
     wrong = subprocess.run([*run, "doctor", "nobody@10.199.1.77"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 1
     assert "can't be reached" in wrong.stdout
@@ -574,119 +563,6 @@ def test_forgetting_a_host_that_is_gone(runner: Runner, net: Net, private_state:
     # What the tests share one file system for, another host would have taken along.
     for path in kept_there(net):
         shutil.rmtree(path)
-
-
-@pytest.fixture
-def bare(net: Net, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostOf]:
-    """A host whose logins have no Python, only what POSIX has, by busybox."""
-    folder = tmp_path_factory.mktemp("bare")
-    folder.chmod(0o755)
-    for parent in list(folder.parents)[:3]:
-        parent.chmod(parent.stat().st_mode | 0o011)
-    for name in [
-        "sh",
-        "cat",
-        "mkdir",
-        "rm",
-        "mv",
-        "date",
-        "kill",
-        "sleep",
-        "wc",
-        "tail",
-        "head",
-        "uname",
-        "df",
-        "basename",
-        "setsid",
-        "env",
-        "id",
-        "true",
-        "echo",
-        "seq",
-        "trap",
-        "od",
-    ]:
-        os.symlink("/bin/busybox", folder / name)
-    with hosts.running(net, 4, f"SetEnv PATH={folder}\n") as host:
-        yield host
-
-
-def test_with_only_sh_there(owner: Owner, bare: HostOf, net: Net) -> None:
-    """The same, but for what leaves the process group."""
-    job = owner.start(
-        spec(bare, ["sh", "-c", "echo $X; echo two; sleep 1; exit 5"], env={"X": "it's"}, name="job", lease=3)
-    )
-    eventually(lambda: job.logs() == "it's\ntwo\n")
-    assert job.wait(timeout=20) == 5
-    assert job.logs(tail=1) == "two\n"
-    with pytest.raises(FileNotFoundError):
-        owner.start(spec(bare, ["no-such-program"]))
-    with pytest.raises(FileNotFoundError):
-        owner.start(spec(bare, ["true"], cwd="/no/such"))
-    odd = owner.start(spec(bare, ["sh", "-c", _HEX, "x", b"\xff'\xc3"], env={"X": b"\xfe"}))
-    odd.wait(timeout=20)
-    assert odd.logs().split() == ["ff", "27", "c3", "fe"]
-    server = owner.start(spec(bare, ["sh", "-c", "echo up; sleep 50 & sleep 60"], ready=log("up"), lease=3))
-    time.sleep(4)
-    assert server.state is State.READY
-    server.stop(grace=2)
-    assert server.state.is_final
-    eventually(lambda: not bare.pids())
-    last = owner.start(spec(bare, ["sleep", "90"], lease=2, name="last"))
-    bare.cut()
-    eventually(lambda: not any(_words(pid).startswith("sleep") for pid in bare.pids()), 6)
-    eventually(lambda: last.state is State.LOST, 12)
-    bare.heal()
-    last.wait(timeout=30)
-    assert last.state is State.FAILED
-    eventually(lambda: not kept_there(net))
-
-
-def test_two_may_clear_at_once(tmp_path: Path) -> None:
-    """Whoever comes second finds nothing, or half of it, and that is success. Busybox's rm says otherwise."""
-    from tether.drivers.ssh import shell
-
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    for name in ("sh", "rm", "mkdir", "cat"):
-        (tools / name).symlink_to("/bin/busybox")
-    left = tmp_path / ".local/state/tether-far-sh/tag"
-    left.mkdir(parents=True)
-    for number in range(2000):
-        (left / str(number)).touch()
-    script = (shell._COMMON % {"tag": "tag"} + shell._CLEAR).encode()
-    clearing = [
-        subprocess.Popen(
-            [tools / "sh", "-s"],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={"HOME": str(tmp_path), "PATH": str(tools)},
-        )
-        for _ in range(4)
-    ]
-    for process in clearing:
-        assert process.stdin is not None
-        process.stdin.write(script)
-        process.stdin.close()
-        process.stdin = None
-    said = [process.communicate(timeout=30)[1] for process in clearing]
-    assert [process.returncode for process in clearing] == [0, 0, 0, 0], said
-    assert not left.exists()
-
-
-def test_a_login_that_greets(owner: Owner, net: Net) -> None:
-    """What a login says before anything else is passed over."""
-    greeting = 'ForceCommand echo Welcome; echo "{}"; eval "$SSH_ORIGINAL_COMMAND"\n'
-    with hosts.running(net, 6, greeting) as host:
-        assert owner.start(spec(host, ["true"])).wait(timeout=10) == 0
-
-
-def _words(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except OSError:
-        return ""
 
 
 def test_the_plugin(owner: Owner, host: HostOf) -> None:

@@ -50,6 +50,16 @@ class Kind(enum.IntEnum):
     SIGNAL = 18
     ADOPT = 19
     ADOPTED = 20
+    HELLO = 64
+    ANSWER = 65
+    STATE = 66
+    RENEW = 67
+    LOOK = 68
+    LOG = 69
+    CLEAR = 70
+    PORT = 71
+    LISTENS = 72
+    DIAGNOSE = 73
 
 
 FIELDS: dict[str, tuple[int, type]] = {
@@ -104,6 +114,26 @@ FIELDS: dict[str, tuple[int, type]] = {
     "inode": (49, int),
     "ends_with_main": (50, int),
     "shell": (51, int),
+    "id": (64, int),
+    "lease_ms": (65, int),
+    "offset": (66, int),
+    "size": (67, int),
+    "data": (68, bytes),
+    "boot": (69, bytes),
+    "home": (70, bytes),
+    "alive": (71, int),
+    "shim": (72, int),
+    "shim_start": (73, int),
+    "member": (74, int),
+    "cpu_ms": (75, int),
+    "memory": (76, int),
+    "receipt": (77, bytes),
+    "port": (78, int),
+    "free": (79, int),
+    "running": (80, bytes),
+    "missing": (81, bytes),
+    "machine": (82, bytes),
+    "build": (83, bytes),
 }
 """The key and the type of each field; a test compares the keys with ``native/wire.h``."""
 

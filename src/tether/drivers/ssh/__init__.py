@@ -1,11 +1,15 @@
 """Processes on other hosts, over SSH.
 
 spec.py       what may be said of one
-far.py        what runs there: one file that is sent over, the same shim as here
-agent.py      sends that, and talks with it
-shell.py      what runs there where there is no Python: a weaker one, in POSIX sh
+where.py      how a host is reached
+logins.py     how a host is logged in to
+bring.py      gets tether-guard to run there: the same program as here
+agent.py      what is said to it, and what it says
+forward.py    a port here that leads to one there
 diagnosis.py  what a host offers
-host.py       the one connection to a host, its leases and forwarded ports
+host.py       the one connection to a host, its leases, logs and ports
+request.py    what it is asked to hold
+output.py     what it has written there
 driver.py     starts, finds, inspects, stops and destroys
 """
 

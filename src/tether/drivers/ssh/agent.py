@@ -1,135 +1,220 @@
-"""What answers on another host: the agent of far.py, sent there over a connection."""
+"""What answers on another host: ``tether-guard hold``, spoken with over one session of a connection."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import shlex
+import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tether.drivers.ssh.bring import Reader, bring
+from tether.guard import wire
+from tether.guard.wire import Kind, Message
 
 if TYPE_CHECKING:
     import asyncssh
 
-__all__ = ["Far", "FarAgent", "FarError"]
+__all__ = ["Far", "FarError", "Hello", "Seen", "identities", "receipt"]
 
-_START_S = 15.0
-
-_FAR = Path(__file__).with_name("far.py")
-_NO_PYTHON = "tether: no python"
-_LOADER = (
-    "import os,sys; sys.version_info<(3,8) and sys.exit(os.write(1,b'" + _NO_PYTHON + "\\n'))\n"
-    "s=b''\n"
-    "while len(s)<%d: s+=os.read(0,%d-len(s)) or sys.exit()\n"
-    "exec(compile(s,'tether-far','exec'))"
-)
-# In a POSIX shell, whatever the login shell is.
-_START = 'exec sh -c \'command -v python3 >/dev/null && exec python3 -I -S -c "$1"; echo "%s"\' sh %s'
+_MOST = 4 << 20
 
 
 class FarError(Exception):
     """The other host refused: as an `OSError` there. Attributes: number, said, filename."""
 
-    def __init__(self, number: int, said: str, filename: str) -> None:
+    def __init__(self, number: int, filename: str) -> None:
+        said = os.strerror(number)
         super().__init__(number, said, filename)
         self.number = number
         self.said = said
         self.filename = filename
 
 
-class Far(Protocol):
-    """What answers on the other host: the agent of far.py, or the weaker one in sh."""
+@dataclass(frozen=True)
+class Hello:
+    """What the guard there said of its host.
 
-    async def call(self, request: dict[str, Any]) -> Any:
-        """Have one thing done there. Raises FarError; OSError if the connection breaks."""
-        ...
+    Attributes:
+        boot: which boot of the host this is.
+        home: the folder there for logs and receipts.
+        machine: its type.
+        build: of the guard there.
+        tier: how it holds trees.
+    """
+
+    boot: str
+    home: str
+    machine: str
+    build: str
+    tier: str
 
 
-class FarAgent:
-    """The agent of far.py on one connection.
+@dataclass(frozen=True)
+class Seen:
+    """How a tree is there.
+
+    Attributes:
+        known: whether anything of it is there.
+        alive: whether its shim lives.
+        members: its live processes there.
+        cpu_s, memory: what they use.
+        exited: the exit code of its command, if that has ended and its shim lives.
+        ended: its receipt (status, why, said), if all of it has ended.
+        boot: the boot in which it ran.
+        fence: the number of the ownership that counts there.
+    """
+
+    known: bool
+    alive: bool
+    members: tuple[int, ...]
+    cpu_s: float
+    memory: int
+    exited: int | None
+    ended: dict[str, Any] | None
+    boot: str
+    fence: int
+
+    @classmethod
+    def told(cls, message: Message) -> Seen:
+        """Take it out of an answer."""
+        return cls(
+            bool(message.fields.get("boot")),
+            bool(message.number("alive")),
+            tuple(message.numbers("member")),
+            (message.number("cpu_ms") or 0) / 1000,
+            message.number("memory") or 0,
+            message.number("status"),
+            receipt(message),
+            message.text("boot"),
+            message.number("fence") or 0,
+        )
+
+
+def receipt(message: Message) -> dict[str, Any] | None:
+    """Return the receipt in a message: from a file there, or as a shim tells its own end; None if there is none."""
+    if message.fields.get("receipt"):
+        found: dict[str, Any] = json.loads(message.text("receipt"))
+        return found
+    if message.kind == Kind.ENDED:
+        return {"status": message.number("status"), "why": message.text("why"), "said": message.text("said")}
+    return None
+
+
+def identities(who: Message) -> dict[str, Any]:
+    """Pid and start time of shim and command there."""
+    return {
+        "shim": [who.number("shim"), who.number("shim_start")],
+        "main": [who.number("pid"), who.number("start")],
+    }
+
+
+class Far:
+    """The guard on one connection.
 
     Attributes:
         hello: what it said of its host first.
 
     Args:
-        process: the agent there.
+        process: the session.
+        reader: what comes from it.
         hello: what it said.
-        event: called with each event from there.
+        event: called with each message that answers nothing.
     """
 
     def __init__(
         self,
         process: asyncssh.SSHClientProcess[bytes],
-        hello: dict[str, Any],
-        event: Callable[[dict[str, Any]], None],
+        reader: Reader,
+        hello: Hello,
+        event: Callable[[Message], None],
     ) -> None:
         self.hello = hello
         self._process = process
+        self._reader = reader
         self._event = event
         self._numbers = iter(range(1, 1 << 62))
-        self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._pending: dict[int, asyncio.Future[Message]] = {}
 
     @classmethod
     async def start(
-        cls, connection: asyncssh.SSHClientConnection, event: Callable[[dict[str, Any]], None]
-    ) -> FarAgent | None:
-        """Send far.py over and have it run; None where there is no Python.
+        cls,
+        connection: asyncssh.SSHClientConnection,
+        where: str,
+        within: float,
+        event: Callable[[Message], None],
+    ) -> Far:
+        """Have the guard run there, sent if need be.
 
         Raises:
-            OSError: it can't work there (no room, no home), or the connection broke.
+            DriverUnavailable: it can't be executed there.
+            OSError, TimeoutError: it can't work there (no room, no folder), or the connection broke.
             ValueError: something else answered.
         """
-        program = _FAR.read_bytes()
-        loader = _LOADER % (len(program), len(program))
-        process = await connection.create_process(_START % (_NO_PYTHON, shlex.quote(loader)), encoding=None)
-        process.stdin.write(program)
-        line = await asyncio.wait_for(_first_word(process.stdout), _START_S)
-        if line.strip() == _NO_PYTHON.encode():
-            process.close()
-            return None
-        if not line:
-            said = (await process.stderr.read(2000)).decode(errors="replace").strip()
-            raise ValueError(said or "it closed the session at once")
-        hello = json.loads(line)
-        if "errno" in hello:
-            raise OSError(hello["errno"], f"{hello['said']}: {hello['filename']} there")
-        return cls(process, hello, event)
+        process, reader = await bring(connection, where, within)
+        message = await asyncio.wait_for(_message(reader), within)
+        if message.kind != Kind.HELLO:
+            number = message.number("errno") or 0
+            raise OSError(number, f"{os.strerror(number)}: {message.text('filename')} there")
+        names = ("boot", "home", "machine", "build", "tier")
+        return cls(process, reader, Hello(**{name: message.text(name) for name in names}), event)
 
-    async def call(self, request: dict[str, Any]) -> Any:
-        """See `Far`."""
+    async def call(self, kind: Kind, within: float, **fields: Any) -> Message:
+        """Have one thing done there.
+
+        Args:
+            kind: what.
+            within: seconds that the connection may be silent while the answer is waited for.
+            fields: of the message.
+
+        Raises:
+            FarError: it was refused.
+            TimeoutError, OSError: the connection is silent, or broke.
+        """
         number = next(self._numbers)
-        future = self._pending[number] = asyncio.get_running_loop().create_future()
+        now = asyncio.get_running_loop().time
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._pending[number] = future
         try:
-            self._process.stdin.write(json.dumps({**request, "id": number}).encode() + b"\n")
-            return await future
+            began = now()
+            self._process.stdin.write(wire.encode(kind, {"id": number, **fields}))
+            while not future.done():
+                # Behind much else an answer may be late; what counts is whether anything comes.
+                left = max(began, self._reader.heard) + within - now()
+                if left <= 0:
+                    raise TimeoutError(f"no word for {within:g} s")
+                await asyncio.wait({future}, timeout=left)
+            return future.result()
         finally:
             self._pending.pop(number, None)
 
     async def listen(self) -> None:
         """Take in answers and events until the connection breaks."""
         try:
-            while line := await self._process.stdout.readline():
-                message = json.loads(line)
-                if "event" in message:
+            while kind := await self._reader.behind_mark():
+                if kind != b"#":
+                    continue
+                message = await _message(self._reader)
+                if message.kind != Kind.ANSWER:
                     self._event(message)
                     continue
-                future = self._pending.get(message["id"])
+                future = self._pending.get(message.number("id") or 0)
                 if future is None or future.done():
                     continue
-                if "errno" in message:
-                    future.set_exception(FarError(message["errno"], message["said"], message["filename"]))
+                number = message.number("errno")
+                if number is not None:
+                    future.set_exception(FarError(number, message.text("filename")))
                 else:
-                    future.set_result(message["value"])
+                    future.set_result(message)
         finally:
             for future in self._pending.values():
                 if not future.done():
                     future.set_exception(ConnectionResetError("the connection broke before it answered"))
 
 
-async def _first_word(stdout: asyncssh.SSHReader[bytes]) -> bytes:
-    """Return the first line that is ours: some logins write a greeting before it. Empty if there is none."""
-    while line := await stdout.readline():
-        if line.startswith((b'{"hello"', b'{"errno"', _NO_PYTHON.encode())):
-            return line
-    return b""
+async def _message(reader: Reader) -> Message:
+    size = int.from_bytes(await reader.exactly(4), "little")
+    if size > _MOST:
+        raise ValueError(f"a message of {size} bytes is none of ours")
+    return wire.decode(await reader.exactly(size))

@@ -5,36 +5,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar
 
 from tether.drivers import Context
-from tether.drivers.ssh import diagnosis
-from tether.drivers.ssh.agent import FarError
-from tether.drivers.ssh.host import Host, Loop, Where
+from tether.drivers.ssh import diagnosis, request
+from tether.drivers.ssh.agent import FarError, Seen, identities, receipt
+from tether.drivers.ssh.host import Host, Loop
+from tether.drivers.ssh.output import Output
 from tether.drivers.ssh.spec import RemoteProcess
-from tether.errors import DeadlineExceeded, DriverUnavailable, Gone, NotCreated, StartError, exec_error
-from tether.ledger import logs, place
-from tether.life.machine import Ended, MainExited, Reached, Unreachable
+from tether.drivers.ssh.where import Where
+from tether.errors import Busy, DeadlineExceeded, DriverUnavailable, Gone, NotCreated, StartError, exec_error
+from tether.guard.line import describe_stuck
+from tether.guard.wire import Kind, Message
+from tether.ledger import logs
+from tether.life.machine import Ended, MainExited, Paused, Reached, Stuck, Unreachable
 from tether.life.probes import Target
 from tether.linux import faults
 from tether.model import Finding, Handle, OnDeath, Progress, State, Status, Usage
 from tether.protocol import PluginExecutionMode
-from tether.spec import put_port
 
 __all__ = ["SshDriver"]
 
 _VERSION = 1
 _STUCK_S = 10.0
-_ANSWER_S = 30.0
 _LOOK_PAUSE_S = 0.05
-_FOLLOW_PAUSE_S = 0.3
-_SAVED_BYTES = 1 << 20
-_PIECE = 1 << 20
+_CLEAR_S = 2.0
+_RETRY_PAUSE_S = 0.3
 _EXEC_ERRORS = (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENOEXEC, errno.EPERM)
 
 
@@ -57,6 +58,8 @@ class SshDriver:
         self._held: dict[str, Handle] = {}
         self._ports: dict[str, int] = {}
         self._ended: dict[str, threading.Event] = {}
+        self._stuck: dict[str, str] = {}
+        self._output = Output(self._loop)
 
     # -- hosts ---------------------------------------------------------------------------------------------------------
 
@@ -73,13 +76,16 @@ class SshDriver:
                 )
             return self._hosts[where]
 
-    def _ask(self, handle: Handle, do: str, **more: Any) -> Any:
+    def _ask(self, handle: Handle, kind: Kind, **fields: Any) -> Message:
         """Have one thing done for a resource on its host. Raises DriverUnavailable, also where it was refused there."""
         host = self._host(handle)
         try:
-            return self._loop.run(host.call(do, tag=handle.tag, **more))
+            return self._loop.run(host.call(kind, tag=handle.tag, **fields))
         except FarError as error:
             raise DriverUnavailable(f"host {host.where} refused: {error.said} {error.filename}".rstrip()) from error
+
+    def _look(self, handle: Handle) -> Seen:
+        return Seen.told(self._ask(handle, Kind.LOOK))
 
     @staticmethod
     def _in_thread(work: Any, *arguments: Any) -> None:
@@ -90,17 +96,7 @@ class SshDriver:
 
     def plan(self, spec: RemoteProcess, tag: str) -> Handle:
         """Say how its host is reached; there it is found by the tag. See `HasPlan`."""
-        where = Where(
-            spec.host,
-            spec.port,
-            spec.user,
-            tuple(_absolute(str(key)) for key in spec.key or ()),  # type: ignore[union-attr]
-            spec.jump,
-            None if spec.known_hosts is None else _absolute(str(spec.known_hosts)),
-            spec.verify_host,
-            None if spec.config is None else _absolute(str(spec.config)),
-        )
-        data = {"where": where.record(), "lease": spec.lease, "signal": int(spec.stop_signal)}
+        data = {"where": Where.of(spec).record(), "lease": spec.lease}
         return Handle(self.kind, tag, data, _VERSION)
 
     def start(self, spec: RemoteProcess, tag: str, on_death: OnDeath, progress: Progress) -> Handle:
@@ -118,8 +114,8 @@ class SshDriver:
         host = self._host(plan)
         called = f"{spec.name or spec.default_name} on {host.where}"
         progress(f"connecting to {host.where}")
-        # Its end may be heard before its beginning.
-        with self._lock:
+        self._output.put_aside(tag, self._saved(tag))
+        with self._lock:  # Its end may be heard before its beginning.
             self._held[tag] = plan
             self._ended[tag] = threading.Event()
         try:
@@ -141,14 +137,18 @@ class SshDriver:
             await host.reach()
             port = None
             if spec.uses_port:
-                port = spec.listen or int(await host.call("port", tag=plan.tag))
+                port = spec.listen or (await host.call(Kind.PORT)).number("port") or 0
+                refused = await host.why_not_forwarded(port)
+                if refused:
+                    raise _NotReached(f"host {host.where}: {refused}")
         except DriverUnavailable as error:
             raise _NotReached(str(error)) from error
         faults.point("start.making")
-        who = await host.call("spawn", tag=plan.tag, **_request(spec, port, on_death))
+        who = await host.call(Kind.SPAWN, tag=plan.tag, **request.build(spec, port, on_death))
         faults.point("start.making")
         local = None if port is None else await host.forward(plan.tag, port)
-        handle = Handle(self.kind, plan.tag, {**plan.data, **who, "far_port": port, "port": local}, _VERSION)
+        more = {"far_port": port, "port": local, "tier": who.text("tier"), "boot": who.text("boot")}
+        handle = Handle(self.kind, plan.tag, {**plan.data, **identities(who), **more}, _VERSION)
         self._hold(handle, host, 1)
         return handle
 
@@ -165,6 +165,7 @@ class SshDriver:
         with self._lock:
             self._held.pop(handle.tag, None)
             self._ports.pop(handle.tag, None)
+            self._stuck.pop(handle.tag, None)
             ended = self._ended.pop(handle.tag, None)
         self._loop.run(self._host(handle).let_go(handle.tag))
         if ended is not None:
@@ -172,44 +173,44 @@ class SshDriver:
 
     # -- what is heard -------------------------------------------------------------------------------------------------
 
-    def _heard(self, message: dict[str, Any]) -> None:
+    def _heard(self, message: Message) -> None:
         """Take in an event of the other side. Runs in the loop's thread, so it never waits."""
-        tag = message["tag"]
+        tag = message.text("tag")
         with self._lock:
             handle = self._held.get(tag)
-        if message["event"] == "exited" and handle is not None:
-            self._context.emit(tag, MainExited(message["exited"], message["ending"]))
-        elif message["event"] == "ended" and handle is not None:
-            self._in_thread(self._settle, handle, message["ended"])
-        elif message["event"] == "lost shim" and handle is not None:
+        if handle is None:
+            return
+        if message.kind == Kind.EXITED:
+            self._context.emit(tag, MainExited(message.number("status") or 0, bool(message.number("ending"))))
+        elif message.kind == Kind.PAUSED:
+            self._context.emit(tag, Paused(message.number("signal") or 0))
+        elif message.kind == Kind.STUCK:
+            self._stuck[tag] = f"{describe_stuck(message)} on {handle.data['where']['host']}"
+            self._context.emit(tag, Stuck(self._stuck[tag]))
+        elif message.kind == Kind.ENDED:
+            self._in_thread(self._settle, handle, receipt(message) or {})
+        elif message.kind == Kind.LOST:
             self._in_thread(self._settle_lost, handle)
 
     def _settle_lost(self, handle: Handle) -> None:
         """Its shim there was killed: what can be found of it is ended there."""
         with contextlib.suppress(DriverUnavailable):
-            self._ask(handle, "stop", grace=0, why="its shim there was killed", signal=handle.data["signal"])
-            self._settle(
-                handle,
-                self._ask(handle, "look").get("ended") or {"status": None, "why": "its shim was killed", "said": ""},
-            )
+            self._ask(handle, Kind.STOP, why="its shim there was killed")
+            self._settle(handle, self._look(handle).ended or {"status": None, "why": "its shim was killed", "said": ""})
 
-    def _settle(self, handle: Handle, receipt: dict[str, Any]) -> None:
-        """It has ended there: keep its output, remove what is left of it there, and say so."""
-        try:
-            self._clear(handle)
-        except DriverUnavailable:
-            # Lost in the same moment; found again when there is a connection.
-            return
-        self._context.emit(handle.tag, _outcome(receipt))
+    def _settle(self, handle: Handle, told: dict[str, Any]) -> None:
+        """It has ended there: say so, and only then fetch its output, however long that takes."""
+        with self._lock:
+            if self._held.get(handle.tag) is None:
+                return
+        collecting = self._collect(handle)
+        # Little output is here in a moment.
+        _wait(collecting, _LOOK_PAUSE_S)
+        self._context.emit(handle.tag, _outcome(told))
         self._let_go(handle)
 
-    def _clear(self, handle: Handle) -> None:
-        piece = self._ask(handle, "log", offset=-_SAVED_BYTES, size=_SAVED_BYTES)
-        if piece["size"]:
-            with contextlib.suppress(OSError):
-                # A full disk here keeps nothing there.
-                place.write_private(self._saved(handle.tag), piece["data"].encode("latin-1"))
-        self._ask(handle, "clear")
+    def _collect(self, handle: Handle) -> Future[None]:
+        return self._output.fetch(self._host(handle), handle.tag, self._saved(handle.tag))
 
     def _lost(self, where: Where, reason: str) -> None:
         for handle in self._held_on(where):
@@ -224,22 +225,28 @@ class SshDriver:
         """There is a connection again: say how each is."""
         for handle in self._held_on(where):
             try:
-                seen = self._ask(handle, "look")
+                seen = self._look(handle)
             except DriverUnavailable:
                 return
-            if seen.get("alive"):
+            if seen.alive:
                 self._context.emit(handle.tag, Reached())
-                if seen["exited"] is not None:
-                    self._context.emit(handle.tag, MainExited(seen["exited"]))
-            elif seen.get("ended"):
-                if seen["ended"]["status"] is not None:
-                    self._context.emit(handle.tag, MainExited(seen["ended"]["status"], ending=True))
-                self._settle(handle, seen["ended"])
-            elif seen["known"]:
+                if seen.exited is not None:
+                    self._context.emit(handle.tag, MainExited(seen.exited))
+            elif seen.ended:
+                if seen.ended["status"] is not None:
+                    self._context.emit(handle.tag, MainExited(seen.ended["status"], ending=True))
+                self._settle(handle, seen.ended)
+            elif seen.known:
                 self._settle_lost(handle)
             else:
-                self._context.emit(handle.tag, Ended(None, "nothing is known of it there any more"))
+                self._context.emit(handle.tag, Ended(None, self._why_unknown(handle)))
                 self._let_go(handle)
+
+    def _why_unknown(self, handle: Handle) -> str:
+        hello = self._host(handle).hello
+        if hello is not None and handle.data.get("boot") not in (None, hello.boot):
+            return "its host was rebooted"
+        return "nothing is known of it there any more"
 
     # -- look ----------------------------------------------------------------------------------------------------------
 
@@ -249,47 +256,51 @@ class SshDriver:
 
     def inspect(self, handle: Handle) -> Status:
         """Ask its host. The pids there are none of this machine. Raises DriverUnavailable."""
-        seen = self._ask(handle, "look")
-        if not seen["known"]:
-            return Status(State.GONE, reason="nothing is known of it there")
-        if seen["ended"]:
-            return Status(State.STOPPING, seen["ended"]["status"], f"{seen['ended']['why']}; to be cleared there")
-        if seen["alive"]:
-            return Status(State.READY, seen["exited"])
+        seen = self._look(handle)
+        if not seen.known:
+            return Status(State.GONE, reason=self._why_unknown(handle))
+        if seen.ended:
+            return Status(State.STOPPING, seen.ended["status"], f"{seen.ended['why']}; to be cleared there")
+        if seen.alive:
+            return Status(State.READY, seen.exited)
         return Status(State.STOPPING, reason="its shim there is gone; something of it may be left")
 
     def usage(self, handle: Handle) -> Usage:
         """Ask its host for the live members. Raises DriverUnavailable."""
-        seen = self._ask(handle, "look")
-        if not seen["known"]:
-            return Usage()
-        return Usage(len(seen["pids"]), seen["cpu_s"], seen["memory"])
+        seen = self._look(handle)
+        return Usage(len(seen.members), seen.cpu_s, seen.memory) if seen.known else Usage()
 
     def port(self, handle: Handle) -> int | None:
         """Return the port of this machine that is forwarded to it."""
         return self._ports.get(handle.tag, handle.data.get("port"))
 
     def details(self, handle: Handle) -> dict[str, Any]:
-        """Return its host, and the pid of its command there."""
+        """Return its host, the pid of its command there, and how it is held there."""
         where, main = handle.data["where"], handle.data.get("main")
         return {
             "ssh_host": where["host"],
             "ssh_port": where["port"] or 22,
             "ssh_user": where["user"],
             "far_pid": main[0] if main else None,
+            "held_by": _held_by(handle),
         }
 
     def is_guarded(self, handle: Handle) -> bool:
         """Whether its shim there lives, which ends it when lease and time of keeping are over."""
-        return bool(self._ask(handle, "look").get("alive"))
+        return self._look(handle).alive
 
     def target(self, handle: Handle) -> Target:
         """Probe through the forwarded port, once a member of the tree there listens."""
         return Target(
             port=self.port(handle),
-            missing=lambda: str(self._ask(handle, "listens", port=handle.data["far_port"])),
+            missing=lambda: self._missing(handle),
             log=lambda: self.read_log(handle, None),
         )
+
+    def _missing(self, handle: Handle) -> str:
+        """What is missing for a probe through the forwarded port to mean anything."""
+        refused = self._host(handle).forward_refused(handle.tag)
+        return refused or self._ask(handle, Kind.LISTENS, port=handle.data["far_port"]).text("missing")
 
     def diagnose(self) -> Finding:
         """Look for the extra; ``tether doctor user@host`` looks at a host."""
@@ -303,10 +314,11 @@ class SshDriver:
         """Look at a host for ``tether doctor``; what can't be reached is a finding."""
         handle = self.plan(RemoteProcess(destination, ["true"]), "doctor")
         try:
-            seen = self._ask(handle, "diagnose")
+            seen = self._ask(handle, Kind.DIAGNOSE)
         except DriverUnavailable as error:
             return [Finding("connection", False, str(error), "nothing can be started there")]
-        return diagnosis.findings(self._host(handle).hello, seen)
+        hello = self._host(handle).hello
+        return [] if hello is None else diagnosis.findings(hello, seen)
 
     # -- output --------------------------------------------------------------------------------------------------------
 
@@ -315,43 +327,26 @@ class SshDriver:
 
     def read_log(self, handle: Handle, lines: int | None) -> bytes:
         """Ask its host; of one that has ended, read what was saved. Raises DriverUnavailable."""
-        saved = self._saved(handle.tag)
-        if saved.exists():
-            data = saved.read_bytes()
-        elif lines is None:
-            data = b"".join(self._pieces(handle, 0))
-        else:
-            data = self._ask(handle, "log", offset=-max(1 << 16, 512 * lines), size=_PIECE)["data"].encode("latin-1")
-        return logs.last_lines(data, lines)
-
-    def _pieces(self, handle: Handle, offset: int) -> Iterator[bytes]:
-        """The log from an offset to its end."""
-        while data := self._ask(handle, "log", offset=offset, size=_PIECE)["data"].encode("latin-1"):
-            offset += len(data)
-            yield data
+        return self._output.read(self._host(handle), handle.tag, self._saved(handle.tag), lines)
 
     def follow_log(self, handle: Handle) -> Iterator[bytes]:
         """Yield what is written there from now on, until it ends."""
-        offset = self._ask(handle, "log", offset=0, size=0)["size"]
-        while True:
-            alive = self._ask(handle, "look").get("alive")
-            for data in self._pieces(handle, offset):
-                offset += len(data)
-                yield data
-            if not alive:
-                return
-            time.sleep(_FOLLOW_PAUSE_S)
+        return self._output.follow(self._host(handle), handle.tag, lambda: self._look(handle).alive)
 
     # -- adoption ------------------------------------------------------------------------------------------------------
 
     def adopt(self, handle: Handle, fence: int) -> int | None:
         """Renew the lease of a kept tree from now on, with a newer fence. See `tether.drivers.CanAdopt`."""
-        lease = handle.data["lease"]
-        if not self._ask(handle, "renew", tags={handle.tag: (lease, fence)})[handle.tag]:
-            raise Gone(f"resource {handle.tag} can't be adopted: it has ended on its host")
+        host = self._host(handle)
+        lease_ms = int(handle.data["lease"] * 1000)
+        try:
+            self._loop.run(host.call(Kind.ADOPT, tag=handle.tag, lease_ms=lease_ms, fence=fence))
+        except FarError as error:
+            if error.number == errno.EBUSY:
+                raise Busy(f"resource {handle.tag} can't be adopted: it has a newer owner, or is ending") from error
+            raise Gone(f"resource {handle.tag} can't be adopted: it has ended on its host") from error
         inside = handle.data.get("far_port")
         if inside is not None:
-            host = self._host(handle)
             for outside in (handle.data["port"], 0):
                 with contextlib.suppress(OSError):
                     self._ports[handle.tag] = self._loop.run(host.forward(handle.tag, inside, outside))
@@ -360,13 +355,12 @@ class SshDriver:
             self._held[handle.tag] = handle
             self._ended[handle.tag] = threading.Event()
         self._loop.loop.call_soon_threadsafe(self._hold, handle, self._host(handle), fence)
-        exited: int | None = self._ask(handle, "look").get("exited")
-        return exited
+        return self._look(handle).exited
 
     def receipt(self, handle: Handle) -> Ended | None:
         """Return what its shim left there."""
-        seen = self._ask(handle, "look")
-        return _outcome(seen["ended"]) if seen.get("ended") else None
+        seen = self._look(handle)
+        return _outcome(seen.ended) if seen.ended else None
 
     # -- end -----------------------------------------------------------------------------------------------------------
 
@@ -379,38 +373,56 @@ class SshDriver:
         """
         self._end(handle, grace, "stopped by its owner")
 
+    def insist(self, handle: Handle, grace: float) -> None:
+        """The same, asking again while the grace runs: what is only starting may not have heard. See `tether.drivers.CanInsist`."""
+        self._end(handle, grace, "stopped by its owner", again=True)
+
     def destroy(self, handle: Handle) -> None:
         """The same by force. Raises as `stop`."""
         self._end(handle, 0.0, "killed by its owner")
 
-    def _end(self, handle: Handle, grace: float, why: str) -> None:
+    def _end(self, handle: Handle, grace: float, why: str, *, again: bool = False) -> None:
         with self._lock:
             ended = self._ended.get(handle.tag)
-        # Where there is only sh, the answer comes when it has ended.
-        more = {"why": why, "signal": handle.data["signal"], "within": grace + _ANSWER_S}
-        answer = self._ask(handle, "stop", grace=grace, **more)
+        host = self._host(handle)
         deadline = time.monotonic() + grace + _STUCK_S
-        if answer == "asked":
-            while time.monotonic() < deadline:
-                if ended is not None and ended.wait(_LOOK_PAUSE_S):
-                    return
-                if ended is None:
-                    time.sleep(_LOOK_PAUSE_S)
-                if not self._ask(handle, "look").get("alive"):
-                    break
-            else:
-                raise DeadlineExceeded(
-                    f"resource {handle.tag} was killed and is still there on {self._host(handle).where}; it stays on record"
-                )
-        seen = self._ask(handle, "look")
-        if seen["known"]:
-            if seen.get("ended") and ended is not None and seen["ended"]["status"] is not None:
-                self._context.emit(handle.tag, MainExited(seen["ended"]["status"], ending=True))
-            self._clear(handle)
+        asked = self._ask_end(handle, grace, why, again=again)
+        while asked:
+            if ended is not None and ended.wait(_LOOK_PAUSE_S):
+                _wait(self._collect(handle), _CLEAR_S)
+                return
+            if ended is None:
+                time.sleep(_LOOK_PAUSE_S)
+            if not self._look(handle).alive:
+                break
+            if time.monotonic() > deadline or (handle.tag in self._stuck and time.monotonic() > deadline - _STUCK_S):
+                why_not = self._stuck.get(handle.tag, f"it was killed and is still there on {host.where}")
+                raise DeadlineExceeded(f"resource {handle.tag}: {why_not}; it stays on record")
+        seen = self._look(handle)
+        if seen.known:
+            if seen.ended and ended is not None and seen.ended["status"] is not None:
+                self._context.emit(handle.tag, MainExited(seen.ended["status"], ending=True))
+            _wait(self._collect(handle), _CLEAR_S)
         self._let_go(handle)
 
+    def _ask_end(self, handle: Handle, grace: float, why: str, *, again: bool) -> bool:
+        """Ask for the end, tried again while there is grace; False if there is no shim that could be asked."""
+        fence = self._host(handle).fence(handle.tag)
+        until = time.monotonic() + grace
+        while True:
+            left = max(0, int((until - time.monotonic()) * 1000))
+            try:
+                done = self._ask(handle, Kind.STOP, step_ms=left, again=int(again), why=why, fence=fence)
+            except DriverUnavailable:
+                if time.monotonic() + _RETRY_PAUSE_S > until:
+                    raise
+                time.sleep(_RETRY_PAUSE_S)
+            else:
+                return bool(done.number("ending"))
+
     def close(self) -> None:
-        """Close the connections; what is held goes on until its lease is over."""
+        """Close the connections, once the output of what has ended is fetched. What is held goes on until its lease is over."""
+        self._output.finish()
         with self._lock:
             hosts = list(self._hosts.values())
             self._hosts.clear()
@@ -423,24 +435,15 @@ async def _close_all(hosts: list[Host]) -> None:
     await asyncio.gather(*(host.close() for host in hosts), return_exceptions=True)
 
 
-def _absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))
+def _held_by(handle: Handle) -> str | None:
+    tier = handle.data.get("tier")
+    return None if tier is None else f"{tier}: {diagnosis.TIERS.get(tier, '')}"
 
 
-def _request(spec: RemoteProcess, port: int | None, on_death: OnDeath) -> dict[str, Any]:
-    return {
-        "argv": [put_port(str(word), port) for word in spec.argv],
-        "env": {name: None if value is None else put_port(value, port) for name, value in spec.env.items()},
-        "cwd": spec.cwd,
-        "umask": spec.umask,
-        "lease": spec.lease,
-        "fence": 1,
-        "on_death": on_death,
-        "keep_for": spec.keep_for,
-        "grace": spec.stop_grace,
-        "stop_signal": int(spec.stop_signal),
-        "stop_to": spec.stop_to,
-    }
+def _wait(collecting: Future[None], timeout_s: float) -> None:
+    """Give it a moment. What fails or lasts longer is nobody's trouble but the log's."""
+    with contextlib.suppress(TimeoutError, DriverUnavailable, FarError):
+        collecting.result(timeout_s)
 
 
 def _outcome(receipt: dict[str, Any]) -> Ended:

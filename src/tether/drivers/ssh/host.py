@@ -6,56 +6,34 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tether.drivers.ssh.agent import Far, FarAgent, FarError
-from tether.drivers.ssh.shell import FarShell
+from tether.drivers.ssh import logins
+from tether.drivers.ssh.agent import Far, FarError, Hello
+from tether.drivers.ssh.forward import Forward, refusal
+from tether.drivers.ssh.where import Where
 from tether.errors import DriverUnavailable
+from tether.guard.wire import Kind, Message
 
 if TYPE_CHECKING:
     import asyncssh
 
-__all__ = ["Host", "Loop", "Where"]
+__all__ = ["Host", "Loop"]
 
 _T = TypeVar("_T")
 _log = logging.getLogger("tether")
 
-_CONNECT_S = 15.0
+_CLOSE_S = 15.0
 _CONNECTING_AT_ONCE = 64
 _ANSWER_S = 30.0
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 15.0
 _RENEWALS = 3
-_KEEPALIVE_S = 10
-
-
-@dataclass(frozen=True)
-class Where:
-    """How a host is reached; recorded, so it has no secrets: of keys only the files."""
-
-    host: str
-    port: int | None = None
-    user: str | None = None
-    keys: tuple[str, ...] = ()
-    jump: str | None = None
-    known_hosts: str | None = None
-    verify_host: bool = True
-    config: str | None = None
-
-    def record(self) -> dict[str, Any]:
-        """Return it ready for JSON."""
-        return {**self.__dict__, "keys": list(self.keys)}
-
-    @classmethod
-    def recorded(cls, data: Mapping[str, Any]) -> Where:
-        """Return what `record` returned as it was."""
-        return cls(**{**data, "keys": tuple(data["keys"])})
-
-    def __str__(self) -> str:
-        user = f"{self.user}@" if self.user else ""
-        return f"{user}{self.host}" + (f":{self.port}" if self.port else "")
+_IDLE_S = 10.0
+_PIECE_LEAST, _PIECE_FIRST, _PIECE_MOST = 8 << 10, 32 << 10, 256 << 10
+_PIECE_FAST_S, _PIECE_SLOW_S = 0.1, 0.5
 
 
 class Loop:
@@ -94,7 +72,7 @@ class Loop:
         with self._lock:
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._loop.stop)
-                self._thread.join(_CONNECT_S)
+                self._thread.join(_CLOSE_S)
                 self._loop = None
 
 
@@ -128,13 +106,14 @@ class Host:
         self,
         where: Where,
         connecting: asyncio.Semaphore,
-        event: Callable[[dict[str, Any]], None],
+        event: Callable[[Message], None],
         lost: Callable[[str], None],
         back: Callable[[], None],
     ) -> None:
         self.where = where
         self._gate = connecting
-        self.hello: dict[str, Any] = {}
+        self.hello: Hello | None = None
+        self.forwarding_refused: str | None = None
         self._event, self._lost, self._back = event, lost, back
         self._connection: asyncssh.SSHClientConnection | None = None
         self._far: Far | None = None
@@ -144,12 +123,19 @@ class Host:
         self._changed = asyncio.Event()
         self._renewing: asyncio.Task[None] | None = None
         self._ports: dict[str, tuple[int, int]] = {}
-        self._listeners: dict[str, asyncssh.SSHListener] = {}
+        self._forwards: dict[str, Forward] = {}
+        self._bulk = asyncio.Lock()
+        self._piece = _PIECE_FIRST
 
     # -- the connection ------------------------------------------------------------------------------------------------
 
-    async def call(self, do: str, *, within: float = _ANSWER_S, **more: Any) -> Any:
+    async def call(self, kind: Kind, *, within: float = _ANSWER_S, **fields: Any) -> Message:
         """Have one thing done there, over a connection that is made if there is none.
+
+        Args:
+            kind: what.
+            within: seconds that the connection may be silent meanwhile.
+            fields: of the message.
 
         Raises:
             FarError: it was refused there.
@@ -159,10 +145,34 @@ class Host:
         import asyncssh
 
         try:
-            return await asyncio.wait_for(far.call({"do": do, **more}), within)
+            return await far.call(kind, within, **fields)
         except (OSError, TimeoutError, asyncssh.Error) as error:
             self._drop(far, f"host {self.where} does not answer: {_in_words(error)}")
             raise DriverUnavailable(f"host {self.where} does not answer: {_in_words(error)}") from error
+
+    async def log(self, tag: str, offset: int, most: int) -> tuple[int, int, bytes]:
+        """Fetch a piece of a log: one at a time of all logs, so small that nothing else waits for it for long.
+
+        Args:
+            tag: whose.
+            offset: where it begins; counted from the end if it is negative.
+            most: bytes at most.
+
+        Returns:
+            Where it begins, how long the log is, and the bytes.
+
+        Raises: as `call`.
+        """
+        async with self._bulk:
+            began = asyncio.get_running_loop().time()
+            size = min(most, self._piece)
+            got = await self.call(Kind.LOG, tag=tag, offset=offset, size=size)
+            took = asyncio.get_running_loop().time() - began
+            if took > _PIECE_SLOW_S:
+                self._piece = max(_PIECE_LEAST, self._piece // 2)
+            elif took < _PIECE_FAST_S and size == self._piece:
+                self._piece = min(_PIECE_MOST, self._piece * 2)
+        return got.number("offset") or 0, got.number("size") or 0, b"".join(got.fields.get("data", ()))
 
     async def reach(self) -> Far:
         """Return the far side, connected to if need be; all who wait for a connection share one attempt, and its failure.
@@ -188,21 +198,9 @@ class Host:
         import asyncssh
 
         where = self.where
-        options: dict[str, Any] = {
-            "port": where.port or (),
-            "username": where.user or (),
-            "client_keys": list(where.keys) or (),
-            "tunnel": where.jump or (),
-            "known_hosts": (where.known_hosts or ()) if where.verify_host else None,
-            "config": where.config or (),
-            "connect_timeout": _CONNECT_S,
-            "login_timeout": _CONNECT_S,
-            "keepalive_interval": _KEEPALIVE_S,
-            "keepalive_count_max": 3,
-        }
         try:
             async with self._gate:
-                connection = await asyncssh.connect(where.host, **options)
+                connection = await asyncssh.connect(where.host, **logins.options(where))
         except asyncssh.HostKeyNotVerifiable as error:
             raise DriverUnavailable(
                 f"host {where}: its host key is not the known one, or none is known ({error.reason}); compare it, and add it "
@@ -215,48 +213,46 @@ class Host:
         except (OSError, asyncssh.Error, asyncssh.KeyImportError, ValueError) as error:
             raise DriverUnavailable(f"host {where} can't be reached: {_in_words(error)}") from error
         try:
-            far = await self._start_far(connection)
+            far = await Far.start(connection, str(where), where.connect_timeout, self._event)
         except BaseException as error:
             connection.abort()
+            if isinstance(error, TimeoutError):
+                raise DriverUnavailable(
+                    f"host {where}: its login said nothing for {where.connect_timeout:g} s; see what its shell does at a login, "
+                    "or give connect_timeout="
+                ) from error
             if isinstance(error, OSError | asyncssh.Error | ValueError):
                 raise DriverUnavailable(f"host {where}: nothing can be started there: {_in_words(error)}") from error
             raise
         self._connection, self._far = connection, far
+        self.hello, self.forwarding_refused = far.hello, None
+        self._spawn(self._listen(far))
         for tag, (inside, outside) in list(self._ports.items()):
             with contextlib.suppress(OSError, asyncssh.Error):
                 await self._forward(tag, inside, outside)
         return far
-
-    async def _start_far(self, connection: asyncssh.SSHClientConnection) -> Far:
-        """Have the agent run there; where there is no Python, make do with sh."""
-        agent = await FarAgent.start(connection, self._event)
-        if agent is None:
-            far = FarShell(connection)
-            self.hello = await far.greet()
-            return far
-        self.hello = agent.hello
-        self._spawn(self._listen(agent))
-        return agent
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _listen(self, agent: FarAgent) -> None:
+    async def _listen(self, far: Far) -> None:
         said = "the connection was closed"
         try:
-            await agent.listen()
+            await far.listen()
         except Exception as error:
             said = _in_words(error)
-        self._drop(agent, f"host {self.where}: {said}")
+        self._drop(far, f"host {self.where}: {said}")
 
     def _drop(self, far: Far, reason: str) -> None:
         """The connection is of no use any more; what is held is tried to be reached again."""
         if self._far is not far:
             return
         connection, self._connection, self._far = self._connection, None, None
-        self._listeners.clear()
+        for forward in self._forwards.values():
+            forward.close()
+        self._forwards.clear()
         if connection is not None:
             connection.abort()
         self._changed.set()
@@ -277,14 +273,18 @@ class Host:
         """Renew it no more, and close its forwarded port."""
         self._held.pop(tag, None)
         self._ports.pop(tag, None)
-        listener = self._listeners.pop(tag, None)
-        if listener is not None:
-            listener.close()
-            await listener.wait_closed()
+        forward = self._forwards.pop(tag, None)
+        if forward is not None:
+            forward.close()
+
+    def fence(self, tag: str) -> int | None:
+        """Return the number of the ownership by which a resource is held from here; None if it is not."""
+        held = self._held.get(tag)
+        return held.fence if held is not None else None
 
     def _every_s(self) -> float:
         """How often what is held must be renewed."""
-        return min((held.lease for held in self._held.values()), default=_KEEPALIVE_S) / _RENEWALS
+        return min((held.lease for held in self._held.values()), default=_IDLE_S) / _RENEWALS
 
     async def _renew(self) -> None:
         """Renew what is held, and get the connection back when it has broken, as long as anything is held."""
@@ -301,8 +301,7 @@ class Host:
                 continue
             was_lost = self._far is None
             try:
-                tags = {tag: (held.lease, held.fence) for tag, held in self._held.items()}
-                there = await self.call("renew", within=self._every_s(), tags=tags)
+                there = await self._renew_all()
             except DriverUnavailable as error:
                 _log.debug("%s", error)
                 await asyncio.sleep(min(pause, self._every_s()))
@@ -310,13 +309,37 @@ class Host:
                 continue
             except FarError as error:
                 _log.warning("host %s could not renew: %s", self.where, error.said)
-                there = {}
+                there = False
             pause = _FIRST_PAUSE_S
             due = now() + self._every_s()
-            if was_lost or not all(there.values()):
+            if was_lost or not there:
                 self._back()
 
+    async def _renew_all(self) -> bool:
+        """Renew what is held, of one lease and fence after the other; False if not all of it is there. Raises as `call`."""
+        groups: dict[tuple[float, int], list[str]] = {}
+        for tag, held in self._held.items():
+            groups.setdefault((held.lease, held.fence), []).append(tag)
+        wanted, there = set(self._held), set[str]()
+        for (lease, fence), tags in groups.items():
+            fields = {"lease_ms": int(lease * 1000), "fence": fence, "tag": tags}
+            there.update((await self.call(Kind.RENEW, within=self._every_s(), **fields)).texts("tag"))
+        return wanted <= there | (wanted - set(self._held))
+
     # -- ports ---------------------------------------------------------------------------------------------------------
+
+    async def why_not_forwarded(self, port: int) -> str:
+        """Return why ports can't be forwarded to this host; empty if they can. Asked once a connection. Raises as `reach`."""
+        await self.reach()
+        if self.forwarding_refused is None and self._connection is not None:
+            with contextlib.suppress(OSError):
+                self.forwarding_refused = await refusal(self._connection, port)
+        return self.forwarding_refused or ""
+
+    def forward_refused(self, tag: str) -> str:
+        """Return why the last connection through a forwarded port failed; empty if it did not."""
+        forward = self._forwards.get(tag)
+        return forward.refused if forward is not None else ""
 
     async def forward(self, tag: str, inside: int, outside: int = 0) -> int:
         """Forward a port of this machine (0 for a free one) to one there, and return it. Raises OSError."""
@@ -326,14 +349,17 @@ class Host:
     async def _forward(self, tag: str, inside: int, outside: int) -> int:
         if self._connection is None:
             raise ConnectionResetError(f"host {self.where} was lost")
-        listener = await self._connection.forward_local_port("127.0.0.1", outside, "127.0.0.1", inside)
-        self._listeners[tag] = listener
-        self._ports[tag] = (inside, listener.get_port())
-        return listener.get_port()
+        forward = Forward(self._connection, inside)
+        await forward.start(outside)
+        self._forwards[tag] = forward
+        self._ports[tag] = (inside, forward.port)
+        return forward.port
 
     async def close(self) -> None:
         """Let go of everything there; what is there goes on until its lease is over."""
         self._held.clear()
+        for forward in self._forwards.values():
+            forward.close()
         connection, self._connection, self._far = self._connection, None, None
         for task in [*self._tasks, *([self._renewing] if self._renewing else [])]:
             task.cancel()

@@ -31,7 +31,8 @@ class RemoteProcess(CommandBase):
         jump: "user@host:port", or several with commas, to go through; by default what ``~/.ssh/config`` says.
         known_hosts: a file of host keys instead of the usual ones.
         verify_host: whether an unknown or other host key is refused. False trusts whoever answers.
-        config: a file instead of ``~/.ssh/config``.
+        config: a file instead of ``~/.ssh/config`` and ``/etc/ssh/ssh_config``.
+        connect_timeout: seconds that connection, login, and the first word of the login's shell may each take.
         env: variables on top of what the login has; None unsets one. Values never reach the ledger or the command line there.
         cwd: the working directory there; by default the home directory.
         umask: the file mode mask there.
@@ -61,6 +62,7 @@ class RemoteProcess(CommandBase):
     known_hosts: str | PathLike[str] | None = None
     verify_host: bool = True
     config: str | PathLike[str] | None = None
+    connect_timeout: float = 15.0
     env: Mapping[str, str | None] = field(default_factory=dict, repr=False)
     cwd: str | None = None
     umask: int | None = None
@@ -101,6 +103,8 @@ class RemoteProcess(CommandBase):
                 raise SpecError(f"{port!r} is no port")
         if not self.lease >= 1:
             raise SpecError(f"lease={self.lease!r} must be 1 or more seconds: it is renewed three times in that time")
+        if not self.connect_timeout > 0:
+            raise SpecError(f"connect_timeout={self.connect_timeout!r} must be more than 0 seconds")
         if self.ready is not None and self.ready.kind in ("http", "tcp") and not self.uses_port:
             raise SpecError(
                 f"ready={self.ready.kind}() needs a port to probe: use {{port}} in argv or env, or give listen="

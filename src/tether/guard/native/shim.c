@@ -3,6 +3,7 @@
 
 #include "cgroup.h"
 #include "ending.h"
+#include "lease.h"
 #include "proc.h"
 #include "receipt.h"
 #include "shm.h"
@@ -91,7 +92,9 @@ static void drop_channel(void)
 
 static void say(void)
 {
-    if (shim.channel >= 0 && outbox_send(&box, shim.channel, -1) < 0 && errno != EAGAIN)
+    if (shim.from->leased != NULL)
+        lease_say(&box);
+    else if (shim.channel >= 0 && outbox_send(&box, shim.channel, -1) < 0 && errno != EAGAIN)
         /* The owner has died: the lifeline says so too, and what follows is decided there. */
         drop_channel();
 }
@@ -237,16 +240,17 @@ static void owner_died(void)
     wake_hub();
     if (!shim.has_tree || shim.killing.on)
         return;
+    const char *why = shim.from->leased != NULL ? "its lease was over" : "its owner died";
     if (shim.on_death == DEATH_KILL || shim.spawning)
         /* At once means at once, also in the middle of a polite end. */
-        begin_killing("its owner died");
+        begin_killing(why);
     else if (shim.stopping.on)
         return;
     else if (shim.on_death == DEATH_KEEP) {
         shim.keep_until = now_ms() + shim.keep_ms;
         shim.from->slot->flags |= SLOT_KEPT;
     } else
-        begin_stopping("its owner died", -1, false);
+        begin_stopping(why, -1, false);
 }
 
 /* -- starting --------------------------------------------------------------------------------------------------------------------- */
@@ -318,7 +322,7 @@ static void begin(const struct inbox *request)
     format(shim.from->slot->tag, sizeof shim.from->slot->tag, "%s", shim.tag);
     shim.since_ns = shim.from->slot->since_ns = wall_ns();
     /* Whoever wants to adopt it finds the socket as soon as there is anything to adopt. */
-    if (shim.on_death == DEATH_KEEP && (shim.listener = listen_for_heirs()) < 0) {
+    if ((shim.on_death == DEATH_KEEP || shim.from->leased != NULL) && (shim.listener = listen_for_heirs()) < 0) {
         refuse(errno, false);
         return;
     }
@@ -371,7 +375,7 @@ static void read_error(void)
     put_number(&box, KEY_INODE, (int64_t)inode_of(shim.main));
     say();
     fault("shim.spawned");
-    if (shim.channel < 0)
+    if (shim.channel < 0 && shim.from->leased == NULL)
         owner_died();
 }
 
@@ -437,6 +441,18 @@ static void drop_guest(void)
     inbox_clear(&shim.guest_inbox);
 }
 
+static void put_state(int kind)
+{
+    outbox_begin(&box, kind);
+    put_number(&box, KEY_PID, shim.main);
+    put_number(&box, KEY_START, (int64_t)shim.tree.marks.start);
+    put_number(&box, KEY_LIFE, shim.life);
+    put_number(&box, KEY_FENCE, shim.fence);
+    put_number(&box, KEY_ENDING, shim.stopping.on || shim.killing.on);
+    if (shim.exited)
+        put_number(&box, KEY_STATUS, shim.status);
+}
+
 static void meet(void)
 {
     struct ucred peer;
@@ -446,6 +462,11 @@ static void meet(void)
         return;
     if (getsockopt(guest, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid != geteuid()) {
         close(guest);
+        return;
+    }
+    if (shim.from->leased != NULL) {
+        put_state(KIND_STATE);
+        lease_add(guest, &box);
         return;
     }
     shim.guest = guest;
@@ -497,6 +518,40 @@ static void read_guest(void)
         drop_guest();
     else
         become_owned();
+}
+
+/* -- under a lease ---------------------------------------------------------------------------------------------------------------- */
+
+/* Hear one of those who may come and go: what counts is the lease, and that nobody acts who was replaced. */
+static void heed_line(struct inbox *inbox, int line)
+{
+    int kind = inbox_kind(inbox);
+    int64_t fence = number_of(inbox, KEY_FENCE, shim.fence);
+    bool ending = shim.stopping.on || shim.killing.on || shim.spawning;
+    bool refused = kind == KIND_ADOPT ? ending || fence <= shim.fence || number_of(inbox, KEY_LIFE, shim.life) != shim.life
+                                      : fence < shim.fence;
+    if (refused) {
+        put_state(KIND_REFUSED);
+        outbox_send(&box, line, -1);
+        return;
+    }
+    shim.fence = fence;
+    if (kind != KIND_ADOPT && kind != KIND_RENEW) {
+        heed_message(inbox);
+        return;
+    }
+    lease_set(number_of(inbox, KEY_LEASE_MS, 0));
+    shim.keep_until = 0;
+    if (kind == KIND_ADOPT) {
+        put_state(KIND_ADOPTED);
+        say();
+    }
+}
+
+static void heed_lease(const struct pollfd *fds)
+{
+    if (lease_heed(fds, heed_line))
+        owner_died();
 }
 
 /* -- the loop --------------------------------------------------------------------------------------------------------------------- */
@@ -642,7 +697,7 @@ static void let_owner_go(void)
 static void wait_and_heed(void)
 {
     enum { SIGNALS, CHANNEL, LIFELINE, OWNER, LISTENER, GUEST, ERROR, COUNT };
-    struct pollfd fds[COUNT] = {
+    struct pollfd fds[COUNT + LEASE_FDS] = {
         [SIGNALS] = {shim.from->signals, POLLIN, 0},
         [CHANNEL] = {shim.channel, POLLIN, 0},
         [LIFELINE] = {shim.lifeline, POLLIN, 0},
@@ -652,7 +707,8 @@ static void wait_and_heed(void)
         [ERROR] = {shim.error, POLLIN, 0},
     };
     int64_t wait = wait_ms();
-    if (poll(fds, COUNT, wait > 60000 ? 60000 : (int)wait) < 0)
+    nfds_t more = shim.from->leased == NULL ? 0 : lease_poll(fds + COUNT);
+    if (poll(fds, COUNT + more, wait > 60000 ? 60000 : (int)wait) < 0)
         return;
     if (fds[SIGNALS].revents != 0)
         read_signals();
@@ -660,6 +716,8 @@ static void wait_and_heed(void)
         read_error();
     if (fds[CHANNEL].revents != 0 && shim.channel >= 0)
         read_channel();
+    if (more > 0)
+        heed_lease(fds + COUNT);
     if ((fds[LIFELINE].revents | fds[OWNER].revents) != 0)
         let_owner_go();
     if (fds[LISTENER].revents != 0)
@@ -673,7 +731,7 @@ static void wait_and_heed(void)
 int shim_serve(const struct inheritance *inheritance)
 {
     shim.from = inheritance;
-    shim.channel = inheritance->channel;
+    shim.channel = inheritance->leased != NULL ? -1 : inheritance->channel;
     shim.lifeline = inheritance->lifeline;
     shim.owner = inheritance->owner;
     shim.listener = shim.guest = shim.error = -1;
@@ -686,9 +744,17 @@ int shim_serve(const struct inheritance *inheritance)
     prctl(PR_SET_NAME, "tether-shim");
     if (inheritance->subreaper && prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
         return 1;
+    if (inheritance->leased != NULL && !lease_open(inheritance->channel, number_of(inheritance->leased, KEY_LEASE_MS, 0)))
+        return 1;
     outbox_begin(&box, KIND_ARMED);
     put_text(&box, KEY_TIER, inheritance->subreaper ? (inheritance->folder[0] != '\0' ? "cgroup" : "shim") : "portable");
     say();
+    if (inheritance->leased != NULL) {
+        begin(inheritance->leased);
+        inbox_clear(inheritance->leased);
+        if (!shim.has_tree)
+            return finish();
+    }
     while (shim.channel >= 0 || shim.has_tree) {
         wait_and_heed();
         if (shim.error_number != 0 && !shim.has_tree)

@@ -21,6 +21,8 @@ struct slot {
     char tag[TAG_ROOM];
 };
 
+struct inbox;
+
 /* What a shim inherits from its hub. */
 struct inheritance {
     int channel;     /* to the owner */
@@ -32,6 +34,7 @@ struct inheritance {
     int receipts;    /* a file that receipts are appended to, or -1 */
     bool subreaper;
     struct slot *slot;
+    struct inbox *leased; /* the request to be executed at once, under a lease instead of a lifeline, and the channel one of several; or NULL */
     char folder[PATH_ROOM]; /* the cgroup that the command is to be born in, or "" */
 };
 

@@ -8,6 +8,7 @@
 #include "sys.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -40,6 +41,21 @@ void inbox_clear(struct inbox *inbox)
     inbox->mapped = inbox->size = inbox->have = inbox->have_head = inbox->fd_count = 0;
 }
 
+/* As recv(2) without waiting, from what is no socket: its flags belong to others too, so they stay as they are. */
+static ssize_t read_ready(int fd, uint8_t *into, size_t room)
+{
+    struct pollfd ready = {fd, POLLIN, 0};
+    if (poll(&ready, 1, 0) == 0) {
+        errno = EAGAIN;
+        return -1;
+    }
+    ssize_t got;
+    do
+        got = read(fd, into, room);
+    while (got < 0 && errno == EINTR);
+    return got;
+}
+
 /* Receive into `room` bytes and take in descriptors. Bytes, 0 at the end, -1 with errno. */
 static ssize_t receive(struct inbox *inbox, int sock, uint8_t *into, size_t room)
 {
@@ -54,7 +70,7 @@ static ssize_t receive(struct inbox *inbox, int sock, uint8_t *into, size_t room
         got = recvmsg(sock, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     while (got < 0 && errno == EINTR);
     if (got < 0)
-        return got;
+        return errno == ENOTSOCK ? read_ready(sock, into, room) : got;
     for (struct cmsghdr *each = CMSG_FIRSTHDR(&message); each != NULL; each = CMSG_NXTHDR(&message, each)) {
         if (each->cmsg_level != SOL_SOCKET || each->cmsg_type != SCM_RIGHTS)
             continue;

@@ -30,6 +30,17 @@ enum kind {
     KIND_SIGNAL = 18,
     KIND_ADOPT = 19,
     KIND_ADOPTED = 20,
+    /* from 64 on: with a process that serves trees under a lease (hold) */
+    KIND_HELLO = 64,  /* it is there: what its host is */
+    KIND_ANSWER = 65, /* to a request, by its id */
+    KIND_STATE = 66,  /* shim to whoever connects: how its tree is */
+    KIND_RENEW = 67,
+    KIND_LOOK = 68,
+    KIND_LOG = 69,
+    KIND_CLEAR = 70,
+    KIND_PORT = 71,
+    KIND_LISTENS = 72,
+    KIND_DIAGNOSE = 73,
 };
 
 enum key {
@@ -84,6 +95,26 @@ enum key {
     KEY_INODE = 49,
     KEY_ENDS_WITH_MAIN = 50,
     KEY_SHELL = 51,
+    KEY_ID = 64,
+    KEY_LEASE_MS = 65,
+    KEY_OFFSET = 66,
+    KEY_SIZE = 67,
+    KEY_DATA = 68,
+    KEY_BOOT = 69,
+    KEY_HOME = 70,
+    KEY_ALIVE = 71,
+    KEY_SHIM = 72,
+    KEY_SHIM_START = 73,
+    KEY_MEMBER = 74, /* repeated */
+    KEY_CPU_MS = 75,
+    KEY_MEMORY = 76,
+    KEY_RECEIPT = 77,
+    KEY_PORT = 78,
+    KEY_FREE = 79,
+    KEY_RUNNING = 80, /* repeated */
+    KEY_MISSING = 81,
+    KEY_MACHINE = 82,
+    KEY_BUILD = 83,
 };
 
 enum {
