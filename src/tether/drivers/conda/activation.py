@@ -63,13 +63,16 @@ for __tether_scripts in "$__tether_old/etc/conda/deactivate.d" "$__tether_prefix
     fi
     for __tether_script in "$__tether_scripts"/*.sh; do
         [ -e "$__tether_script" ] || continue
-        . "$__tether_script" </dev/null >&2
-        __tether_status=$?
-        set +eufx
-        set +o pipefail
-        shopt -u failglob
-        [ "$__tether_status" = 0 ] ||
-            printf 'tether: %s returned %s\n' "$__tether_script" "$__tether_status" >&2
+        {
+            . "$__tether_script" </dev/null
+            __tether_status=$?
+            trap - DEBUG ERR RETURN
+            set +eufx
+            set +o pipefail
+            shopt -u failglob
+            [ "$__tether_status" = 0 ] ||
+                printf 'tether: %s returned %s\n' "$__tether_script" "$__tether_status"
+        } >&2
     done
 done
 [ "$PWD" = "$__tether_folder" ] || cd -- "$__tether_folder"

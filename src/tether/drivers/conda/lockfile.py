@@ -78,7 +78,11 @@ def _pypi(package: Any, folder: Path) -> PyPI:
     source = str(package.location).removeprefix("direct+")
     if "://" not in source:
         source = str((folder / source).resolve())
-    digest = package.hashes.sha256 if package.hashes is not None else None
+    try:
+        digest = package.hashes.sha256
+    except AttributeError:
+        # A package without any, which rattler does not expect.
+        digest = None
     return PyPI(package.name, str(package.version), source, digest.hex() if digest else "")
 
 
