@@ -42,7 +42,7 @@ def why_not() -> str:
         return "only root can start a Kubernetes cluster"
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     missing = [program for program in NEEDED if shutil.which(program, path=path) is None]
-    if not _is_built():
+    if not is_built():
         missing += [program for program in NEEDED_TO_BUILD if shutil.which(program, path=path) is None]
         if not Path("/usr/lib/go-1.19/bin/go").exists():
             missing.append("go 1.19")
@@ -69,7 +69,8 @@ def _cache() -> Path:
     return base / "tether-tests" / f"kubernetes-{_version()}-{script}"
 
 
-def _is_built() -> bool:
+def is_built() -> bool:
+    """Whether the programs are there already."""
     return all((_cache() / program).exists() for program in PROGRAMS)
 
 
@@ -79,7 +80,7 @@ def build() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not _is_built():
+        if not is_built():
             with tempfile.TemporaryDirectory(prefix="tether-kube-build-") as work, (folder / "log").open("w") as log:
                 subprocess.run([HERE / "build.sh", work, folder], stdout=log, stderr=log, check=True)
     return folder
@@ -165,18 +166,16 @@ class KubeCluster:
             )
         ]
 
-    def objects(self, namespace: str = "default") -> list[str]:
-        """Return everything that carries a mark of tether, in a namespace."""
+    def objects(self, label: str = "tether.dev/owner", namespace: str = "default") -> list[str]:
+        """Return everything that carries a mark of tether, in a namespace; with "tether.dev/resource", no owner's fuse."""
+        kinds = ("pods", "services", "secrets", "persistentvolumeclaims")
         found = []
-        for base, kind in (
-            ("api/v1", "pods"),
-            ("api/v1", "services"),
-            ("api/v1", "secrets"),
-            ("api/v1", "persistentvolumeclaims"),
-            ("apis/batch/v1", "jobs"),
-        ):
-            answer = self.ask("GET", f"/{base}/namespaces/{namespace}/{kind}?labelSelector=tether.dev/owner") or {}
-            found += [f"{kind}/{item['metadata']['name']}" for item in answer.get("items", [])]
+        for path in [
+            *(f"api/v1/namespaces/{namespace}/{kind}" for kind in kinds),
+            f"apis/batch/v1/namespaces/{namespace}/jobs",
+        ]:
+            answer = self.ask("GET", f"/{path}?labelSelector={label}") or {}
+            found += [f"{path.rpartition('/')[2]}/{item['metadata']['name']}" for item in answer.get("items", [])]
         return found
 
     def containers(self, pattern: str, node: int = 1) -> list[str]:

@@ -1,7 +1,7 @@
 """The connection to a cluster, and its errors in our words. Objects are what they are on the wire: mappings.
 
-lightkube brings kubeconfig, credentials, TLS and transport. Its typed calls are not used: none of them can say by which uid something
-is to be deleted, and its watch would wait for ever on a connection that is half open.
+lightkube brings kubeconfig, credentials, TLS and transport. Its typed calls are not used: none of them can say by which uid
+something is to be deleted, and its watch would wait for ever on a connection that is half open.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ def _saying(where: Where) -> Iterator[None]:
 
 
 @cache
-def _connection(where: Where, changed: int) -> Cluster:
+def _connection(where: Where, _changed: int) -> Cluster:
     return Cluster(where)
 
 

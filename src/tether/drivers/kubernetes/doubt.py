@@ -1,7 +1,7 @@
 """A pod's object may go while its containers run on: removed by force, or while its node was cut off. Then its end is in doubt.
 
-Gone is what a node says is gone. So a doubt stays until the node was heard of again, long enough after that for it to have ended what it
-was told to end, or until the pod's own deadline is over, which every node keeps by itself.
+Gone is what a node says is gone. So a doubt stays until the node was heard of again, long enough after that for it to have ended
+what it was told to end, or until the pod's own deadline is over, which every node keeps by itself.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Starts, finds, inspects, stops and destroys pods. Everything made for one carries its tag as a label, and hangs on its owner's fuse."""
+"""Starts, finds, inspects, stops and destroys pods. Everything made for one has its tag as a label, and hangs on the owner's fuse."""
 
 from __future__ import annotations
 
 import logging
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -133,6 +133,8 @@ class KubernetesDriver:
         handle = Handle(self.kind, plan.tag, data, _VERSION)
         self._reach.open(handle, cluster)
         self._track.hold(handle, made)
+        # What was said of it before it was held was not for anybody.
+        self._track.look(handle)
         return handle
 
     def _await_running(self, handle: Handle, cluster: Cluster, spec: Pod, progress: Progress) -> None:
@@ -185,8 +187,9 @@ class KubernetesDriver:
         return next((item for _, item in parts.with_tag(cluster, handle.tag, [POD])), None)
 
     def inspect(self, handle: Handle) -> Status:
-        """Ask the cluster. GONE means that neither the pod nor anything that was made for it is there, and that its node did not
-        lose contact. Raises DriverUnavailable.
+        """Ask the cluster. Raises DriverUnavailable.
+
+        GONE means that neither the pod nor anything that was made for it is there, and that there is no sign that it runs on.
         """
         cluster = self._cluster(handle)
         pod = self._pod(handle, cluster)
@@ -261,6 +264,10 @@ class KubernetesDriver:
     def diagnose(self) -> Finding:
         """Look for the extra, and ask the cluster in use here."""
         return reach.finding(self._fuses)
+
+    def inside(self, handle: Handle, argv: Sequence[str]) -> list[str]:
+        """Return the command that runs ``argv`` in the pod's container, by kubectl. Raises SpecError if that is missing."""
+        return reach.inside(handle, argv)
 
     # -- output --------------------------------------------------------------------------------------------------------
 

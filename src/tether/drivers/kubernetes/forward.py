@@ -1,7 +1,7 @@
 """A port of this machine that leads to a port of a pod, through the API server: it ends with this process, and needs no kubectl.
 
-Source: kubernetes/kubernetes pkg/kubelet/cri/streaming/portforward/websocket.go: channel 0 has data, channel 1 an error in words, and
-the first message of each is the port's number.
+Source: kubernetes/kubernetes pkg/kubelet/cri/streaming/portforward/websocket.go: channel 0 has data, channel 1 an error in words,
+and the first message of each is the port's number.
 """
 
 from __future__ import annotations

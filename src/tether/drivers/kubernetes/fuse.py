@@ -1,7 +1,8 @@
 """A dead man's switch out of what every cluster has: no controller, no image and no agent of ours.
 
-A Job whose pod no scheduler takes, with a deadline that its owner renews. Everything that is made for the owner's resources names it as
-its owner. When nobody renews any more, the Job fails, is removed, and the cluster collects all that named it: also what is created late.
+A Job whose pod no scheduler takes, with a deadline that its owner renews. Everything that is made for the owner's resources names
+it as its owner. When nobody renews any more, the Job fails, is removed, and the cluster collects all that named it: also what is
+created late.
 """
 
 from __future__ import annotations

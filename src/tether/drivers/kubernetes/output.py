@@ -17,6 +17,8 @@ __all__ = ["Keeper", "follow", "read"]
 _SAVED_LINES = 10_000
 _SILENCE_S = 5.0
 _PAUSE_S = 0.5
+_ENGINE_SAYS = b"rpc error: code = "
+"""How a kubelet ends a stream whose container was removed meanwhile: as if the container had written that."""
 
 
 def read(cluster: Cluster, pod: str, container: str | None, lines: int | None) -> bytes:
@@ -99,9 +101,12 @@ class Keeper:
     def keep(self, within_s: float) -> None:
         """It has ended: write what was heard, the last of which may still be on its way for so long."""
         self._thread.join(within_s)
-        if self._heard:
+        heard = list(self._heard)
+        if heard and heard[-1].startswith(_ENGINE_SAYS):
+            heard.pop()
+        if heard:
             try:
-                place.write_private(self._file, b"".join(list(self._heard)))
+                place.write_private(self._file, b"".join(heard))
             except OSError:
                 # A full disk here keeps nobody from ending it there.
                 return

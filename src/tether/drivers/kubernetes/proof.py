@@ -36,7 +36,7 @@ _BAD_FOR_S = 3600.0
 
 
 def prove(cluster: Cluster, owner: str, references: list[dict[str, Any]]) -> str:
-    """Light a short fuse with something that hangs on it, renew it once, and see whether both go. Returns why not; empty if they do.
+    """Light a short fuse with something on it, renew it once, and see whether both go. Returns why not; empty if they do.
 
     Args:
         cluster: where.

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tether.drivers.kubernetes.client import POD, Cluster, connect
 from tether.drivers.kubernetes.forward import Forward, refusal
 from tether.drivers.kubernetes.fuses import Fuses
 from tether.drivers.kubernetes.where import Where, find
-from tether.errors import DriverUnavailable, Gone
+from tether.errors import DriverUnavailable, Gone, SpecError
 from tether.life.probes import Target
 from tether.model import Finding, Handle, Usage
 
-__all__ = ["Reach", "chosen", "finding", "usage"]
+__all__ = ["Reach", "chosen", "finding", "inside", "usage"]
 
 _UNITS = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
@@ -95,6 +96,21 @@ def _address(handle: Handle) -> str:
     pod = connect(Where.recorded(handle.data["where"])).get(POD, handle.data["pod"]) or {}
     address = str((pod.get("status") or {}).get("podIP") or "")
     return f"[{address}]" if ":" in address else address
+
+
+def inside(handle: Handle, argv: Sequence[str]) -> list[str]:
+    """Return the command that runs ``argv`` in a pod's container. Raises SpecError where there is no kubectl."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        raise SpecError(
+            f"a command in pod {handle.data['pod']} is run by kubectl, which is not on the PATH; install it"
+        )
+    where = handle.data["where"]
+    cluster = (
+        [] if where["kubeconfig"] is None else ["--kubeconfig", where["kubeconfig"], "--context", where["context"]]
+    )
+    container = [] if handle.data["container"] is None else ["-c", handle.data["container"]]
+    return [kubectl, *cluster, "-n", where["namespace"], "exec", "-i", handle.data["pod"], *container, "--", *argv]
 
 
 def usage(cluster: Cluster, pod: str) -> Usage:

@@ -66,15 +66,15 @@ class Pod(SpecBase):
         command: the arguments; by default the image's.
         name: unique among the live resources of its owner; by default made from the image's.
         entrypoint: instead of the image's.
-        env: variables; values go into a Secret of its own, and never into the ledger or the pod. `FromKey` refers to one that is there.
+        env: variables; values go into a Secret of its own, never into the ledger or the pod. `FromKey` refers to one that is there.
         workdir: the working directory; by default the image's.
         port: the port on which it listens, for ``url``.
         ports: more ports, to be said in the pod and its Service.
         service: make a Service of the pod's name, so that others in the cluster reach it.
         reach: how this process reaches its port: "forward" through the API server, "address" at the pod's own address, "dns" by
             its Service's name; "auto" is "address" inside the cluster, else "forward".
-        mounts: what is seen at a path: None for an empty folder, the name of a claim that exists, a `Claim` that is made for it, or a
-            volume source as in a manifest.
+        mounts: what is seen at a path: None for an empty folder, the name of a claim that exists, a `Claim` that is made for it, or
+            a volume source as in a manifest.
         cpus: what it needs and may use, for instance 1.5.
         memory: the same, like "2Gi".
         gpus: how many; ``gpu_resource`` says of which kind.
@@ -92,12 +92,12 @@ class Pod(SpecBase):
         context: of the kubeconfig; by default its current one.
         kubeconfig: by default ``KUBECONFIG``, else ~/.kube/config; inside a cluster, where there is neither, the pod's own account.
         lease: seconds that it lives on without word from its owner, where the cluster's fuse was proved.
-        max_lifetime: seconds after which its node ends it, whatever happens; the only thing that ends one on a node that is cut off.
+        max_lifetime: seconds after which its node ends it, come what may; the only thing that ends one on a node that is cut off.
         run_within: without ``ready``, seconds within which it must run; with it, that has a limit of its own.
         ready: when it counts as ready; None for as soon as it runs. `healthy` waits for the pod's own readiness.
         stop_grace: seconds from the polite signal to the end by force; clusters count whole ones, at least 1.
-        on_death: "kill" and "stop": ended by the owner's reaper, or by the cluster when the lease is over. "keep": for the next owner to
-            adopt, ``keep_for`` seconds after the lease.
+        on_death: "kill" and "stop": ended by the owner's reaper, or by the cluster when the lease is over. "keep": for the next
+            owner to adopt, ``keep_for`` seconds after the lease.
         keep_for, needs: as for `Process`.
 
     ``{port}`` in the command and in values of ``env`` is replaced by ``port``, else 8000.

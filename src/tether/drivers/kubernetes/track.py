@@ -148,6 +148,10 @@ class Track:
         for handle in self._at(where):
             self._say_lost(handle.tag, why)
 
+    def look(self, handle: Handle) -> None:
+        """Look at one now. Raises DriverUnavailable."""
+        self._look(handle, seen_to_end=False)
+
     def _look(self, handle: Handle, *, seen_to_end: bool) -> None:
         """It was not in a list that may be older than itself, or is said to have gone: look again, and believe that."""
         cluster = connect(Where.recorded(handle.data["where"]))

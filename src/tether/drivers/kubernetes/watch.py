@@ -1,7 +1,7 @@
 """Hears from a cluster what becomes of pods: one thread a namespace, which waits in the kernel.
 
-What a watch says is a hint. Its connection may be cut, half open, or answered by a server that is behind; so it is bounded on both sides,
-and after each a list of all says how things are.
+What a watch says is a hint. Its connection may be cut, half open, or answered by a server that is behind; so it is bounded on
+both sides, and after each a list of all says how things are.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def _file(kubeconfig: str | None) -> str | None:
     """The kubeconfig in use; None for the account of the pod that this process runs in."""
     given = kubeconfig or next((each for each in os.environ.get("KUBECONFIG", "").split(os.pathsep) if each), None)
     if given is not None:
-        return os.path.abspath(os.path.expanduser(given))
+        return str(Path(given).expanduser().absolute())
     usual = Path("~/.kube/config").expanduser()
     inside = (_ACCOUNT / "token").exists() and "KUBERNETES_SERVICE_HOST" in os.environ
     return None if inside and not usual.exists() else str(usual)
