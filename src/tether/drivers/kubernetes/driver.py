@@ -1,4 +1,4 @@
-"""Starts, finds, inspects, stops and destroys pods. Everything made for one has its tag as a label, and hangs on the owner's fuse."""
+"""Starts, finds, inspects, stops and destroys pods. What is made for one has its tag as a label, and hangs on its fuse."""
 
 from __future__ import annotations
 
