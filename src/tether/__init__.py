@@ -21,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tether.drivers.conda import CondaEnv
     from tether.drivers.container import Container, ContainerRef, HealthCheck, Mount, Network
+    from tether.drivers.kubernetes import Pod, PodRef
     from tether.drivers.service import Service
     from tether.drivers.ssh import RemoteProcess
     from tether.errors import (
@@ -81,6 +82,8 @@ __all__ = [
     "Owner",
     "PluginError",
     "PluginExecutionMode",
+    "Pod",
+    "PodRef",
     "Process",
     "Ready",
     "ReaperError",
@@ -112,6 +115,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "drivers.conda": "CondaEnv",
     "drivers.container": "Container ContainerRef HealthCheck Mount Network",
+    "drivers.kubernetes": "Pod PodRef",
     "drivers.service": "Service",
     "drivers.ssh": "RemoteProcess",
     "errors": (

@@ -3,6 +3,7 @@
 server.py     ServerPlugin: any HTTP server; LlamaServer and VLLMServer are settings of it
 container.py  ContainerPlugin
 conda.py      CondaPlugin
+kubernetes.py PodPlugin
 service.py    ServicePlugin
 remote.py     RemotePlugin
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from tether.plugins.conda import CondaPlugin
 from tether.plugins.container import ContainerPlugin
+from tether.plugins.kubernetes import PodPlugin
 from tether.plugins.remote import RemotePlugin
 from tether.plugins.server import HttpServer, LlamaServer, ServerPlugin, VLLMServer
 from tether.plugins.service import ServicePlugin
@@ -20,6 +22,7 @@ __all__ = [
     "ContainerPlugin",
     "HttpServer",
     "LlamaServer",
+    "PodPlugin",
     "RemotePlugin",
     "ServerPlugin",
     "ServicePlugin",
