@@ -19,6 +19,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from tether.drivers.cloud import Machine, MachineRef
     from tether.drivers.conda import CondaEnv
     from tether.drivers.container import Container, ContainerRef, Mount
     from tether.drivers.service import Service
@@ -67,6 +68,8 @@ __all__ = [
     "Gone",
     "LedgerError",
     "LifecycleAwarePlugin",
+    "Machine",
+    "MachineRef",
     "ManagedPlugin",
     "Mount",
     "NotFound",
@@ -98,6 +101,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _MODULES = {
+    "drivers.cloud": "Machine MachineRef",
     "drivers.conda": "CondaEnv",
     "drivers.container": "Container ContainerRef Mount",
     "drivers.service": "Service",
