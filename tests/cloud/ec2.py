@@ -85,6 +85,15 @@ class Ec2:
             if instance["State"]["Name"] != "terminated"
         ]
 
+    def every(self, tag: str) -> list[tuple[str, str]]:
+        """All instances with a tag of tether's, ended ones too, each with its state."""
+        filters = [{"Name": f"tag:{_RESOURCE}", "Values": [tag]}]
+        return [
+            (instance["InstanceId"], instance["State"]["Name"])
+            for reservation in self.client.describe_instances(Filters=filters)["Reservations"]
+            for instance in reservation["Instances"]
+        ]
+
     def foreign(self, **more: Any) -> str:
         """Start a machine of somebody else's, and return its id."""
         made = self.client.run_instances(ImageId=self.image, MinCount=1, MaxCount=1, InstanceType="t3.micro", **more)

@@ -40,7 +40,7 @@ from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 REGION = "us-east-1"
 XML = "http://ec2.amazonaws.com/doc/2016-11-15/"
-MACHINE_S = 110
+MACHINE_S = 115
 _CLONE_NEWNET = 0x40000000
 
 SHUTDOWN = """#!/bin/sh
@@ -435,6 +435,7 @@ class Quiet(WSGIRequestHandler):
 
 
 if __name__ == "__main__":
+    Path(sys.argv[2]).mkdir(exist_ok=True)
     number = int(sys.argv[1])
     server = ThreadedWSGIServer("127.0.0.1", number, Stand(Path(sys.argv[2]), number), Quiet)
     print("ready", flush=True)
