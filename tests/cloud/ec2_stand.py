@@ -14,6 +14,7 @@ Faults are set over HTTP: POST /_stand with JSON {"faults": [...], "late": secon
 from __future__ import annotations
 
 import base64
+import contextlib
 import ctypes
 import hashlib
 import http.server
@@ -167,8 +168,9 @@ class Machines:
             process = self.live.pop(machine, None)
         if process is not None:
             for pid in (inner(process.pid), process.pid):
-                if pid is not None:
-                    os.kill(pid, 9)
+                with contextlib.suppress(ProcessLookupError):
+                    if pid is not None:
+                        os.kill(pid, 9)
             process.wait()
 
 
@@ -431,7 +433,8 @@ class Quiet(WSGIRequestHandler):
 
     def connection_dropped(self, *args: object) -> None:
         self.close_connection = True
-        self.connection.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
 
 if __name__ == "__main__":

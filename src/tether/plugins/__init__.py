@@ -5,10 +5,12 @@ container.py  ContainerPlugin
 conda.py      CondaPlugin
 service.py    ServicePlugin
 remote.py     RemotePlugin
+cloud.py      CloudPlugin
 """
 
 from __future__ import annotations
 
+from tether.plugins.cloud import CloudPlugin
 from tether.plugins.conda import CondaPlugin
 from tether.plugins.container import ContainerPlugin
 from tether.plugins.remote import RemotePlugin
@@ -16,6 +18,7 @@ from tether.plugins.server import HttpServer, LlamaServer, ServerPlugin, VLLMSer
 from tether.plugins.service import ServicePlugin
 
 __all__ = [
+    "CloudPlugin",
     "CondaPlugin",
     "ContainerPlugin",
     "HttpServer",
