@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from tether.life.probes import call, healthy, http, log, tcp
     from tether.model import Ready, State, Usage
+    from tether.owner.budget import Budget
     from tether.owner.owner import Owner
     from tether.owner.plugin import ManagedPlugin
     from tether.owner.resource import Resource
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from tether.spec import Process
 
 __all__ = [
+    "Budget",
     "Busy",
     "CloudAwarePlugin",
     "CloudProviderType",
@@ -111,6 +113,7 @@ _MODULES = {
         "StartError StateDirError TetherError"
     ),
     "model": "Ready State Usage",
+    "owner.budget": "Budget",
     "owner.owner": "Owner",
     "owner.plugin": "ManagedPlugin",
     "life.probes": "call healthy http log tcp",

@@ -5,6 +5,7 @@ show.py     tether ps, tree, logs, events
 end.py      tether stop, kill, reap, forget
 doctor.py   tether doctor
 check.py    tether check
+costs.py    tether costs
 records.py  what the others read of the ledger, and how names are looked up
 """
 
@@ -20,7 +21,7 @@ def main() -> None:
     import typer
 
     from tether import __version__
-    from tether.cli import check, doctor, end, run, show
+    from tether.cli import check, costs, doctor, end, run, show
     from tether.errors import TetherError
 
     app = typer.Typer(
@@ -44,7 +45,7 @@ def main() -> None:
     ) -> None:
         pass
 
-    for module in (run, show, end, doctor, check):
+    for module in (run, show, end, doctor, check, costs):
         module.add_to(app)
     try:
         app()

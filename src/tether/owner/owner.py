@@ -29,6 +29,7 @@ from tether.linux import identity, members
 from tether.model import Inside, OnDeath, Progress, Recorded, Spec, State, Terminal, check_name
 from tether.notices import Notice, Telemetry
 from tether.owner import shutdown
+from tether.owner.budget import Budget, Spending
 from tether.owner.plugin import ManagedPlugin
 from tether.owner.resource import Resource
 from tether.owner.roster import Roster
@@ -57,6 +58,7 @@ class Owner:
             directory. Made with mode 0700.
         on_death: what becomes of resources whose spec does not say, when this process dies or ends without `shutdown`:
             "kill" at once, "stop" politely first, "keep" for the next owner to adopt.
+        budget: how much may be spent on what is rented; None for no limit.
 
     As a context manager it shuts down at the end of the block. Safe to use from several threads. A fork of this process
     owns nothing: there every method that starts something raises, and `shutdown` does nothing.
@@ -72,7 +74,12 @@ class Owner:
     """
 
     def __init__(
-        self, name: str, *, state_dir: str | os.PathLike[str] | None = None, on_death: OnDeath = "kill"
+        self,
+        name: str,
+        *,
+        state_dir: str | os.PathLike[str] | None = None,
+        on_death: OnDeath = "kill",
+        budget: Budget | None = None,
     ) -> None:
         self.name = check_name(name, "an owner")
         if on_death not in get_args(OnDeath):
@@ -92,12 +99,19 @@ class Owner:
         self._ledger.add_owner(self.id, self.name, me, self._guard.cgroup)
         self._supervisor = Supervisor(self.id, self._ledger, self.telemetry, self._context)
         self._roster = Roster(self.id, self._ledger, self._note)
+        self._spending = None if budget is None else self._spend(budget)
         _add_to_environment(self.id)
         _owners.add(self)
         outcomes = estate.sweep(self._ledger, self.state_dir)
         if any(outcome.what == "elsewhere" for outcome in outcomes):
             threading.Thread(target=_sweep_elsewhere, args=(self.state_dir,), name="tether-sweep", daemon=True).start()
         self._forget_old()
+
+    def _spend(self, budget: Budget) -> Spending:
+        supervisor = self._supervisor
+        made = Spending(budget, self.id, self._ledger, supervisor.live, supervisor.stop, self._note)
+        self.telemetry.subscribe(made.heard)
+        return made
 
     def _forget_old(self) -> None:
         """Remove what ended long ago: records, logs and receipts."""
@@ -176,6 +190,8 @@ class Owner:
         """
         self._check_usable()
         spec = self._with_environment(spec, on_progress)
+        if self._spending is not None:
+            self._spending.check(spec)
         # Whatever it is, it is not created before there is somebody to end it.
         self._guard.arm()
         on_death = spec.on_death or self.on_death
@@ -336,6 +352,8 @@ class Owner:
             if self._closed:
                 return
             self._closed = True
+        if self._spending is not None:
+            self._spending.close()
         errors = self._roster.clean_up()
         errors += self._stop_all([m for m in self._supervisor.live() if m.on_death != "keep"], grace)
         _remove_from_environment(self.id)

@@ -154,6 +154,11 @@ class Machine(SpecBase):
         return True
 
     @property
+    def rented(self) -> bool:
+        """Whether its owner pays for it by the hour."""
+        return True
+
+    @property
     def mode(self) -> PluginExecutionMode:
         """Which of the cloud's modes this is, as far as the spec says."""
         if self.gpu_count:
