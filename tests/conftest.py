@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import cloud.ec2
 import engine as engines
 import hosts
 import support
@@ -36,7 +37,7 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 
     def left() -> list[int]:
         # An engine or sshd that a test stopped and started again is the fixture's.
-        names = [name for name in ("engine", "host") if name in request.fixturenames]
+        names = [name for name in ("engine", "host", "ec2") if name in request.fixturenames]
         running = [process for name in names if (process := request.getfixturevalue(name).process) is not None]
         expected = {pid for process in running for pid in (process.pid, *tree.descendants(process.pid))}
         return [pid for pid in tree.descendants(os.getpid()) if pid not in before | expected]
@@ -106,6 +107,16 @@ def net() -> Iterator[hosts.Net]:
 def host(net: hosts.Net) -> Iterator[hosts.HostOf]:
     """Another host, with Python."""
     with hosts.running(net, 1) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def ec2() -> Iterator[cloud.ec2.Ec2]:
+    """A stand-in for EC2 with real machines."""
+    missing = cloud.ec2.why_not()
+    if missing:
+        pytest.skip(missing)
+    with tempfile.TemporaryDirectory(prefix="tether-ec2-") as folder, cloud.ec2.running(Path(folder)) as started:
         yield started
 
 

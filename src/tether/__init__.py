@@ -19,6 +19,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from tether.drivers.cloud import Machine, MachineRef
     from tether.drivers.conda import CondaEnv
     from tether.drivers.container import Container, ContainerRef, HealthCheck, Mount, Network
     from tether.drivers.kubernetes import Pod, PodRef
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from tether.life.probes import call, healthy, http, log, tcp
     from tether.model import Ready, State, Usage
     from tether.notices import Notice
+    from tether.owner.budget import Budget
     from tether.owner.marking import apart
     from tether.owner.owner import Owner
     from tether.owner.plugin import ManagedPlugin
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from tether.spec import Process
 
 __all__ = [
+    "Budget",
     "Busy",
     "CloudAwarePlugin",
     "CloudProviderType",
@@ -74,6 +77,8 @@ __all__ = [
     "HealthCheck",
     "LedgerError",
     "LifecycleAwarePlugin",
+    "Machine",
+    "MachineRef",
     "ManagedPlugin",
     "Mount",
     "Network",
@@ -113,6 +118,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _MODULES = {
+    "drivers.cloud": "Machine MachineRef",
     "drivers.conda": "CondaEnv",
     "drivers.container": "Container ContainerRef HealthCheck Mount Network",
     "drivers.kubernetes": "Pod PodRef",
@@ -125,6 +131,7 @@ _MODULES = {
     "model": "Ready State Usage",
     "notices": "Notice",
     "owner.marking": "apart",
+    "owner.budget": "Budget",
     "owner.owner": "Owner",
     "owner.plugin": "ManagedPlugin",
     "life.probes": "call healthy http log tcp",

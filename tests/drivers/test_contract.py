@@ -13,9 +13,10 @@ from typing import ClassVar
 import pytest
 
 import channel
+from cloud.ec2 import KEYS, REGION, Ec2
 from engine import IMAGE, Engine
 from hosts import USER, HostOf
-from tether import CondaEnv, Container, Network, Process, RemoteProcess, Service, log, tcp
+from tether import CondaEnv, Container, Machine, Network, Process, RemoteProcess, Service, log, tcp
 from tether.life import registry
 from tether.linux import sockets
 from tether.testing import DriverContract, OutageContract
@@ -196,8 +197,51 @@ class TestRemoteProcess(OutageContract):
             self.host.heal()
 
 
+class TestMachine(OutageContract):
+    """A real machine with a key pair and a firewall rule of its own, at a stand-in for EC2 whose lists are late."""
+
+    says = "serving"
+    within_s = 20.0
+    ec2: ClassVar[Ec2]
+
+    @pytest.fixture(autouse=True)
+    def _with_ec2(self, ec2: Ec2, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        type(self).ec2 = ec2
+        for name, value in KEYS.items():
+            monkeypatch.setenv(name, value)
+        ec2.tell(late=0.4)
+        yield
+        ec2.tell(late=0, faults=[])
+
+    def make_spec(self, name: str) -> Machine:
+        """A machine that says something on its console."""
+        return Machine(
+            region=REGION,
+            endpoint=self.ec2.url,
+            image=self.ec2.image,
+            name=name,
+            user_data="#!/bin/sh\necho serving\nexec sleep 100\n",
+            open_ports=[22],
+            lease=60,
+            listing_lag=1.5,
+        )
+
+    def leftovers(self) -> list[str]:
+        """What AWS's own client sees, and the machines that run."""
+        return self.ec2.leftovers() if not self.ec2.is_down else []
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        """Have every request's connection broken."""
+        self.ec2.go_down()
+        try:
+            yield
+        finally:
+            self.ec2.come_back()
+
+
 def test_every_kind_has_a_contract() -> None:
     """No driver is left out; a plugin's processes are no resources that can be started."""
     # Pods pass it in tests/kube, where there is a cluster.
-    tested = {"process", "container", "network", "conda", "service", "ssh", "kubernetes"}
+    tested = {"process", "container", "network", "conda", "service", "ssh", "kubernetes", "machine"}
     assert tested | {"plugin"} == {entry.name for entry in metadata.entry_points(group=registry.GROUP)}

@@ -7,7 +7,7 @@ records.py     what they read of the ledger, and how resources are named
 look.py        resources as they are now
 ps.py  tree.py  logs.py  events.py  tell.py    what there is, and what happened
 end.py  estates.py                             what ends things, or gives them up
-run.py  asked.py  execute.py  check.py  doctor.py  completion.py     the rest
+run.py  asked.py  execute.py  check.py  costs.py  doctor.py  completion.py     the rest
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "reap": ("estates", "reap", "end what dead owners left"),
     "forget": ("estates", "forget", "give up a resource that can't be reached any more"),
     "prune": ("estates", "prune", "remove records and logs of what has ended"),
+    "costs": ("costs", "costs", "what rented machines have cost"),
     "doctor": ("doctor", "doctor", "what this machine, or another host, offers"),
     "check": ("check", "check", "is this plugin lifecycle-aware, and if not, why"),
     "completion": ("completion", "completion", "completion for bash, zsh or fish"),
@@ -33,7 +34,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 
 _GROUPS = {
     "Run": ("run",),
-    "Look": ("ps", "tree", "logs", "events", "stats", "inspect", "where"),
+    "Look": ("ps", "tree", "logs", "events", "stats", "inspect", "where", "costs"),
     "End": ("stop", "kill", "restart", "reap", "forget", "prune"),
     "Check": ("doctor", "check", "completion"),
 }

@@ -19,6 +19,8 @@ GROUP = "tether.drivers"
 BUILT_IN = {
     "conda": "tether.drivers.conda:CondaDriver",
     "container": "tether.drivers.container:ContainerDriver",
+    "kubernetes": "tether.drivers.kubernetes:KubernetesDriver",
+    "machine": "tether.drivers.cloud:CloudDriver",
     "network": "tether.drivers.container:NetworkDriver",
     "plugin": "tether.drivers.plugin:PluginDriver",
     "process": "tether.drivers.process:ProcessDriver",

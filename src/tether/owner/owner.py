@@ -32,6 +32,7 @@ from tether.notices import Notice, Telemetry
 from tether.owner import door as doors
 from tether.owner import marking, show
 from tether.owner.answering import Answering
+from tether.owner.budget import Budget, Spending
 from tether.owner.ending import stop_all
 from tether.owner.handover import hand_over
 from tether.owner.kept import recorded
@@ -63,6 +64,7 @@ class Owner(Answering):
             "kill" at once, "stop" politely first, "keep" for the next owner to adopt.
         strays: what becomes of what the app started beside tether and left in its session, at `shutdown` as after a crash: "warn"
             says which they are, "end" ends them (SIGTERM first), "leave" does nothing. See `tether.apart`.
+        budget: how much may be spent on what is rented; None for no limit.
 
     As a context manager it shuts down at the end of the block. Safe to use from several threads. A fork of this process
     owns nothing: there every method that starts something raises, and `shutdown` does nothing.
@@ -84,6 +86,7 @@ class Owner(Answering):
         state_dir: str | os.PathLike[str] | None = None,
         on_death: OnDeath = "kill",
         strays: stray.Rule = "warn",
+        budget: Budget | None = None,
     ) -> None:
         self.name = check_name(name, "an owner")
         if on_death not in get_args(OnDeath):
@@ -109,6 +112,7 @@ class Owner(Answering):
         self._record.add_owner(self.name, me, self._guard.cgroup)
         self._supervisor = Supervisor(self.id, self._record, self.telemetry, self._context)
         self._roster = Roster(self.id, self._record, self._note, self._held, self.state_dir)
+        self._spending = None if budget is None else self._spend(budget)
         self._door = doors.Door(doors.path_of(self.state_dir, self.id), self._restart)
         # Where it can't be written, whoever settles the estate ends no stray, and says which there are.
         with suppress(OSError):
@@ -118,6 +122,12 @@ class Owner(Answering):
         outcomes = estate.sweep(self._ledger, self.state_dir)
         if any(outcome.what == "later" for outcome in outcomes):
             threading.Thread(target=_sweep_later, args=(self.state_dir,), name="tether-sweep", daemon=True).start()
+
+    def _spend(self, budget: Budget) -> Spending:
+        supervisor = self._supervisor
+        made = Spending(budget, self.id, self._ledger, supervisor.live, supervisor.stop, self._note)
+        self.telemetry.subscribe(made.heard)
+        return made
 
     def __repr__(self) -> str:
         return f"<Owner {self.name} ({', '.join(self._in_words())})>"
@@ -217,6 +227,8 @@ class Owner(Answering):
         """
         self._check_usable()
         spec = self._with_environment(spec, on_progress)
+        if self._spending is not None:
+            self._spending.check(spec)
         # Whatever it is, it is not created before there is somebody to end it.
         self._guard.arm()
         self._door.open(self._guard.watch)
@@ -383,6 +395,8 @@ class Owner(Answering):
             if self._closed:
                 return
             self._closed = True
+        if self._spending is not None:
+            self._spending.close()
         errors = self._roster.clean_up()
         errors += stop_all(self._supervisor, [m for m in self._supervisor.live() if m.on_death != "keep"], grace)
         marking.unmark(self.id)

@@ -6,10 +6,12 @@ conda.py      CondaPlugin
 kubernetes.py PodPlugin
 service.py    ServicePlugin
 remote.py     RemotePlugin
+cloud.py      CloudPlugin
 """
 
 from __future__ import annotations
 
+from tether.plugins.cloud import CloudPlugin
 from tether.plugins.conda import CondaPlugin
 from tether.plugins.container import ContainerPlugin
 from tether.plugins.kubernetes import PodPlugin
@@ -18,6 +20,7 @@ from tether.plugins.server import HttpServer, LlamaServer, ServerPlugin, VLLMSer
 from tether.plugins.service import ServicePlugin
 
 __all__ = [
+    "CloudPlugin",
     "CondaPlugin",
     "ContainerPlugin",
     "HttpServer",
