@@ -27,7 +27,7 @@ def costs(argv: Sequence[str]) -> int:
     look = Records().reading
     names = {owner.id: owner.name for owner in look.owners(ended=True)}
     found = costing.by_day(look.resources(ended=True), names, look.events(), time.time())
-    if given.json:
+    if given.as_json:
         text.print_json([asdict(each) for each in found])
         return 0
     rows = [

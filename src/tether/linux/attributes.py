@@ -58,6 +58,15 @@ def _affinity(text: bytes) -> bytes:
     return number.to_bytes(max(8, (number.bit_length() + 63) // 64 * 8), "little")
 
 
+def _umask(fields: dict[bytes, bytes]) -> int:
+    """The file mode mask; a kernel before 4.7 does not tell, so it is set and set back there."""
+    if b"Umask" in fields:
+        return int(fields[b"Umask"], 8)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 def _namespaces() -> list[bytes]:
     found = []
     for name in _NAMESPACES:
@@ -77,7 +86,7 @@ def read() -> Attributes:
     privileges = [fields.get(name, b"") for name in _PRIVILEGES]
     return Attributes(
         (*privileges, *_namespaces(), b"%d:%d" % (root.st_dev, root.st_ino)),
-        int(fields[b"Umask"], 8),
+        _umask(fields),
         os.getpriority(os.PRIO_PROCESS, 0),
         _affinity(fields[b"Cpus_allowed"]),
         int(proc.read("/proc/self/oom_score_adj")),
