@@ -26,10 +26,15 @@ demo: guard  ## run the main job on a real server
 packages:  ## the Debian packages that the tests use
 	scripts/packages
 
+# PART=guard runs one room of the tests.
 test: packages guard  ## all tests, the documentation's examples and a short chaos run included
+ifdef PART
+	$(BIN)/pytest tests/$(PART)
+else
 	$(BIN)/pytest
 	$(BIN)/python benchmarks/chaos.py --seeds 40
 	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html
+endif
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import statistics
 import subprocess
@@ -21,7 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-from shape import Shape
 
 from tether import Owner, Process
 from tether.linux import cgroup, tree
@@ -80,32 +78,40 @@ def start_tree(owner: Owner, *widths: int) -> tuple[object, int]:
 
 
 def bench_spawn(owner: Owner) -> None:
-    """Spawns in a row, the started processes living on: through a warm owner, by subprocess, and by tether's shape alone."""
+    """Spawns in a row, the started processes living on: through a warm owner with its record, and by subprocess, in turn."""
     owner.start(Process(["true"])).wait(10)
-    program = os.fsencode(shutil.which("sleep") or "/bin/sleep")
-    ours, theirs, least = [], [], []
-    with tempfile.TemporaryDirectory() as folder:
-        shape = Shape(Path(folder))
-        shape.spawn(b"/bin/true", [b"true"])
-        for _ in range(5):
-            processes: list[subprocess.Popen[bytes]] = []
-            ours += [timed(lambda: owner.start(Process(["sleep", "60"]))) for _ in range(30)]
-            for resource in owner.resources:
-                resource.kill()
-            theirs += [
-                timed(lambda: processes.append(subprocess.Popen(["sleep", "60"], start_new_session=True)))  # noqa: B023
-                for _ in range(30)
-            ]
-            for process in processes:
-                process.kill()
-                process.wait()
-            least += [timed(lambda: shape.spawn(program, [b"sleep", b"60"])) for _ in range(30)]
-            shape.end_all()
-            time.sleep(0.1)
-        shape.close()
-    popen_ms = statistics.median(theirs)
-    say("spawn, 30 in a row", statistics.median(ours), popen_ms, "ms", "2.5", "subprocess.Popen(new session)")
-    say("  of which: its shape alone (shape.py)", statistics.median(least), popen_ms, "ms", "-", "the same")
+    ours, theirs = [], []
+    for _ in range(5):
+        processes: list[subprocess.Popen[bytes]] = []
+        ours += [timed(lambda: owner.start(Process(["sleep", "60"]))) for _ in range(30)]
+        for resource in owner.resources:
+            resource.kill()
+        theirs += [
+            timed(lambda: processes.append(subprocess.Popen(["sleep", "60"], start_new_session=True)))  # noqa: B023
+            for _ in range(30)
+        ]
+        for process in processes:
+            process.kill()
+            process.wait()
+        time.sleep(0.1)
+    say(
+        "spawn, 30 in a row",
+        statistics.median(ours),
+        statistics.median(theirs),
+        "ms",
+        "2.0",
+        "subprocess.Popen(new session)",
+    )
+
+
+def bench_first_start() -> None:
+    """The first start of an owner, which starts its guard, beside a later one."""
+    first, later = [], []
+    for _ in range(5):
+        with tempfile.TemporaryDirectory() as state, Owner("first", state_dir=state) as owner:
+            first.append(timed(lambda: owner.start(Process(["true"]))))
+            later += [timed(lambda: owner.start(Process(["true"]))) for _ in range(5)]
+    say("first start of an owner", statistics.median(first), statistics.median(later), "ms", "+ 10 ms", "a later start")
 
 
 def bench_descendants(owner: Owner, limit: str, *widths: int) -> None:
@@ -199,7 +205,7 @@ def bench_death(*widths: int) -> None:
             ours.append(timed(end))
             owner.wait()
             owner.stdout.close()
-            # The reaper is settling: let it, before its folder goes.
+            # The hub has it settled: let it, before its folder goes.
             time.sleep(0.5)
         theirs.append(kernel_kill(folder, *widths))
     what = f"owner killed until a tree of {size(*widths)} is gone"
@@ -222,7 +228,7 @@ def bench_import() -> None:
 
 
 def bench_memory(owner: Owner) -> None:
-    """What shims and reaper need."""
+    """What shims and hub need."""
     resources = [owner.start(Process(["sleep", "60"])) for _ in range(20)]
 
     def kilobytes(pid: int, *fields: str) -> int:
@@ -230,11 +236,12 @@ def bench_memory(owner: Owner) -> None:
         table = {line.split(":")[0]: int(line.split()[1]) for line in lines}
         return sum(table[field] for field in fields)
 
-    reaper = owner.status()["reaper"]
+    hub = owner.status()["hub"]
     shims = [psutil.Process(resource.pid).ppid() for resource in resources if resource.pid]
     own = max(kilobytes(pid, "Private_Clean", "Private_Dirty") for pid in shims)
-    print(f"{'memory of its own, largest of 20 shims':<46} {own:9d} kB   limit 1024 kB")
-    print(f"{'resident memory of the reaper':<46} {kilobytes(reaper, 'Rss'):9d} kB   limit 12288 kB")
+    print(f"{'memory of its own, largest of 20 shims':<46} {own:9d} kB   limit 64 kB")
+    private = kilobytes(hub, "Private_Clean", "Private_Dirty")
+    print(f"{'memory of its own of the hub':<46} {private:9d} kB   limit 512 kB")
     for resource in resources:
         resource.kill()
 
@@ -250,6 +257,7 @@ def main() -> None:
         bench_descendants(owner, "0.25", 10, 10, 10)
         bench_kill(owner, 10, 10, 10)
         bench_memory(owner)
+    bench_first_start()
     bench_death(10, 10)
     bench_import()
 
