@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def why_not() -> str:
     return f"no {', '.join(missing)} on this machine" if missing else ""
 
 
+@cache
 def _version() -> str:
     """The version of Kubernetes that Debian has."""
     if shutil.which("apt-cache") is None:
