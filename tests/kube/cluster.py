@@ -47,6 +47,8 @@ def why_not() -> str:
         missing += [program for program in NEEDED_TO_BUILD if shutil.which(program, path=path) is None]
         if not Path("/usr/lib/go-1.19/bin/go").exists():
             missing.append("go 1.19")
+        if not Path("/usr/share/gocode/src/github.com/modern-go/reflect2").exists():
+            missing.append("reflect2's source")
         if not _version():
             missing.append("Debian's source of kubernetes")
     return f"no {', '.join(missing)} on this machine" if missing else ""
