@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,14 @@ def why_not() -> str:
         missing += [program for program in NEEDED_TO_BUILD if shutil.which(program, path=path) is None]
         if not Path("/usr/lib/go-1.19/bin/go").exists():
             missing.append("go 1.19")
+        if not Path("/usr/share/gocode/src/github.com/modern-go/reflect2").exists():
+            missing.append("reflect2's source")
         if not _version():
             missing.append("Debian's source of kubernetes")
     return f"no {', '.join(missing)} on this machine" if missing else ""
 
 
+@cache
 def _version() -> str:
     """The version of Kubernetes that Debian has."""
     if shutil.which("apt-cache") is None:

@@ -114,27 +114,35 @@ def test_somebody_else_removes_it(kube: KubeCluster, owner: Owner) -> None:
     assert kube.objects("tether.dev/resource") == []
 
 
-def test_a_copied_label_is_not_enough(kube: KubeCluster, owner: Owner) -> None:
+@pytest.fixture
+def strangers(kube: KubeCluster) -> Iterator[tuple[str, str]]:
+    """The names of two pods that a test may make."""
+    names = ("copied", "other")
+    yield names
+    for name in names:
+        kube.ask("DELETE", f"/api/v1/namespaces/default/pods/{name}?gracePeriodSeconds=1")
+    support.eventually(lambda: not any(kube.exists("pods", name) for name in names), 30.0)
+
+
+def test_a_copied_label_is_not_enough(kube: KubeCluster, owner: Owner, strangers: tuple[str, str]) -> None:
     """A pod of somebody else that carries the tag as a label, and one without, survive; a pod attached to is let go of."""
     mine = owner.start(pod(kube, "mine"))
     for name, labels in (("copied", {"tether.dev/resource": mine.id}), ("other", {})):
         container = {"name": "m", "image": IMAGE, "imagePullPolicy": "Never", "command": ["sh", "-c", LOOP]}
         manifest = {"metadata": {"name": name, "labels": labels}, "spec": {"containers": [container]}}
         assert kube.ask("POST", "/api/v1/namespaces/default/pods", json.dumps(manifest)) is not None
-    support.eventually(lambda: kube.containers("_other_"), 20.0)
+    others = "/api/v1/namespaces/default/pods/other"
+    support.eventually(lambda: kube.ask("GET", others)["status"].get("phase") == "Running", 20.0)
     other = owner.start(PodRef("other", kubeconfig=kube.kubeconfig))
     assert other.state is State.READY
     assert "up" in other.logs()
     mine.kill()
     other.stop()
-    assert (mine.state, other.state) == (State.GONE, State.GONE)
+    assert mine.state is State.GONE
     assert kube.exists("pods", "copied")
     assert kube.exists("pods", "other")
     with pytest.raises(StartError, match="no pod of that name"):
         owner.start(PodRef("nobody", kubeconfig=kube.kubeconfig))
-    for name in ("copied", "other"):
-        kube.ask("DELETE", f"/api/v1/namespaces/default/pods/{name}?gracePeriodSeconds=1")
-    support.eventually(lambda: not kube.exists("pods", "copied") and not kube.exists("pods", "other"), 30.0)
 
 
 def test_a_claim_of_its_own(kube: KubeCluster, owner: Owner, tmp_path: Path) -> None:
@@ -195,7 +203,7 @@ def test_the_cluster_alone_ends_it(kube: KubeCluster, tmp_path: Path) -> None:
     """Owner, reaper and everything beside them die at once, with their whole pid namespace: the fuse blows, and all is collected."""
     import pickle
 
-    spec = pod(kube, "alone", env={"A": "b"}, service=True, lease=6, stop_grace=1)
+    spec = pod(kube, "alone", SERVE, env={"A": "b"}, service=True, lease=6, stop_grace=1)
     command = [sys.executable, "-c", ALONE, str(tmp_path / "state"), pickle.dumps(spec).hex()]
     with subprocess.Popen(
         ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *command], stdout=subprocess.PIPE, text=True
@@ -283,7 +291,7 @@ def as_account(kube: KubeCluster) -> Iterator[Any]:
     kube.ask("DELETE", f"{base}/roles/tether")
 
 
-def test_the_documented_role_is_enough(kube: KubeCluster, owner: Owner, as_account: Any) -> None:
+def test_the_documented_role_is_enough(kube: KubeCluster, as_account: Any, owner: Owner) -> None:
     """With no right more, in a cluster that enforces who may name owners: fuse, Secret, Service, port, log and end."""
     config = as_account(_rules())
     spec = pod(kube, "least", SERVE, env={"A": "b"}, service=True, ready=http("/index.html"), kubeconfig=config)
@@ -295,7 +303,7 @@ def test_the_documented_role_is_enough(kube: KubeCluster, owner: Owner, as_accou
 
 
 def test_without_the_right_to_a_fuse_it_says_so(
-    kube: KubeCluster, owner: Owner, as_account: Any, caplog: pytest.LogCaptureFixture
+    kube: KubeCluster, as_account: Any, owner: Owner, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Degraded aloud: in the log, in progress, and in status(); it starts and ends all the same."""
     config = as_account([rule for rule in _rules() if "jobs" not in rule["resources"]])

@@ -23,6 +23,8 @@ _log = logging.getLogger("tether")
 
 Object = dict[str, Any]
 
+_REMOVED = "removed by somebody else, or by the cluster"
+
 
 class Clear(Protocol):
     """Removes what was made for a resource that has ended. Raises DriverUnavailable."""
@@ -178,10 +180,11 @@ class Track:
                 tag, seen.reason or "its pod has ended"
             )
         elif seen.has_ended:
-            self._in_thread(
-                handle,
-                lambda: self._settle(handle, seen.exit_code, seen.reason or "ended by itself", "its node says so"),
-            )
+            code, why = seen.exit_code, seen.reason or "ended by itself"
+            if pod["metadata"].get("deletionTimestamp"):
+                # A command that obeys when somebody ends it has not done what it was started for, even if it says 0.
+                code, why = code or None, _REMOVED
+            self._in_thread(handle, lambda: self._settle(handle, code, why, "its node says so"))
         else:
             self._say_reached(tag)
             if seen.is_hopeless and tag not in self._given_up:
@@ -244,7 +247,7 @@ class Track:
             return
         seen = None if last is None else pods.judge(last, handle.data["container"], cluster.now())
         code = seen.exit_code if seen is not None and seen.has_ended else None
-        self._settle(handle, code, "removed by somebody else, or by the cluster", "the cluster has it no more")
+        self._settle(handle, code, _REMOVED, "the cluster has it no more")
 
     def doubt(self, cluster: Cluster, tag: str) -> str:
         """Say why it is in doubt whether one has ended whose object is gone; empty if it is not. Raises DriverUnavailable."""
