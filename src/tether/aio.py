@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -101,6 +102,18 @@ class Resource:
     def inside(self, argv: Sequence[str], env: Mapping[str, str | None] | None = None) -> list[str]:
         """See `tether.Resource.inside`."""
         return self._resource.inside(argv, env)
+
+    async def exec(self, argv: Sequence[str], **more: Any) -> subprocess.CompletedProcess[str]:
+        """See `tether.Resource.exec`."""
+        return await asyncio.to_thread(self._resource.exec, argv, **more)
+
+    async def copy_in(self, source: bytes | str | os.PathLike[str], path: str) -> None:
+        """See `tether.Resource.copy_in`."""
+        await asyncio.to_thread(self._resource.copy_in, source, path)
+
+    async def copy_out(self, path: str, target: str | os.PathLike[str]) -> None:
+        """See `tether.Resource.copy_out`."""
+        await asyncio.to_thread(self._resource.copy_out, path, target)
 
     async def pids(self) -> list[int]:
         """See `tether.Resource.pids`."""
