@@ -158,7 +158,7 @@ def test_a_member_that_became_root_is_said_at_once(
         "import sys, time; from tether import Owner, Process, DeadlineExceeded\nowner = Owner('suid', state_dir=sys.argv[1])\n"
         "job = owner.start(Process(['sh', '-c', f'sleep 61 & {sys.argv[2]} sleep 8 & wait'], stop_grace=0.3))\ntime.sleep(0.5)\n"
         "began = time.time()\ntry: job.stop()\nexcept DeadlineExceeded as error: print('other user' in str(error) or 'another user' in str(error), job.state.value)\n"
-        "print(time.time() - began < 5, len(job.pids()))\nimport os; os._exit(0)"
+        "print(time.time() - began < 5, len(job.pids()))\nsys.stdout.flush(); import os; os._exit(0)"
     )
     with user_runner.popen(code, user_runner.new_folder(), folder / "suid") as process:
         assert process.communicate(timeout=60)[0].split() == ["True", "stopping", "True", "1"]

@@ -116,6 +116,9 @@ class Seen:
 
 def _held(row: ResourceRow) -> Status | None:
     """What is below a shim that lives is its tree, which takes no driver to see; None if a driver has to look."""
+    if row.kind != "process":
+        # The pids of others may be of another machine.
+        return None
     try:
         data = row.handle.data if row.handle is not None else {}
         pid, start = data["shim"][:2]
@@ -169,7 +172,7 @@ def is_far(row: ResourceRow, drivers: Drivers) -> bool:
 
 
 def _details(row: ResourceRow, records: Records) -> dict[str, Any]:
-    if row.handle is None or "shim" in row.handle.data:
+    if row.handle is None or row.kind == "process":
         return {}
     from tether.life.driver import HasDetails
 

@@ -123,7 +123,7 @@ def log_file(row: ResourceRow, records: Records) -> Path | None:
 def output_of(entry: Entry, records: Records, number: int) -> Output:
     """Return where a resource's output is. Raises NotFound if it went elsewhere."""
     row = entry.row
-    if row.handle is not None and "shim" not in row.handle.data:
+    if row.handle is not None and row.kind != "process":
         from tether.life.driver import HasOutput
 
         driver = records.drivers.of(row.kind)

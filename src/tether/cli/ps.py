@@ -298,4 +298,4 @@ def _usage(entries: list[Entry], records: Records) -> dict[str, Any]:
 
 def _must_ask(entry: Entry, records: Records) -> bool:
     handle = entry.row.handle
-    return handle is not None and "shim" not in handle.data and is_far(entry.row, records.drivers)
+    return handle is not None and entry.row.kind != "process" and is_far(entry.row, records.drivers)
