@@ -65,10 +65,7 @@ def unmark(owner: str) -> None:
 def apart() -> Iterator[dict[str, str]]:
     """Start something that is meant to stay: what is started within this block is none of the app's strays.
 
-    ```python
-    with tether.apart():
-        subprocess.Popen(["ssh-agent"])
-    ```
+    For instance ``with tether.apart(): subprocess.Popen(["ssh-agent"])``.
 
     It hands out a copy of the environment without the marks, for what takes ``env=``. The environment is the whole process's: what
     other threads start meanwhile is apart as well. Resources are not concerned: those end, or are kept, by their specs.
