@@ -6,15 +6,17 @@ BIN := $(VENV)/bin
 SEEDS ?= 1000
 
 
-.PHONY: demo guard wheel test check lint types docs bench chaos packages clean
+.PHONY: demo guard guards-for-tests wheel test check lint types docs bench chaos packages clean
 
 $(VENV)/.ready: pyproject.toml uv.lock scripts/setup
 	PYTHON=$(PYTHON) scripts/setup $(VENV)
 	touch $@
 
 # Only what has changed is built again; the script compares the sources' hash.
-guard: $(VENV)/.ready  ## build the native guard for this machine, and for the tests
+guard: $(VENV)/.ready  ## build the native guard for this machine
 	$(BIN)/python scripts/build_guard.py
+
+guards-for-tests: packages guard
 	$(BIN)/python scripts/build_guard.py --faults --sanitize
 
 wheel: $(VENV)/.ready  ## one wheel with static guards for every machine
@@ -27,7 +29,7 @@ packages:  ## the Debian packages that the tests use
 	scripts/packages
 
 # PART=guard runs one room of the tests. That of pods needs a cluster, which is built once (some ten minutes): PART=kube.
-test: packages guard  ## all tests, the documentation's examples and a short chaos run included
+test: guards-for-tests  ## all tests, the documentation's examples and a short chaos run included
 ifdef PART
 	$(BIN)/pytest tests/$(PART)
 else
