@@ -308,26 +308,30 @@ class Held:
         """See how all are, one look at each engine, side by side; of what is not seen by then it is said that it was not."""
         with self._lock:
             engines = {live.engine for live in self._held.values()}
-
-        def look(engine: Engine) -> None:
-            lives = self._at(engine)
-            try:
-                for live, state in self._seen(engine, lives, limits.GLANCE_S):
-                    if state:
-                        live.seen, live.unseen = time.monotonic(), ""
-            except DriverUnavailable as error:
-                for live in lives:
-                    live.unseen = str(error)
-
-        threads = [threading.Thread(target=look, args=(engine,), daemon=True) for engine in engines]
+        looks = [
+            (engine, threading.Thread(target=self._glance_at, args=(engine,), name="tether-glance", daemon=True))
+            for engine in engines
+        ]
         deadline = time.monotonic() + within_s
-        for thread in threads:
+        for _, thread in looks:
             thread.start()
-        for thread, engine in zip(threads, engines, strict=True):
+        for engine, thread in looks:
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 for live in self._at(engine):
                     live.unseen = f"container engine {engine} does not answer within {within_s:g} s"
+
+    def _glance_at(self, engine: Engine) -> None:
+        lives, began = self._at(engine), time.monotonic()
+        try:
+            for live, state in self._seen(engine, lives, limits.GLANCE_S):
+                if state:
+                    live.seen, live.unseen = time.monotonic(), ""
+        except DriverUnavailable as error:
+            for live in lives:
+                # Late news of one that was seen meanwhile is no news.
+                if live.seen < began:
+                    live.unseen = str(error)
 
 
 def _apart(live: Live, action: Callable[[], None]) -> None:
