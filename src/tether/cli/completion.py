@@ -112,6 +112,7 @@ _OPTIONS = {
     "reap": "--dry-run --all --force --install --json --help",
     "forget": "--help",
     "prune": "--older --dry-run --help",
+    "costs": "--json --help",
     "doctor": "--json --help",
     "check": "--json --help",
     "completion": "--help",
