@@ -14,7 +14,7 @@ from tether.errors import SpecError
 from tether.model import Inside, OnDeath, Ready, Spec, check_name
 from tether.redaction import redact, redact_text
 
-__all__ = ["CommandBase", "Process", "SpecBase", "checked_env", "has_port", "put_port", "redact"]
+__all__ = ["CommandBase", "Process", "SpecBase", "checked_env", "checked_words", "has_port", "put_port", "redact"]
 
 Stream = Literal["log", "inherit", "null", "pipe"] | int | PathLike[str] | BinaryIO
 """A word, a descriptor, a path (read, or appended to), or a file that is open; also the constants of `subprocess`."""
@@ -47,6 +47,21 @@ def checked_env(env: Mapping[str, Any]) -> dict[str, str | None]:
             raise SpecError(f"embedded null byte in the value of variable {name}")
         checked[name] = None if value is None else _text(value, f"the value of variable {name}")
     return checked
+
+
+def checked_words(value: Sequence[str] | None, what: str) -> tuple[str, ...] | None:
+    """Return arguments as a tuple, or None; `what` they are stands in the SpecError for what can be none."""
+    if value is None:
+        return None
+    if isinstance(value, str | bytes):
+        raise SpecError(
+            f"{what} must be a list of arguments, not one string: {value!r}; split it, or write ['sh', '-c', ...]"
+        )
+    words = tuple(value)
+    for word in words:
+        if not isinstance(word, str) or "\0" in word:
+            raise SpecError(f"{what} must be texts without NUL, not {word!r}")
+    return words
 
 
 class SpecBase:

@@ -19,7 +19,7 @@ from hosts import USER, HostOf
 from tether import CondaEnv, Container, Machine, Network, Process, RemoteProcess, Service, log, tcp
 from tether.life import registry
 from tether.linux import sockets
-from tether.testing import DriverContract, OutageContract
+from tether.testing import DriverContract, MarksContract, OutageContract, SilenceContract
 
 
 class TestProcess(DriverContract):
@@ -33,7 +33,7 @@ class TestProcess(DriverContract):
         return Process(["sh", "-c", "setsid sleep 100 & echo up; exec sleep 100"], name=name, ready=log("up"))
 
 
-class TestContainer(OutageContract):
+class TestContainer(OutageContract, MarksContract, SilenceContract):
     """A container with a network and a volume of its own, at an engine that the tests started."""
 
     says = "serving"

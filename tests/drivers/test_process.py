@@ -531,3 +531,36 @@ def test_shared_memory_of_a_killed_tree_goes(owner: Owner) -> None:
     assert path.exists()
     resource.kill()
     assert not path.exists()
+
+
+SEGMENTS = """
+import mmap, os, sys, time
+kept = []
+for name, flags in ((sys.argv[1], os.O_CREAT), (sys.argv[2], os.O_CREAT), (sys.argv[3], os.O_CREAT), (sys.argv[4], 0)):
+    fd = os.open(name, flags | os.O_RDWR)
+    os.ftruncate(fd, 4096)
+    kept.append(mmap.mmap(fd, 4096))
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_only_segments_that_the_tree_made_go(owner: Owner, end: str) -> None:
+    """After an end by force: with a generated name, made within the tree, and open nowhere else. After a polite one nothing is touched."""
+    import mmap
+
+    mark = f"{os.getpid()}_{end}"
+    made, used, users, older = (
+        Path(f"/dev/shm/{name}_{mark}") for name in ("psm_made", "psm_used", "results", "psm_older")
+    )
+    older.touch()
+    time.sleep(0.05)
+    try:
+        job = owner.start(python(SEGMENTS, *map(str, (made, used, users, older)), ready=tether.log("up")))
+        with used.open("r+b") as file, mmap.mmap(file.fileno(), 4096):
+            job.kill() if end == "kill" else job.stop()
+            assert [path.exists() for path in (made, used, users, older)] == [end != "kill", True, True, True]
+    finally:
+        for path in (made, used, users, older):
+            path.unlink(missing_ok=True)

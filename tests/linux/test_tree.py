@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from support import eventually
-from tether.linux import cgroup, members, proc, shm, sockets, tree
+from tether.linux import cgroup, members, proc, sockets, tree
 
 NESTED = """
 import os, sys, threading, time
@@ -139,23 +139,3 @@ def test_a_listening_socket_is_traced_to_its_process() -> None:
             assert len(inodes) == 1
             assert sockets.holds_socket([os.getpid()], inodes)
             assert not sockets.holds_socket([1, 2**22 + 1], inodes)
-
-
-def test_shared_memory_that_somebody_maps_stays() -> None:
-    """What the tree made is removed when nobody maps it any more, and not before."""
-    import mmap
-    import time
-    from pathlib import Path
-
-    path = Path(f"/dev/shm/tether-test-{os.getpid()}")
-    since = time.time() - 1
-    with path.open("w+b") as file:
-        file.truncate(4096)
-        mapped = mmap.mmap(file.fileno(), 4096)
-    made = shm.made_by(lambda: [os.getpid()], since)
-    assert str(path) in made
-    assert shm.made_by(lambda: [os.getpid()], time.time() + 60) == set()
-    assert shm.remove_unused({str(path)}) == []
-    mapped.close()
-    assert shm.remove_unused({str(path)}) == [str(path)]
-    assert not path.exists()

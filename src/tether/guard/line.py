@@ -73,7 +73,10 @@ class Guard:
         self._ended_orphans: set[int] = set()
 
     def arm(self) -> Hub:
-        """Return the hub for what this thread may do now, started if there is none. Raises ReaperError."""
+        """Return a hub, started if there is none: enough for what needs no shim. Raises ReaperError."""
+        with self._lock:
+            if self._hubs and not self._closed:
+                return next(iter(self._hubs.values()))[0]
         return self._arm(attributes.read())[0]
 
     def _arm(self, now: Attributes) -> tuple[Hub, Attributes]:
@@ -109,15 +112,12 @@ class Guard:
         try:
             return Shim(hub.shim(), hub, born, now)
         except ReaperError:
-            if not self._has_gone(hub):
+            if not hub.wait(0):
                 raise
             # It was killed just now: another takes its place.
             self._hub_ended(hub)
             hub, born = self._arm(now)
             return Shim(hub.shim(), hub, born, now)
-
-    def _has_gone(self, hub: Hub) -> bool:
-        return hub.wait(0)
 
     def prepare(self, shim: Shim) -> None:
         """Have the next shim forked, so that no start waits for it; once the command runs, for before they share the processor."""

@@ -5,11 +5,7 @@ identity.py    who a pid is: boot id, pid and start time
 signals.py     signal a process whose identity was verified
 tree.py        who is below a pid
 members.py     who belongs to a tree whose parent links are lost
-subreaper.py   adopt the orphans among one's descendants
 cgroup.py      cgroup v2, where it is writable
 sockets.py     who listens on a port
-shm.py         which shared memory a tree made
 tier.py        how much of this the kernel offers, and the setting that forces less
-
-What the reaper and its shims import of this must stay light: no dataclasses, no typing, no re.
 """

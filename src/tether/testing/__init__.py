@@ -5,7 +5,8 @@
 
 They are for timing and for faults. What a process does is tested with a real process.
 
-`DriverContract` and `OutageContract` are what every driver must do, as tests; they need pytest.
+`DriverContract` is what every driver must do, as tests; `OutageContract`, `MarksContract` and `SilenceContract` what those must
+whose service can be down, whose marks travel, whose service can be silent. They need pytest.
 """
 
 from __future__ import annotations
@@ -23,14 +24,22 @@ from tether.protocol import PluginExecutionMode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from tether.testing.contract import DriverContract, OutageContract
+    from tether.testing.contract import DriverContract, MarksContract, OutageContract, SilenceContract
 
-__all__ = ["DriverContract", "FakeClock", "FakeDriver", "FakeSpec", "OutageContract"]
+__all__ = [
+    "DriverContract",
+    "FakeClock",
+    "FakeDriver",
+    "FakeSpec",
+    "MarksContract",
+    "OutageContract",
+    "SilenceContract",
+]
 
 
 def __getattr__(name: str) -> Any:
     """Import the contract, and with it pytest, when it is asked for."""
-    if name not in ("DriverContract", "OutageContract"):
+    if name not in ("DriverContract", "MarksContract", "OutageContract", "SilenceContract"):
         raise AttributeError(f"module 'tether.testing' has no attribute {name!r}")
     import pytest
 

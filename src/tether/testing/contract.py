@@ -32,7 +32,7 @@ from tether.model import Spec, State, Usage
 from tether.owner.owner import Owner
 from tether.protocol import PluginExecutionMode
 
-__all__ = ["DriverContract", "OutageContract"]
+__all__ = ["DriverContract", "MarksContract", "OutageContract", "SilenceContract"]
 
 _OWNER = """
 import os, pickle, signal, sys
@@ -68,14 +68,6 @@ class DriverContract:
     def leftovers(self) -> list[str]:
         """Return what is to be seen of resources of tests, by other means than the driver's; must be empty in the end."""
         return []
-
-    def impostor(self, tag: str) -> AbstractContextManager[Callable[[], bool]] | None:
-        """Make something of the user's that carries the mark of a resource (copied, inherited), as marks that travel do.
-
-        Returns:
-            For the time of a block, a function that says whether it is still as it was; None where marks of this kind can't travel.
-        """
-        return None
 
     # -- what the tests use --------------------------------------------------------------------------------------------
 
@@ -229,31 +221,6 @@ class DriverContract:
         self.command("reap")
         assert self.await_settled(state).state in (State.GONE, State.FAILED)
 
-    def test_what_only_carries_its_mark_survives(self, state: Path) -> None:
-        """One mark is a hint: at a stop, and at a sweep after the owner was killed."""
-        with Owner("contract", state_dir=state) as owner:
-            resource = owner.start(self.make_spec("it"))
-            made = self.impostor(resource.id)
-            if made is None:
-                resource.kill()
-                # The marks of this kind can't travel.
-                return
-            with made as is_there:
-                resource.stop(grace=1)
-                assert resource.state is State.GONE
-                assert is_there()
-        with self.owner_process(state, "stay") as process:
-            assert process.stdout is not None
-            tag = process.stdout.readline().decode().strip()
-            again = self.impostor(tag)
-            assert again is not None
-            with again as is_there:
-                process.kill()
-                process.wait()
-                self.command("reap")
-                self.await_settled(state)
-                assert is_there()
-
     def test_it_ends_with_its_owner(self, state: Path) -> None:
         """SIGKILL of the owner, without any sweep: the reaper sees to it, within the time limit, and puts it on record."""
         with self.owner_process(state, "stay") as process:
@@ -310,30 +277,6 @@ class OutageContract(DriverContract):
         """Take the service down for the time of a block."""
         raise NotImplementedError
 
-    def silence(self) -> AbstractContextManager[None] | None:
-        """Have the service take requests and answer none, for the time of a block; None if that can't be done here."""
-        return None
-
-    def test_silent_while_asked_how_it_is(self, state: Path) -> None:
-        """status() comes within three seconds all the same, and when the service goes on, all is as it was."""
-        with Owner("contract", state_dir=state) as owner:
-            resource = owner.start(self.make_spec("it"))
-            silence = self.silence()
-            if silence is None:
-                resource.kill()
-                # This service can't be silenced here.
-                return
-            with silence:
-                began = time.monotonic()
-                status = owner.status()
-                assert time.monotonic() - began < 3
-                assert json.loads(json.dumps(status))["resources"]
-            deadline = time.monotonic() + 30
-            while resource.state is not State.READY or "unknown" in resource.info():
-                assert time.monotonic() < deadline, resource.info()
-                owner.status()
-                time.sleep(0.1)
-
     def test_down_while_starting(self, state: Path) -> None:
         """One clear StartError; nothing is left on record as live."""
         with Owner("contract", state_dir=state) as owner:
@@ -370,3 +313,56 @@ class OutageContract(DriverContract):
                 assert not self.row(state).state.is_final
             self.command("reap")
         assert self.is_gone(state, self.await_settled(state))
+
+
+class MarksContract(DriverContract):
+    """For kinds whose marks travel (are copied, inherited): they are hints. Subclasses say how somebody else comes by them."""
+
+    def impostor(self, tag: str) -> AbstractContextManager[Callable[[], bool]]:
+        """Make something of the user's that carries the mark of a resource.
+
+        Returns:
+            For the time of a block, a function that says whether it is still as it was.
+        """
+        raise NotImplementedError
+
+    def test_what_only_carries_its_mark_survives(self, state: Path) -> None:
+        """One mark is a hint: at a stop, and at a sweep after the owner was killed."""
+        with Owner("contract", state_dir=state) as owner:
+            resource = owner.start(self.make_spec("it"))
+            with self.impostor(resource.id) as is_there:
+                resource.stop(grace=1)
+                assert resource.state is State.GONE
+                assert is_there()
+        with self.owner_process(state, "stay") as process:
+            assert process.stdout is not None
+            tag = process.stdout.readline().decode().strip()
+            with self.impostor(tag) as is_there:
+                process.kill()
+                process.wait()
+                self.command("reap")
+                self.await_settled(state)
+                assert is_there()
+
+
+class SilenceContract(DriverContract):
+    """For kinds whose service may take requests and answer none. Subclasses say how to silence it."""
+
+    def silence(self) -> AbstractContextManager[None]:
+        """Silence the service for the time of a block."""
+        raise NotImplementedError
+
+    def test_silent_while_asked_how_it_is(self, state: Path) -> None:
+        """status() comes within three seconds all the same, and when the service goes on, all is as it was."""
+        with Owner("contract", state_dir=state) as owner:
+            resource = owner.start(self.make_spec("it"))
+            with self.silence():
+                began = time.monotonic()
+                status = owner.status()
+                assert time.monotonic() - began < 3
+                assert json.loads(json.dumps(status))["resources"]
+            deadline = time.monotonic() + 30
+            while resource.state is not State.READY or "unknown" in resource.info():
+                assert time.monotonic() < deadline, resource.info()
+                owner.status()
+                time.sleep(0.1)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from tether.errors import SpecError, require_extra
 from tether.model import OnDeath, Ready
-from tether.spec import SpecBase, checked_env, has_port, redact
+from tether.spec import SpecBase, checked_env, checked_words, has_port, redact
 
 __all__ = ["Container", "ContainerRef", "HealthCheck", "Mount"]
 
@@ -53,7 +53,7 @@ class HealthCheck:
 
     def __post_init__(self) -> None:
         """Refuse what can't be right."""
-        object.__setattr__(self, "command", _words(self.command, "the command of a health check"))
+        object.__setattr__(self, "command", checked_words(self.command, "the command of a health check"))
         if not self.command:
             raise SpecError("a health check needs a command")
         if not (self.interval >= 0.001 and self.timeout >= 0.001 and self.start_period >= 0 and self.retries > 0):
@@ -145,11 +145,11 @@ class Container(SpecBase):
         if not isinstance(self.image, str) or not self.image or any(each.isspace() for each in self.image):
             raise SpecError(f"{self.image!r} is no name of an image")
         for each in ("command", "entrypoint"):
-            object.__setattr__(self, each, _words(getattr(self, each), each))
+            object.__setattr__(self, each, checked_words(getattr(self, each), each))
         object.__setattr__(self, "env", checked_env(self.env))
         object.__setattr__(self, "mounts", {path: _mount(path, source) for path, source in self.mounts.items()})
         object.__setattr__(self, "network", _network(self.network))
-        object.__setattr__(self, "aliases", _words(self.aliases, "aliases"))
+        object.__setattr__(self, "aliases", checked_words(self.aliases, "aliases"))
         self._check_common()
         self._check_word("pull", ("missing", "always", "never"))
         self._check_word("stdin", ("null", "pipe"))
@@ -228,20 +228,6 @@ class Container(SpecBase):
             "stop_grace": self.stop_grace,
             "stays_up": self.stays_up,
         }
-
-
-def _words(value: Sequence[str] | None, what: str) -> tuple[str, ...] | None:
-    if value is None:
-        return None
-    if isinstance(value, str | bytes):
-        raise SpecError(
-            f"{what} must be a list of arguments, not one string: {value!r}; split it, or write ['sh', '-c', ...]"
-        )
-    words = tuple(value)
-    for word in words:
-        if not isinstance(word, str) or "\0" in word:
-            raise SpecError(f"{what} must be texts without NUL, not {word!r}")
-    return words
 
 
 def _mount(path: str, source: str | PathLike[str] | Mount | None) -> Mount:

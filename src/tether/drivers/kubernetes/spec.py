@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from tether.errors import SpecError, require_extra
 from tether.model import OnDeath, Ready
-from tether.spec import SpecBase, checked_env, has_port, redact
+from tether.spec import SpecBase, checked_env, checked_words, has_port, redact
 
 __all__ = ["Claim", "FromKey", "Pod", "PodRef"]
 
@@ -153,7 +153,7 @@ class Pod(SpecBase):
         if not isinstance(self.image, str) or not self.image or any(each.isspace() for each in self.image):
             raise SpecError(f"{self.image!r} is no name of an image")
         for each in ("command", "entrypoint"):
-            object.__setattr__(self, each, _words(getattr(self, each), each))
+            object.__setattr__(self, each, checked_words(getattr(self, each), each))
         if self.kubeconfig is not None:
             object.__setattr__(self, "kubeconfig", fspath(self.kubeconfig))
         self._check_common()
@@ -266,20 +266,6 @@ class Pod(SpecBase):
             "stop_grace": self.stop_grace,
             "stays_up": self.stays_up,
         }
-
-
-def _words(value: Sequence[str] | None, what: str) -> tuple[str, ...] | None:
-    if value is None:
-        return None
-    if isinstance(value, str | bytes):
-        raise SpecError(
-            f"{what} must be a list of arguments, not one string: {value!r}; split it, or write ['sh', '-c', ...]"
-        )
-    words = tuple(value)
-    for word in words:
-        if not isinstance(word, str) or "\0" in word:
-            raise SpecError(f"{what} must be texts without NUL, not {word!r}")
-    return words
 
 
 @dataclass(frozen=True)

@@ -623,7 +623,8 @@ static int finish(void)
         }
         return 0;
     }
-    bool by_force = shim.killing.on || (shim.exited && shim.status < 0);
+    /* Who was asked politely and died of the signal ended as it was to end. */
+    bool by_force = shim.killing.on || (shim.exited && shim.status < 0 && !shim.stopping.on);
     if (by_force)
         shm_remove_unused(&shim.segments);
     else

@@ -19,7 +19,7 @@
 
 #define FOLDER "/dev/shm"
 
-/* What Python's multiprocessing, PyTorch, NCCL, joblib, OpenMP and Open MPI call theirs. tether/linux/shm.py has the same list. */
+/* What Python's multiprocessing, PyTorch, NCCL, joblib, OpenMP and Open MPI call theirs. */
 static const char *const generated[] = {"psm_", "sem.mp-", "sem.loky-", "torch_", "nccl-", "__KMP_REGISTERED_LIB_", "vader_segment."};
 
 static bool is_generated(const char *name)
