@@ -205,3 +205,36 @@ def test_what_is_lost_is_not_asked_for_its_processes(rig: Rig, monkeypatch: pyte
     rig.supervisor.emit(managed.tag, Unreachable("cut"))
     monkeypatch.setattr(rig.driver, "inspect", lambda _: pytest.fail("asked"))
     assert managed.pids() == ()
+
+
+def test_a_stop_that_is_late_does_not_end_the_next_life(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads, one stops and one restarts: the stop that returns after the restart says nothing of the life that began."""
+    managed = rig.start(FakeSpec(name="db"))
+    asked, may_return = threading.Event(), threading.Event()
+    stop = rig.driver.stop
+
+    def slow_stop(handle: Handle, grace: float) -> None:
+        stop(handle, grace)
+        if threading.current_thread() is late:
+            asked.set()
+            assert may_return.wait(10)
+
+    monkeypatch.setattr(rig.driver, "stop", slow_stop)
+    errors: list[BaseException] = []
+
+    def stop_late() -> None:
+        try:
+            rig.supervisor.stop(managed, "late")
+        except BaseException as error:
+            errors.append(error)
+
+    late = threading.Thread(target=stop_late)
+    late.start()
+    assert asked.wait(10)
+    rig.supervisor.restart(managed, None, lambda _: None)
+    may_return.set()
+    late.join(10)
+    assert errors == []
+    assert managed.state is State.READY
+    assert rig.said().count("ready") == 2
+    rig.supervisor.stop(managed, "over")

@@ -12,7 +12,7 @@ from typing import Any
 
 from tether.errors import DriverUnavailable, StartError, TetherError
 from tether.ledger import logs
-from tether.life.driver import CanAttach, Driver, HasDetails, HasOutput, HasTarget
+from tether.life.driver import CanAttach, CanInsist, Driver, HasDetails, HasOutput, HasTarget
 from tether.life.machine import Event, Life, describe_exit
 from tether.life.probes import Target
 from tether.linux import sockets
@@ -81,6 +81,14 @@ class Managed:
         self._has_pids: bool = getattr(driver, "has_pids", True)
         self._pids_of: Callable[[Handle], tuple[int, ...]] | None = getattr(driver, "pids", None)
         self._url_of: Callable[[Handle], str | None] | None = getattr(driver, "url", None)
+
+    def ask_to_end(self, handle: Handle, grace: float) -> None:
+        """Ask politely; more than once only what has not been ready yet, and may not have heard, or where the spec says so."""
+        again = getattr(self.spec, "stop_again", None)
+        if (not self.life.was_ready if again is None else again) and isinstance(self.driver, CanInsist):
+            self.driver.insist(handle, grace)
+        else:
+            self.driver.stop(handle, grace)
 
     def take_streams(self) -> None:
         """Take the pipes of a life that begins; those of the last one are closed."""

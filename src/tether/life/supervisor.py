@@ -25,7 +25,7 @@ from tether.life import machine as lifecycle
 from tether.life import outside, readiness
 from tether.life.clock import Clock, SystemClock
 from tether.life.creation import Creation
-from tether.life.driver import CanAdopt, CanInsist, Context, Driver
+from tether.life.driver import CanAdopt, Context, Driver
 from tether.life.drivers import Drivers
 from tether.life.machine import (
     Adopted,
@@ -383,12 +383,13 @@ class Supervisor:
         if managed.handle is None:
             self.wait(managed, _CREATION_S)
             return
+        number = managed.number
         faults.point("destroy.asked" if end.force else "stop.asked")
         try:
             if end.force:
                 managed.driver.destroy(managed.handle)
             else:
-                self._ask(managed, managed.handle, managed.spec.stop_grace if grace is None else grace)
+                managed.ask_to_end(managed.handle, managed.spec.stop_grace if grace is None else grace)
         except DeadlineExceeded as error:
             self._advance_from(managed, State.STOPPING, Stuck(str(error)))
             raise
@@ -400,17 +401,10 @@ class Supervisor:
             raise
         faults.point("stop.ended")
         with managed.condition:
-            if not managed.state.is_final:
+            # Another thread may have restarted it meanwhile: what ended here is not the life that began there.
+            if managed.number == number and not managed.state.is_final:
                 why = f"let go, it stays ({end.why})" if managed.is_attached else end.why
                 self.apply(managed, Ended(None, why))
-
-    def _ask(self, managed: Managed, handle: Handle, grace: float) -> None:
-        """Ask politely; more than once only what has not been ready yet, and may not have heard, or where the spec says so."""
-        again = getattr(managed.spec, "stop_again", None)
-        if (not managed.life.was_ready if again is None else again) and isinstance(managed.driver, CanInsist):
-            managed.driver.insist(handle, grace)
-        else:
-            managed.driver.stop(handle, grace)
 
     def _try_again(self, managed: Managed, end: End) -> None:
         def attempt() -> bool:
