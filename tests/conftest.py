@@ -17,7 +17,7 @@ import support
 import tether
 from engine import Engine
 from tether import Owner
-from tether.linux import proc, signals, tree
+from tether.linux import members, proc, signals, tree
 
 
 def pytest_configure() -> None:
@@ -30,8 +30,9 @@ def pytest_configure() -> None:
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a process behind, and end that."""
-    before = set(tree.descendants(os.getpid()))
+    before, marks = set(tree.descendants(os.getpid())), os.environ.get(members.OWNER)
     yield
+    assert os.environ.get(members.OWNER) == marks, "an owner was not shut down"
     if "real_services" in request.fixturenames:
         return
 

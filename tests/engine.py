@@ -18,13 +18,15 @@ import docker
 from docker.errors import DockerException
 from requests.exceptions import RequestException
 
+import support
+
 IMAGE = "tether-test:latest"
 LABEL = "tether.resource"
 
 
 @dataclass
 class Engine:
-    """An engine of the tests' own: its socket and data in a temporary folder, its process ended after two minutes at the latest per start."""
+    """An engine of the tests' own: its socket and data in a temporary folder, its process ended with the tests."""
 
     folder: Path
     process: subprocess.Popen[bytes] | None = None
@@ -44,7 +46,7 @@ class Engine:
         with (self.folder / "dockerd.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *("timeout", "--signal=TERM", "--kill-after=20", "900"),
+                    *support.SERVICE,
                     *("dockerd", "--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec")),
                     *("-H", self.url, "--pidfile", str(self.folder / "docker.pid")),
                 ],

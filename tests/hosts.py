@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import support
 from tether import RemoteProcess
 from tether.linux import tree
 
@@ -142,8 +143,7 @@ class HostOf:
                 "netns",
                 "exec",
                 self.name,
-                "timeout",
-                "900",
+                *support.SERVICE,
                 sshd,
                 "-D",
                 "-e",

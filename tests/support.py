@@ -24,6 +24,11 @@ ESCAPE = PROGRAMS / "escape.py"
 NOBODY = 65534
 
 
+# Before the command of a service that many tests share: it ends with the tests, however those end, and else after an hour.
+# The tests as a whole take longer than the two minutes that any other process of theirs may live.
+SERVICE = (*("setpriv", "--pdeathsig", "TERM"), *("timeout", "--signal=TERM", "--kill-after=20", "3600"))
+
+
 def eventually(condition: Callable[[], Any], within: float = 10.0, what: str = "") -> Any:
     """Wait until ``condition`` returns something true, and return that; the test fails if it does not in time."""
     deadline = time.monotonic() + within

@@ -15,10 +15,10 @@ from typing import Any
 
 import boto3
 
+import support
 from tether.linux import sockets
 
 _PROGRAM = Path(__file__).parent / "ec2_stand.py"
-_LIMIT_S = "900"
 _RESOURCE = "tether:resource"
 REGION = "us-east-1"
 KEYS = {
@@ -128,7 +128,7 @@ def running(folder: Path) -> Iterator[Ec2]:
     """Start a stand-in; at the end it is gone, and all machines with it."""
     port = sockets.free_port()
     process = subprocess.Popen(
-        ["timeout", _LIMIT_S, sys.executable, "-W", "ignore", str(_PROGRAM), str(port), str(folder)],
+        [*support.SERVICE, sys.executable, "-W", "ignore", str(_PROGRAM), str(port), str(folder)],
         stdout=subprocess.PIPE,
         env={name: value for name, value in os.environ.items() if not name.startswith(("TETHER_", "AWS_"))},
     )
