@@ -184,7 +184,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
         ledger.close()
 
 
-def test_what_is_started_apart_carries_no_mark(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_started_apart_carries_no_mark(owner: Owner) -> None:
     """In blocks that overlap, and with marks of others that were inherited; after the last block the mark is back."""
     marks = os.environ[members.OWNER]
     with tether.apart() as env:
@@ -196,10 +196,12 @@ def test_what_is_started_apart_carries_no_mark(owner: Owner, monkeypatch: pytest
     assert os.environ[members.OWNER] == f"{marks}:{second.id}"
     second.shutdown()
     assert os.environ[members.OWNER] == marks
-    monkeypatch.setenv(members.OWNER, f"outer:{marks}")
+    # Not by monkeypatch, which would put it back when the owner has ended.
+    os.environ[members.OWNER] = f"outer:{marks}"
     with tether.apart():
         assert os.environ[members.OWNER] == "outer"
     assert os.environ[members.OWNER] == f"outer:{marks}"
+    os.environ[members.OWNER] = marks
 
 
 def test_a_rule_that_is_none_is_refused(private_state: Path) -> None:

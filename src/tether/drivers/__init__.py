@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from tether.life.driver import (
     CanAdopt,
+    CanAsk,
     CanAttach,
     CanCompare,
     CanCopy,
@@ -41,6 +42,7 @@ from tether.life.registry import register
 
 __all__ = [
     "CanAdopt",
+    "CanAsk",
     "CanAttach",
     "CanCompare",
     "CanCopy",

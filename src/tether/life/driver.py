@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CanAdopt",
+    "CanAsk",
     "CanAttach",
     "CanCompare",
     "CanCopy",
@@ -150,6 +151,19 @@ class CanAdopt(Protocol):
 
     def receipt(self, handle: Handle) -> Ended | None:
         """Return how a resource ended while nobody owned it; None if that is not known."""
+        ...
+
+
+@runtime_checkable
+class CanAsk(Protocol):
+    """A driver that can ask for an end without waiting for it: many end side by side without a thread for each."""
+
+    def can_ask(self, handle: Handle) -> bool:
+        """Whether the end of this resource would be heard through ``Context.emit``."""
+        ...
+
+    def ask(self, handle: Handle, grace: float, *, again: bool) -> None:
+        """Do what `Driver.stop` does (`CanInsist.insist` with ``again``), but for waiting; after `can_ask` it raises nothing."""
         ...
 
 

@@ -120,10 +120,14 @@ class AskedOutside:
 
 @dataclass(frozen=True)
 class Stuck:
-    """It was killed and is still there, or can't be ended now. ``over`` says that nothing of it runs any more."""
+    """It was killed and is still there, or can't be ended now.
+
+    ``over`` says that nothing of it runs any more, ``hopeless`` that waiting changes nothing.
+    """
 
     reason: str
     over: bool = False
+    hopeless: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,6 +219,7 @@ class Life:
         created: whether there is, or was, something to end.
         was_ready: whether it ever was.
         over: whether nothing of it runs any more, though something that was made for it may be left.
+        hopeless: whether it was killed, and waiting for its end changes nothing.
         asked: who else than its owner asked for its end, if somebody did.
         before: the state in which it was lost, to which it comes back.
         history: the names of the events so far, each with the state that it led to.
@@ -228,6 +233,7 @@ class Life:
     created: bool = False
     was_ready: bool = False
     over: bool = False
+    hopeless: bool = False
     asked: str = ""
     before: State = State.READY
     history: tuple[str, ...] = ()
@@ -349,7 +355,8 @@ def _asked_outside(life: Life, event: AskedOutside) -> _Outcome:
 
 
 def _stuck(life: Life, event: Stuck) -> _Outcome:
-    return replace(life, reason=event.reason, over=life.over or event.over), (Record("stuck", event.reason),)
+    stuck = replace(life, reason=event.reason, over=life.over or event.over, hopeless=event.hopeless)
+    return stuck, (Record("stuck", event.reason),)
 
 
 def _left_over(life: Life, event: LeftOver) -> _Outcome:
@@ -377,7 +384,7 @@ def _reached(life: Life, _: Reached) -> _Outcome:
 
 
 def _adopted(life: Life, event: Adopted) -> _Outcome:
-    return life, (Record("adopted", event.by),)
+    return replace(life, created=True), (Record("adopted", event.by),)
 
 
 _PAUSED = "paused"
@@ -398,7 +405,7 @@ _TABLE: dict[type, tuple[tuple[State, ...], Callable[..., _Outcome]]] = {
     LeftOver: (_LIVE, _left_over),
     Unreachable: (_LIVE, _unreachable),
     Reached: (_LIVE, _reached),
-    Adopted: ((State.STARTING, State.READY, State.LOST), _adopted),
+    Adopted: (_LIVE, _adopted),
 }
 
 

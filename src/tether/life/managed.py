@@ -55,7 +55,12 @@ class Managed:
         plan: by what it is found before that; None where the tag is enough.
         reserved: what is to hold it, on record before it is created; None for kinds without such.
         streams: the pipes to it, which stay until they are closed.
-        number: of its life; each restart begins another.
+        number: of its life, as it is on record; each restart and each new guard begins another.
+        begun: how often it was begun again; changes under ``condition``.
+        former: the life before the last restart.
+        stops: how often somebody asked for its end; changes under ``condition``.
+        restarting: held by who restarts it.
+        creator: the thread that brings it up just now.
         fence: the number of its ownership.
     """
 
@@ -70,10 +75,16 @@ class Managed:
         self.plan: Handle | None = None
         self.reserved: Handle | None = None
         self.number = 1
+        self.begun = 0
+        self.former = self.life
+        self.stops = 0
+        self.restarting = threading.RLock()
+        self.creator: int | None = None
         self.streams: dict[str, Any] = {}
         self.fence = 1
         self.condition = threading.Condition(threading.RLock())
         self.early: list[Event] = []
+        self.heirs: list[Callable[[], object]] = []
         # Looked up by name, not isinstance(): that costs a start more than anything else of this object.
         self._port_of: Callable[[Handle], int | None] | None = getattr(driver, "port", None)
         self._log_of: Callable[[Handle], Path | None] | None = getattr(driver, "log_path", None)
@@ -82,10 +93,52 @@ class Managed:
         self._pids_of: Callable[[Handle], tuple[int, ...]] | None = getattr(driver, "pids", None)
         self._url_of: Callable[[Handle], str | None] | None = getattr(driver, "url", None)
 
-    def ask_to_end(self, handle: Handle, grace: float) -> None:
-        """Ask politely; more than once only what has not been ready yet, and may not have heard, or where the spec says so."""
+    def begin(self, life: Life, plan: Handle | None, reserved: Handle | None) -> None:
+        """Begin another life, under ``condition``."""
+        self.former, self.life = self.life, life
+        self.plan, self.handle, self.reserved = plan, None, reserved
+        self.begun += 1
+        self.early.clear()
+        self.condition.notify_all()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it runs any more, though something else of it may be there that can't be removed now."""
+        return self.state.is_final or self.life.over
+
+    def when_over(self, tell: Callable[[], object]) -> None:
+        """Have ``tell`` called when this life is over, or waiting for that is hopeless; it must not block.
+
+        It is called in whatever thread learns of it, or at once.
+        """
+        with self.condition:
+            if not (self.is_over or self.life.hopeless):
+                self.heirs.append(tell)
+                return
+        tell()
+
+    def tell_heirs(self) -> None:
+        """Call who waits, if there is nothing to wait for any more."""
+        if not (self.is_over or self.life.hopeless):
+            return
+        heirs, self.heirs = self.heirs, []
+        for tell in heirs:
+            tell()
+
+    def grace(self, asked: float | None) -> float:
+        """The grace of an end: what was asked for, or its spec's."""
+        grace: float = self.spec.stop_grace if asked is None else asked
+        return grace
+
+    @property
+    def insists(self) -> bool:
+        """Whether its polite signal is sent again: before it was ready, when it may not hear yet, or where its spec says so."""
         again = getattr(self.spec, "stop_again", None)
-        if (not self.life.was_ready if again is None else again) and isinstance(self.driver, CanInsist):
+        return not self.life.was_ready if again is None else bool(again)
+
+    def ask_to_end(self, handle: Handle, grace: float) -> None:
+        """End it politely."""
+        if self.insists and isinstance(self.driver, CanInsist):
             self.driver.insist(handle, grace)
         else:
             self.driver.stop(handle, grace)

@@ -5,16 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any
 
 from tether.errors import (
     Busy,
-    DeadlineExceeded,
-    DriverUnavailable,
     Gone,
     NotCreated,
-    NotRemoved,
     SpecError,
     StartError,
     TetherError,
@@ -27,6 +23,7 @@ from tether.life.clock import Clock, SystemClock
 from tether.life.creation import Creation
 from tether.life.driver import CanAdopt, Context, Driver
 from tether.life.drivers import Drivers
+from tether.life.ending import Ending
 from tether.life.machine import (
     Adopted,
     AskedOutside,
@@ -42,10 +39,8 @@ from tether.life.machine import (
     Record,
     Refused,
     StopAsked,
-    Stuck,
 )
 from tether.life.managed import Managed, Names, new_id
-from tether.life.retries import Retries
 from tether.linux import faults
 from tether.model import Handle, OnDeath, Progress, Spec, State
 from tether.notices import Notice, Telemetry
@@ -54,10 +49,8 @@ __all__ = ["Supervisor"]
 
 _log = logging.getLogger("tether")
 
-_CREATION_S = 30.0
 
-
-class Supervisor:
+class Supervisor(Ending):
     """Starts, watches, restarts and ends the resources of one owner.
 
     Attributes:
@@ -79,15 +72,15 @@ class Supervisor:
         context: Callable[[Callable[[str, Event], None]], Context],
         clock: Clock | None = None,
     ) -> None:
+        super().__init__(ledger, clock or SystemClock())
         self._owner = owner
-        self._ledger = ledger
         self._telemetry = telemetry
         self._context = context(self.emit)
-        self._clock = clock or SystemClock()
         self.drivers = Drivers(self._context)
         self._creation = Creation(ledger, self._record)
-        self._retries = Retries()
-        self._lock = threading.Lock()
+        # A signal handler may shut down what it interrupted, in the same thread.
+        self._lock = threading.RLock()
+        self._is_closing = False
         self._managed: dict[str, Managed] = {}
         self._names = Names()
 
@@ -168,14 +161,33 @@ class Supervisor:
             self._managed[managed.tag] = managed
         faults.point("adopt.taken")
         try:
-            exit_code = driver.adopt(row.handle, managed.fence)
+            self._meet(managed, driver)
+        except Busy:
+            # It is just ending, most likely; the name is free again when that is known.
+            self._retries.begin(managed.tag, lambda: self._met(managed, driver))
+            raise
+        finally:
+            self._ledger.flush()
+        return managed
+
+    def _meet(self, managed: Managed, driver: CanAdopt) -> None:
+        """Become the owner of what is on record as this owner's already. Raises Busy."""
+        if managed.handle is None or managed.state.is_final:
+            return
+        try:
+            exit_code = driver.adopt(managed.handle, managed.fence)
         except Gone:
             self._settle_gone(managed, driver)
-            return managed
+            return
         faults.point("adopt.met")
-        self.apply(managed, Adopted(self._owner), *([] if exit_code is None else [MainExited(exit_code)]))
-        self._ledger.flush()
-        return managed
+        self._take_in(managed, Adopted(self._owner), *([] if exit_code is None else [MainExited(exit_code)]))
+
+    def _met(self, managed: Managed, driver: CanAdopt) -> bool:
+        try:
+            self._meet(managed, driver)
+        except Busy:
+            return False
+        return True
 
     def _settle_gone(self, managed: Managed, driver: CanAdopt) -> None:
         """It ended while nobody owned it: say how, if its shim left word."""
@@ -183,23 +195,32 @@ class Supervisor:
             return
         ended = driver.receipt(managed.handle) or Ended(None, "ended while nobody owned it")
         managed.driver.destroy(managed.handle)
-        self.apply(managed, ended)
-        self._ledger.flush()
+        with managed.condition:
+            if not managed.state.is_final:
+                self.apply(managed, ended)
 
     def bring_up(self, managed: Managed, progress: Progress) -> None:
         """Create a resource that is on record, and wait until it is ready. Raises StartError."""
+        managed.creator = threading.get_ident()
+        try:
+            self._bring_up(managed, progress)
+        finally:
+            managed.creator = None
+
+    def _bring_up(self, managed: Managed, progress: Progress) -> None:
         try:
             self._attempt(managed, progress)
         except StartError:
             if not managed.was_port_taken():
                 raise
-            taken = managed.port
-            self._begin_again(managed, f"port {taken} was taken, once more on another")
+            taken, stops = managed.port, managed.stops
+            self._begin_again(managed, f"port {taken} was taken, once more on another", stops)
             progress(f"port {taken} is taken, trying another")
             self._attempt(managed, progress)
 
     def _enter(self, spec: Spec, driver: Driver, on_death: OnDeath) -> Managed:
         with self._lock:
+            self._check_open()
             used = {managed.name for managed in self._managed.values()}
             missing = set(spec.needs or ()) - used
             if missing:
@@ -210,6 +231,10 @@ class Supervisor:
             managed = Managed(new_id(), name, spec, driver, on_death)
             self._managed[managed.tag] = managed
             return managed
+
+    def _check_open(self) -> None:
+        if self._is_closing:
+            raise Gone("the owner is being shut down, and starts nothing any more; make a new one")
 
     def _leave(self, managed: Managed) -> None:
         with self._lock:
@@ -229,17 +254,22 @@ class Supervisor:
             faults.point("start.spawned")
             self._created(managed, handle)
             faults.point("start.created")
-            if managed.spec.ready is not None:
-                readiness.await_ready(managed, self._clock, progress, lambda *step: self._advance_from(managed, *step))
-                if managed.state is not State.READY:
-                    self.wait(managed, None)
-                    raise managed.start_error()
+            self.await_ready(managed, progress)
         except BaseException:
             # Interrupted, for instance by Ctrl-C: what was not handed out must not stay.
             if managed.state is State.PENDING:
                 self._created(managed, handle)
             self.stop(managed, "its start was interrupted", force=True)
             raise
+
+    def await_ready(self, managed: Managed, progress: Progress) -> None:
+        """Wait until what was created is ready, if it has a probe. Raises StartError: it has ended instead."""
+        if managed.spec.ready is None:
+            return
+        readiness.await_ready(managed, self._clock, progress, lambda *step: self._advance_from(managed, *step))
+        if managed.state is not State.READY:
+            self.wait(managed, None)
+            raise managed.start_error()
 
     def _clear_attempt(self, managed: Managed, why: str) -> None:
         """See that nothing is left of an attempt to create; what can't be removed now stays on record, and is tried again."""
@@ -260,46 +290,56 @@ class Supervisor:
             managed.handle = handle
             managed.take_streams()
             ready = managed.spec.ready is None and managed.state is State.PENDING
-            self._carry_out(managed, self.apply(managed, Created(), *([Probed()] if ready else [])))
-            for event in managed.early:
-                self._carry_out(managed, self.apply(managed, event))
-            managed.early.clear()
+            self._take_in(managed, Created(), *([Probed()] if ready else []))
 
-    def _advance_from(self, managed: Managed, state: State, event: Event) -> None:
-        """Apply an event, unless something else happened meanwhile."""
+    def _take_in(self, managed: Managed, *events: Event) -> None:
+        """Apply what says that it is there, and then what was heard of it before that."""
         with managed.condition:
-            instructions = self.apply(managed, event) if managed.state is state else []
-        self._carry_out(managed, instructions)
+            self._carry_out(managed, self.apply(managed, *events))
+            early, managed.early = managed.early, []
+            for event in early:
+                if not managed.state.is_final:
+                    self._carry_out(managed, self.apply(managed, event))
 
-    def _begin_again(self, managed: Managed, why: str) -> None:
+    def restart(self, managed: Managed, grace: float | None, progress: Progress) -> None:
+        """End a resource and bring it up again under the same name and id; one restart after the other.
+
+        Raises:
+            StartError: it did not come up again.
+            Gone: somebody stopped it, or shut the owner down, before its next life began: that was asked for last, and holds.
+        """
+        with managed.restarting:
+            with managed.condition:
+                stops = managed.stops + 1  # that of its own
+            self.stop(managed, "restarted", grace=grace)
+            self._begin_again(managed, "restarted", stops)
+            try:
+                self.bring_up(managed, progress)
+            finally:
+                self._ledger.flush()
+
+    def _begin_again(self, managed: Managed, why: str, stops: int) -> None:
         plan = self._creation.plan(managed)
         if plan is not None:
             # What it depends on (a lock file, the address of an engine) may have changed since.
             self._ledger.plan_again(managed.tag, managed.fence, plan)
         with self._lock:
+            self._check_open()
             if any(other.name == managed.name for other in self._managed.values()):
                 raise Busy(f"another resource is called {managed.name} by now; stop that first")
             self._managed[managed.tag] = managed
         try:
             self._creation.begin_life(managed)
             reserved = self._creation.reserve(managed)
+            with managed.condition:
+                if managed.stops != stops:
+                    raise Gone(f"resource {managed.name} was stopped while it was being restarted, and stays so")
+                managed.begin(Life(stays_up=managed.spec.stays_up), plan, reserved)
+                self._record(managed, [Record("again", why)])
         except BaseException:
+            self._creation.release(managed)
             self._leave(managed)
             raise
-        with managed.condition:
-            managed.plan, managed.handle, managed.reserved = plan, None, reserved
-            managed.life = Life(stays_up=managed.spec.stays_up)
-            managed.early.clear()
-            self._record(managed, [Record("again", why)])
-
-    def restart(self, managed: Managed, grace: float | None, progress: Progress) -> None:
-        """End a resource and bring it up again under the same name and id. Raises StartError."""
-        self.stop(managed, "restarted", grace=grace)
-        self._begin_again(managed, "restarted")
-        try:
-            self.bring_up(managed, progress)
-        finally:
-            self._ledger.flush()
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -310,11 +350,11 @@ class Supervisor:
         if managed is None:
             return
         with managed.condition:
-            if managed.state is State.PENDING:
-                # Quicker than its own start: heard when that is on record.
-                managed.early.append(event)
-                return
             if managed.state.is_final:
+                return
+            if not managed.life.created:
+                # Quicker than its own start, or adoption: heard when that is on record.
+                managed.early.append(event)
                 return
             asked = outside.who_asked(self._ledger, managed) if isinstance(event, MainExited | Ended) else ""
             instructions = self.apply(managed, *([AskedOutside(asked)] if asked else []), event)
@@ -331,6 +371,7 @@ class Supervisor:
             managed.condition.notify_all()
             if managed.state.is_final:
                 self._leave(managed)
+            managed.tell_heirs()
         return [each for each in todo if isinstance(each, End)]
 
     def _record(self, managed: Managed, records: Iterable[Record]) -> None:
@@ -354,91 +395,14 @@ class Supervisor:
                 Notice(self._owner, managed.tag, managed.name, what, detail, state=life.state.value, crash=crash)
             )
 
-    def _carry_out(self, managed: Managed, ends: Iterable[End]) -> None:
-        """End, in a thread of its own: whoever learns that something must end has other things to wait for."""
-        for end in ends:
-            threading.Thread(
-                target=self._end_quietly, args=(managed, end), name=f"tether-end-{managed.name}", daemon=True
-            ).start()
+    # -- the end of the supervisor --------------------------------------------------------------------------------------
 
-    # -- end -----------------------------------------------------------------------------------------------------------
-
-    def stop(self, managed: Managed, why: str, *, grace: float | None = None, force: bool = False) -> None:
-        """End a resource and return when it has ended. Idempotent.
-
-        Raises:
-            DeadlineExceeded: it was killed and is still there; it stays on record.
-        """
-        ends = self.apply(managed, StopAsked(why, force))
-        try:
-            for end in ends:
-                self._end(managed, end, grace)
-            if not ends:
-                # Somebody is just creating it, and ends it as soon as it is there.
-                self.wait(managed, _CREATION_S)
-        finally:
-            self._ledger.flush()
-
-    def _end(self, managed: Managed, end: End, grace: float | None = None) -> None:
-        if managed.handle is None:
-            self.wait(managed, _CREATION_S)
-            return
-        number = managed.number
-        faults.point("destroy.asked" if end.force else "stop.asked")
-        try:
-            if end.force:
-                managed.driver.destroy(managed.handle)
-            else:
-                managed.ask_to_end(managed.handle, managed.spec.stop_grace if grace is None else grace)
-        except DeadlineExceeded as error:
-            self._advance_from(managed, State.STOPPING, Stuck(str(error)))
-            raise
-        except DriverUnavailable as error:
-            over = isinstance(error, NotRemoved)
-            said = str(error) if over else f"can't be ended now, tried again: {error}"
-            self._advance_from(managed, State.STOPPING, Stuck(said, over))
-            self._try_again(managed, end)
-            raise
-        faults.point("stop.ended")
-        with managed.condition:
-            # Another thread may have restarted it meanwhile: what ended here is not the life that began there.
-            if managed.number == number and not managed.state.is_final:
-                why = f"let go, it stays ({end.why})" if managed.is_attached else end.why
-                self.apply(managed, Ended(None, why))
-
-    def _try_again(self, managed: Managed, end: End) -> None:
-        def attempt() -> bool:
-            with suppress(DriverUnavailable, DeadlineExceeded):
-                if not managed.state.is_final:
-                    self._end(managed, end)
-            return managed.state.is_final
-
-        self._retries.begin(managed.tag, attempt)
+    def refuse_starts(self) -> None:
+        """Start and restart nothing any more: what is live now is all that there will be."""
+        with self._lock:
+            self._is_closing = True
 
     def close(self) -> None:
         """Try nothing again any more, and close connections: what is left is the reaper's."""
         self._retries.close()
         self.drivers.close()
-
-    def _end_quietly(self, managed: Managed, end: End) -> None:
-        try:
-            self._end(managed, end)
-        except TetherError as error:
-            _log.error("%s: could not be ended: %s", managed.name, error)
-
-    def wait(self, managed: Managed, timeout_s: float | None) -> None:
-        """Wait until a resource has ended: until nothing of it runs, where something else of it can't be removed now.
-
-        Raises:
-            DeadlineExceeded: it goes on.
-        """
-        deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
-        with managed.condition:
-            while not (managed.state.is_final or managed.life.over):
-                left = None if deadline is None else deadline - self._clock.monotonic()
-                if left is not None and left <= 0:
-                    raise DeadlineExceeded(
-                        f"resource {managed.name} is still {managed.state.value} after {timeout_s:g} s"
-                    )
-                self._clock.wait(managed.condition, left)
-        self._ledger.flush()

@@ -16,18 +16,17 @@ from typing import Any, Self, get_args
 from tether.errors import Gone, NotFound, SpecError, TetherError
 from tether.estate import settle as estate
 from tether.estate import strays as stray
-from tether.estate.standing import Standing, standing
 from tether.guard.line import Guard
 from tether.ledger import place
 from tether.ledger.proof import Proof
-from tether.ledger.store import EventRow, Ledger, ResourceRow
+from tether.ledger.store import EventRow, Ledger
 from tether.ledger.writer import Writer
-from tether.life.driver import CanCompare, Context, HasGuard
+from tether.life.driver import Context, HasGuard
 from tether.life.machine import Event
 from tether.life.managed import Managed, new_id
 from tether.life.supervisor import Supervisor
 from tether.linux import identity, proc
-from tether.model import Inside, OnDeath, Progress, Spec, State, Terminal, check_name
+from tether.model import Inside, OnDeath, Progress, Spec, Terminal, check_name
 from tether.notices import Notice, Telemetry
 from tether.owner import door as doors
 from tether.owner import marking, show
@@ -35,7 +34,7 @@ from tether.owner.answering import Answering
 from tether.owner.budget import Budget, Spending
 from tether.owner.ending import stop_all
 from tether.owner.handover import hand_over
-from tether.owner.kept import recorded
+from tether.owner.kept import Kept
 from tether.owner.resource import Resource
 from tether.owner.roster import Held, Roster
 from tether.spec import Process
@@ -99,7 +98,8 @@ class Owner(Answering):
         self.state_dir: Path = place.prepare(place.state_dir(state_dir))
         self.telemetry = Telemetry()
         self._pid = os.getpid()
-        self._lock = threading.RLock()
+        self._ending = threading.RLock()
+        self._is_closing = False
         self._closed = False
         self._terminal: Terminal | None = None
         me = identity.identify()
@@ -111,6 +111,7 @@ class Owner(Answering):
         self._guard = Guard(self.id, self.name, self.state_dir, self._note)
         self._record.add_owner(self.name, me, self._guard.cgroup)
         self._supervisor = Supervisor(self.id, self._record, self.telemetry, self._context)
+        self._kept = Kept(self.id, self.name, self._supervisor, self._ledger, self.state_dir)
         self._roster = Roster(self.id, self._record, self._note, self._held, self.state_dir)
         self._spending = None if budget is None else self._spend(budget)
         self._door = doors.Door(doors.path_of(self.state_dir, self.id), self._restart)
@@ -154,7 +155,7 @@ class Owner(Answering):
                 f"owner {self.name} belongs to process {self._pid}, of which this is a fork: a fork owns nothing; "
                 "make an Owner of its own"
             )
-        if self._closed:
+        if self._is_closing:
             raise Gone(f"owner {self.name} was shut down; make a new one")
 
     def _context(self, emit: Callable[[str, Event], None]) -> Context:
@@ -233,10 +234,10 @@ class Owner(Answering):
         self._guard.arm()
         self._door.open(self._guard.watch)
         on_death = spec.on_death or self.on_death
+        progress, hold = on_progress or _silent, self._holding(held)
         if on_death == "keep" and spec.name is not None:
-            return self._adopt_or_start(spec, spec.name, on_progress or _silent, held)
-        hold = self._holding(held)
-        return Resource(self._supervisor, self._supervisor.start(spec, on_death, on_progress or _silent, held=hold))
+            return Resource(self._supervisor, self._kept.adopt_or_start(spec, spec.name, progress, hold))
+        return Resource(self._supervisor, self._supervisor.start(spec, on_death, progress, held=hold))
 
     def _restart(self, tag: str) -> int | None:
         """Restart a resource for somebody outside, who has its id."""
@@ -259,48 +260,6 @@ class Owner(Answering):
                 return replace(spec, env_in=resource)
         return replace(spec, env_in=self.start(wanted, on_progress=on_progress))
 
-    def _adopt_or_start(
-        self, spec: Spec, name: str, progress: Progress, held: Callable[[Resource], object] | None
-    ) -> Resource:
-        """Adopt what an earlier owner of this name kept from an equal spec; stop it if the spec has changed."""
-        fingerprint = spec.fingerprint(place.key(self.state_dir))
-        for row in self._kept(name):
-            if (
-                row.state is State.READY
-                and row.spec.get("fingerprint") == fingerprint
-                and not self._is_outdated(row, spec, progress)
-            ):
-                managed = self._supervisor.adopt(row, spec)
-                if not managed.state.is_final:
-                    progress(f"adopted {name}")
-                    adopted = Resource(self._supervisor, managed)
-                    if held is not None:
-                        held(adopted)
-                    return adopted
-            else:
-                progress(f"{name} was kept from another spec or image, stopping it")
-                managed = self._supervisor.adopt(row, recorded(row))
-                self._supervisor.stop(managed, "its spec has changed")
-        started = self._supervisor.start(spec, "keep", progress, fingerprint, self._holding(held))
-        return Resource(self._supervisor, started)
-
-    def _is_outdated(self, row: ResourceRow, spec: Spec, progress: Progress) -> bool:
-        driver = self._supervisor.drivers.of(row.kind)
-        if row.handle is None or not isinstance(driver, CanCompare):
-            return False
-        return bool(driver.is_outdated(row.handle, spec, progress))
-
-    def _kept(self, name: str, *, ended: bool = False) -> list[ResourceRow]:
-        """Return what earlier owners of this name kept under ``name``, whose process has gone or let go in order."""
-        estate.sweep(self._ledger, self.state_dir)
-        rows = [row for row in self._ledger.kept(self.name, name, ended=ended) if row.owner != self.id]
-        owners = self._ledger.owners_by_id([row.owner for row in rows])
-        return [
-            row
-            for row in rows
-            if owners[row.owner].ended is not None or standing(owners[row.owner], self.state_dir) is Standing.DEAD
-        ]
-
     def adopt(self, name: str) -> Resource:
         """Take over a resource that an earlier owner of this name left on purpose (``on_death="keep"``).
 
@@ -314,11 +273,7 @@ class Owner(Answering):
             It stays kept, for the next owner of this name.
         """
         self._check_usable()
-        for row in self._kept(name, ended=True):
-            return Resource(self._supervisor, self._supervisor.adopt(row, recorded(row)))
-        raise NotFound(
-            f"no earlier owner {self.name} kept a resource {name} in {self.state_dir}; start it, with on_death='keep'"
-        )
+        return Resource(self._supervisor, self._kept.adopt(name))
 
     @property
     def resources(self) -> list[Resource]:
@@ -376,7 +331,9 @@ class Owner(Answering):
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def shutdown(self, grace: float | None = None) -> None:
-        """End every plugin and resource, and return when they have ended. A second call does nothing.
+        """End every plugin and resource, and return when they have ended.
+
+        A second call does nothing, or waits for the first; after one that was interrupted (by Ctrl-C) it goes on.
 
         Plugins first, the last registered first. Then resources: what others need waits until those have ended; apart from
         that in reverse order of the start, in parallel where it may. What is to be kept (``on_death="keep"``) is left
@@ -391,17 +348,31 @@ class Owner(Answering):
         """
         if os.getpid() != self._pid:
             return
-        with self._lock:
+        self._is_closing = True
+        with self._ending:
             if self._closed:
                 return
+            self._supervisor.refuse_starts()
+            errors = self._end_all(grace)
             self._closed = True
+            self._let_go(orderly=not errors)
+        if errors:
+            raise ExceptionGroup(f"owner {self.name} could not end everything; the rest stays on record", errors)
+
+    def _end_all(self, grace: float | None) -> list[Exception]:
+        """End all that is to end; called again after an interruption it goes on."""
         if self._spending is not None:
             self._spending.close()
         errors = self._roster.clean_up()
         errors += stop_all(self._supervisor, [m for m in self._supervisor.live() if m.on_death != "keep"], grace)
         marking.unmark(self.id)
-        errors += stray.see_to(self.id, self.strays, self._ledger, self.state_dir, self._note)
-        if not errors:
+        return errors + stray.see_to(self.id, self.strays, self._ledger, self.state_dir, self._note)
+
+    def _let_go(self, *, orderly: bool) -> None:
+        kept = self._supervisor.live()
+        # What a signal handler interrupted the start of is settled by the hub, should that not go on.
+        orderly = orderly and all(m.creator is None for m in kept)
+        if orderly:
             self._record.end_owner("shut down in order")
         self._roster.close()
         self._door.close()
@@ -409,20 +380,17 @@ class Owner(Answering):
         # What could not be recorded now is settled by the reaper, should this process end before that can be written.
         recorded = self._record.close()
         # What is kept with nothing beside it that ends it in time is the reaper's to watch.
-        kept = self._supervisor.live()
         guarded = all(isinstance(m.driver, HasGuard) for m in kept)
-        self._guard.disarm(orderly=not errors and guarded and recorded, empty=not kept)
-        if not errors and not kept:
+        self._guard.disarm(orderly=orderly and guarded and recorded, empty=not kept)
+        if orderly and not kept:
             (self.state_dir / "run" / f"{self.id}.receipts").unlink(missing_ok=True)
         self._ledger.close()
         self.telemetry.close()
         self._proof.drop()
-        if errors:
-            raise ExceptionGroup(f"owner {self.name} could not end everything; the rest stays on record", errors)
 
     def release_in_fork(self) -> None:
         """In a fork of the owner: let go of everything, without ending anything."""
-        self._closed = True
+        self._closed = self._is_closing = True
         self._ledger.abandon()
         self._roster.release_in_fork()
         self._record.abandon()

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from tether.drivers import Context
 from tether.drivers.process import receipts, request
+from tether.drivers.process.held import Held
 from tether.drivers.process.receipts import outcome, outcome_of
 from tether.drivers.process.streams import Streams
 from tether.errors import Busy, DeadlineExceeded, Gone, GuardLost, NotCreated, TetherError, exec_error
@@ -35,48 +36,6 @@ _MEETING_S = 5.0
 _VERSION = 2
 
 
-class _Held:
-    """A tree that this process holds the line to."""
-
-    def __init__(self, channel: ShimChannel) -> None:
-        self.channel = channel
-        self._condition = threading.Condition()
-        self._ended = False
-        self._stuck = ""
-
-    @property
-    def ended(self) -> bool:
-        """Whether it was seen to have ended."""
-        return self._ended
-
-    def end(self) -> None:
-        """It has ended."""
-        with self._condition:
-            self._ended = True
-            self._condition.notify_all()
-
-    def note_stuck(self, said: str, hopeless: bool) -> None:
-        """Members are left; where waiting changes nothing (another user's), nobody waits any longer."""
-        with self._condition:
-            self._stuck = said
-            if hopeless:
-                self._condition.notify_all()
-            self._hopeless = hopeless
-
-    _hopeless = False
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait until it has ended; False if it did not in time, or can't."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._ended or self._hopeless, timeout_s)
-            return self._ended
-
-    @property
-    def stuck(self) -> str:
-        """What is said of members that are still there; empty if nothing is."""
-        return self._stuck
-
-
 class ProcessDriver:
     """See `tether.drivers.Driver`. The handle has the identities of shim and command, the port, the log and the cgroup."""
 
@@ -85,7 +44,7 @@ class ProcessDriver:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, Held] = {}
         self._streams: dict[str, dict[str, Any]] = {}
         self._reserved: dict[str, tuple[Shim, Handle]] = {}
 
@@ -184,7 +143,7 @@ class ProcessDriver:
         return handle
 
     def _hold(self, channel: ShimChannel, handle: Handle) -> None:
-        held = self._held[handle.tag] = _Held(channel)
+        held = self._held[handle.tag] = Held(channel)
         self._context.watch(channel.socket, lambda: self._receive(held, handle))
 
     def _execute(self, shim: Shim, asked: dict[str, Any], fds: list[int], handle: Handle, name: str) -> list[int]:
@@ -204,7 +163,7 @@ class ProcessDriver:
             raise exec_error(answer.number("errno") or 0, os.fsdecode(filename or b"."), name)
         return [answer.number("pid") or 0, answer.number("start") or 0, answer.number("inode") or 0]
 
-    def _receive(self, held: _Held, handle: Handle) -> bool:
+    def _receive(self, held: Held, handle: Handle) -> bool:
         """Read one message of a shim; False when there will be no more. Runs in the owner's watching thread."""
         try:
             received = wire.receive(held.channel.socket)
@@ -222,19 +181,20 @@ class ProcessDriver:
         elif message.kind == Kind.PAUSED:
             self._context.emit(handle.tag, Paused(message.number("signal") or 0))
         elif message.kind == Kind.STUCK:
-            held.note_stuck(describe_stuck(message), set(message.texts("reason")) == {"other user"})
-            self._context.emit(handle.tag, Stuck(_describe_stuck(held.stuck)))
+            hopeless = set(message.texts("reason")) == {"other user"}
+            held.note_stuck(describe_stuck(message), hopeless)
+            self._context.emit(handle.tag, Stuck(_describe_stuck(held.stuck), hopeless=hopeless))
         elif message.kind == Kind.ENDED:
             self._ended(held, handle.tag, outcome_of(message))
         return True
 
-    def _ended(self, held: _Held, tag: str, event: Ended) -> None:
+    def _ended(self, held: Held, tag: str, event: Ended) -> None:
         # The socket stays open until the shim closes its end: `_receive` must see the end of it.
         self._held.pop(tag, None)
         self._context.emit(tag, event)
         held.end()
 
-    def _end_lost(self, held: _Held, handle: Handle) -> None:
+    def _end_lost(self, held: Held, handle: Handle) -> None:
         """End what a shim left that was killed: the hub inherited it, and what that can't know of is looked for here."""
         signals.wait_end(held.channel.pid, held.channel.start, _STUCK_S)
         said = receipts.of_life(self._context.state_dir, self._context.owner, handle.tag, handle.data.get("life", 1))
@@ -350,12 +310,21 @@ class ProcessDriver:
             DeadlineExceeded: members are stuck in the kernel; the shim goes on, and the tree ends when they do.
             PermissionError: the tree is another user's.
         """
-        self._end(handle, grace, Kind.STOP, {"step_ms": _ms(grace), "why": "stopped by its owner"}, signal.SIGTERM)
+        self._end(handle, grace, Kind.STOP, _politely(grace, again=False), signal.SIGTERM)
 
     def insist(self, handle: Handle, grace: float) -> None:
         """As `stop`, with the polite signal sent again while the grace runs. See `tether.drivers.CanInsist`."""
-        fields = {"step_ms": _ms(grace), "why": "stopped by its owner", "again": 1}
-        self._end(handle, grace, Kind.STOP, fields, signal.SIGTERM)
+        self._end(handle, grace, Kind.STOP, _politely(grace, again=True), signal.SIGTERM)
+
+    def can_ask(self, handle: Handle) -> bool:
+        """Whether this process holds the line to its shim. See `tether.drivers.CanAsk`."""
+        return handle.tag in self._held
+
+    def ask(self, handle: Handle, grace: float, *, again: bool) -> None:
+        """Ask the shim, and return. See `tether.drivers.CanAsk`."""
+        held = self._held.get(handle.tag)
+        if held is not None:
+            held.channel.request(Kind.STOP, _politely(grace, again=again))
 
     def destroy(self, handle: Handle) -> None:
         """Have the shim kill its tree; from another process too. Raises as `stop`."""
@@ -421,6 +390,11 @@ class ProcessDriver:
 def _is_logged(spec: Process) -> bool:
     streams = [] if spec.terminal == "pty" else [spec.stdout, spec.stderr]
     return any(isinstance(stream, str) and stream == "log" for stream in streams)
+
+
+def _politely(grace: float, *, again: bool) -> dict[str, Any]:
+    asked = {"step_ms": _ms(grace), "why": "stopped by its owner"}
+    return {**asked, "again": 1} if again else asked
 
 
 def _ms(seconds: float) -> int:

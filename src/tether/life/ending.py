@@ -1,0 +1,183 @@
+"""How a supervisor ends a resource, and waits until one has ended."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+
+from tether.errors import DeadlineExceeded, DriverUnavailable, NotRemoved, TetherError
+from tether.ledger.writer import Writer
+from tether.life.clock import Clock
+from tether.life.driver import CanAsk
+from tether.life.machine import End, Ended, Event, Life, StopAsked, Stuck
+from tether.life.managed import Managed
+from tether.life.retries import Retries
+from tether.linux import faults
+from tether.model import State
+
+__all__ = ["Ending"]
+
+_log = logging.getLogger("tether")
+
+_CREATION_S = 30.0
+
+
+class Ending:
+    """The half of the supervisor that ends what the other half starts.
+
+    Whoever asks for an end asks for that of the life which the resource has then: one that begins later, by a restart in another
+    thread, is not ended for it, and nothing that is seen of the old one is said of the new.
+
+    Args:
+        ledger: where everything is recorded.
+        clock: the clock.
+    """
+
+    def __init__(self, ledger: Writer, clock: Clock) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._retries = Retries()
+
+    def apply(self, managed: Managed, *events: Event) -> list[End]:
+        """Advance a life by events, record it once, and return what is to be ended."""
+        raise NotImplementedError
+
+    def _advance_from(self, managed: Managed, state: State, event: Event) -> None:
+        """Apply an event, unless something else happened meanwhile."""
+        with managed.condition:
+            instructions = self.apply(managed, event) if managed.state is state else []
+        self._carry_out(managed, instructions)
+
+    def _carry_out(self, managed: Managed, ends: Iterable[End]) -> None:
+        """End, in a thread of its own: whoever learns that something must end has other things to wait for."""
+        begun = managed.begun
+        for end in ends:
+            threading.Thread(
+                target=self._end_quietly, args=(managed, begun, end), name=f"tether-end-{managed.name}", daemon=True
+            ).start()
+
+    def _end_quietly(self, managed: Managed, begun: int, end: End) -> None:
+        try:
+            self._end(managed, begun, end)
+        except TetherError as error:
+            _log.error("%s: could not be ended: %s", managed.name, error)
+
+    # -- ending --------------------------------------------------------------------------------------------------------
+
+    def stop(self, managed: Managed, why: str, *, grace: float | None = None, force: bool = False) -> None:
+        """End a resource and return when it has ended. Idempotent.
+
+        From a signal handler that interrupted its own start there is nothing to wait for: that ends it as soon as it goes on.
+
+        Raises:
+            DeadlineExceeded: it was killed and is still there; it stays on record.
+        """
+        begun, ends = self._ask(managed, why, force)
+        try:
+            for end in ends:
+                self._end(managed, begun, end, grace)
+            if not ends:
+                # Somebody is just creating it, and ends it as soon as it is there.
+                self._await_creation(managed, begun)
+        finally:
+            self._ledger.flush()
+
+    def begin_stop(self, managed: Managed, why: str, *, grace: float | None = None) -> bool:
+        """Ask a resource to end, and return at once: its end is heard (see `Managed.when_over`), as is that it is stuck.
+
+        Returns:
+            False: it was not asked. Its driver waits while it ends something, so whoever can wait must call `stop`.
+        """
+        handle, driver = managed.handle, managed.driver
+        if handle is None or not isinstance(driver, CanAsk) or not driver.can_ask(handle):
+            return False
+        _, ends = self._ask(managed, why, force=False)
+        for _ in ends:
+            faults.point("stop.asked")
+            driver.ask(handle, managed.grace(grace), again=managed.insists)
+        return True
+
+    def _ask(self, managed: Managed, why: str, force: bool) -> tuple[int, list[End]]:
+        """Note that its end is asked for, so that a restart that has not begun the next life yet does not; and of which life."""
+        with managed.condition:
+            managed.stops += 1
+            return managed.begun, self.apply(managed, StopAsked(why, force))
+
+    def _await_creation(self, managed: Managed, begun: int) -> None:
+        if managed.creator != threading.get_ident():
+            self._await_end(managed, begun, _CREATION_S)
+
+    def _end(self, managed: Managed, begun: int, end: End, grace: float | None = None) -> None:
+        with managed.condition:
+            handle = managed.handle
+            if managed.begun != begun:
+                return
+        if handle is None:
+            self._await_creation(managed, begun)
+            return
+        faults.point("destroy.asked" if end.force else "stop.asked")
+        try:
+            if end.force:
+                managed.driver.destroy(handle)
+            else:
+                managed.ask_to_end(handle, managed.grace(grace))
+        except DeadlineExceeded as error:
+            self._say_stuck(managed, begun, Stuck(str(error)))
+            raise
+        except DriverUnavailable as error:
+            over = isinstance(error, NotRemoved)
+            said = str(error) if over else f"can't be ended now, tried again: {error}"
+            self._say_stuck(managed, begun, Stuck(said, over))
+            self._try_again(managed, begun, end)
+            raise
+        faults.point("stop.ended")
+        with managed.condition:
+            # Another thread may have restarted it meanwhile: what ended here is not the life that began there.
+            if managed.begun == begun and not managed.state.is_final:
+                why = f"let go, it stays ({end.why})" if managed.is_attached else end.why
+                self.apply(managed, Ended(None, why))
+
+    def _say_stuck(self, managed: Managed, begun: int, stuck: Stuck) -> None:
+        with managed.condition:
+            if managed.begun == begun and managed.state is State.STOPPING:
+                self.apply(managed, stuck)
+
+    def _try_again(self, managed: Managed, begun: int, end: End) -> None:
+        def is_over() -> bool:
+            return managed.state.is_final or managed.begun != begun
+
+        def attempt() -> bool:
+            with suppress(DriverUnavailable, DeadlineExceeded):
+                if not is_over():
+                    self._end(managed, begun, end)
+            return is_over()
+
+        self._retries.begin(managed.tag, attempt)
+
+    # -- waiting -------------------------------------------------------------------------------------------------------
+
+    def wait(self, managed: Managed, timeout_s: float | None) -> Life:
+        """Wait until the life that a resource has now is over, and return that, as it ended.
+
+        It is over when nothing of it runs, also where something else of it can't be removed now.
+
+        Raises:
+            DeadlineExceeded: it goes on.
+        """
+        life = self._await_end(managed, managed.begun, timeout_s)
+        self._ledger.flush()
+        return life
+
+    def _await_end(self, managed: Managed, begun: int, timeout_s: float | None) -> Life:
+        deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
+        with managed.condition:
+            while managed.begun == begun and not managed.is_over:
+                left = None if deadline is None else deadline - self._clock.monotonic()
+                if left is not None and left <= 0:
+                    raise DeadlineExceeded(
+                        f"resource {managed.name} is still {managed.state.value} after {timeout_s:g} s"
+                    )
+                self._clock.wait(managed.condition, left)
+            return managed.life if managed.begun == begun else managed.former
