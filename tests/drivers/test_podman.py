@@ -71,8 +71,8 @@ def test_a_server_and_a_job(owner: Owner, podman: str, network: str) -> None:
 @pytest.mark.slow
 def test_an_end_is_heard(owner: Owner, podman: str) -> None:
     """Podman 4.3 passes nothing on for the filter event=die: it is not asked for. Slow: ends one after the other, by events and looks."""
-    job = owner.start(Container(IMAGE, ["sh", "-c", "sleep 1; exit 7"], engine=podman, network="none", name="job"))
-    assert len(job.pids()) == 2
+    job = owner.start(Container(IMAGE, ["sh", "-c", "sleep 3; exit 7"], engine=podman, network="none", name="job"))
+    eventually(lambda: len(job.pids()) == 2)
     assert job.wait(timeout=20) == 7
     assert job.state is State.FAILED
 

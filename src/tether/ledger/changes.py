@@ -25,6 +25,7 @@ __all__ = [
     "end_owner",
     "ended_clock",
     "ids",
+    "is_on_record",
     "new_resource",
     "plan_again",
     "put_resource",
@@ -147,6 +148,11 @@ def write(
     for what, detail in events if row else ():
         add_event(db, row["owner"], tag, row["name"], what, detail)
     return row is not None
+
+
+def is_on_record(db: sqlite3.Connection, tag: str) -> bool:
+    """Whether there is a row of it: of one that was interrupted before it was recorded there is none."""
+    return db.execute("SELECT 1 FROM resources WHERE id = ?", (tag,)).fetchone() is not None
 
 
 def begin_life(db: sqlite3.Connection, tag: str, fence: int) -> int | None:

@@ -200,7 +200,8 @@ class Writer:
         def change(db: Any) -> None:
             if not changes.write(db, tag, fence, state, said, reason, exit_code, url, handle):
                 self._live.pop(tag, None)
-                _log.warning("resource %s: another owner has it by now; what happened here is not recorded", tag)
+                if changes.is_on_record(db, tag):
+                    _log.warning("resource %s: another owner has it by now; what happened here is not recorded", tag)
             elif state.is_final:
                 row = self._live.get(tag)
                 if row is not None and row.state.is_final:
@@ -226,7 +227,9 @@ class Writer:
     # -- how it is committed -------------------------------------------------------------------------------------------
 
     def _enter(self, entry: _Entry) -> None:
-        """Have it committed some time; nobody waits for it."""
+        """Have it committed some time; nobody waits for it. What comes after the end is settled by others, who record it."""
+        if self._closed and self.is_complete:
+            return
         self._append(entry)
         if self._thread is None and not self._closed:
             # Without one, for want of threads or descriptors, whoever flushes next commits it.

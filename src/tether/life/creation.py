@@ -6,12 +6,12 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable
 
-from tether.errors import GuardLost, LedgerError
+from tether.errors import GuardLost, LedgerError, SpecError
 from tether.ledger.writer import Writer
-from tether.life.driver import HasReserve
+from tether.life.driver import CanCheck, HasReserve
 from tether.life.machine import Record
 from tether.life.managed import Managed
-from tether.model import Handle, Progress, State
+from tether.model import Handle, Progress, Recorded, State
 
 __all__ = ["Creation"]
 
@@ -38,10 +38,21 @@ class Creation:
         plan = getattr(managed.driver, "plan", None)
         return None if plan is None else plan(managed.spec, managed.tag)
 
-    def reserve(self, managed: Managed) -> Handle | None:
-        """Get hold of what will hold it, which is on record before anything is created."""
+    def reserve(self, managed: Managed, former: Handle | None = None) -> Handle | None:
+        """Get hold of what will hold it, which is on record before anything is created; as much like ``former`` as can be."""
         reserve = getattr(managed.driver, "reserve", None)
-        return None if reserve is None else reserve(managed.spec, managed.tag, managed.number)
+        return None if reserve is None else reserve(managed.spec, managed.tag, managed.number, former)
+
+    def check(self, managed: Managed) -> Handle | None:
+        """See that it could be created again, as far as that can be known, and return the plan. Raises what `create` would."""
+        if isinstance(managed.spec, Recorded):
+            raise SpecError(
+                f"{managed.name} can't be restarted: it was adopted by its name, and what it was started from is not on record in "
+                "full; start it with its spec, which adopts it as well"
+            )
+        if isinstance(managed.driver, CanCheck):
+            managed.driver.check(managed.spec)
+        return self.plan(managed)
 
     def release(self, managed: Managed) -> None:
         """Let go of what was to hold it, if nothing was created under that."""

@@ -22,6 +22,7 @@ __all__ = [
     "CanAdopt",
     "CanAsk",
     "CanAttach",
+    "CanCheck",
     "CanCompare",
     "CanCopy",
     "CanDiagnose",
@@ -164,6 +165,15 @@ class CanAsk(Protocol):
 
     def ask(self, handle: Handle, grace: float, *, again: bool) -> None:
         """Do what `Driver.stop` does (`CanInsist.insist` with ``again``), but for waiting; after `can_ask` it raises nothing."""
+        ...
+
+
+@runtime_checkable
+class CanCheck(Protocol):
+    """A driver that can tell before an end whether it could start the same again."""
+
+    def check(self, spec: Any) -> None:
+        """Raise what `Driver.start` would, as far as that can be known without creating anything."""
         ...
 
 
@@ -337,8 +347,10 @@ class HasPlan(Protocol):
 class HasReserve(Protocol):
     """A driver whose resources are held by something that is there before them, and is on record before they are created."""
 
-    def reserve(self, spec: Any, tag: str, life: int) -> Handle:
+    def reserve(self, spec: Any, tag: str, life: int, former: Handle | None = None) -> Handle:
         """Get hold of it for a life of a resource, and return by what it is found; `start` with the same tag uses it.
+
+        ``former`` is the handle of the life before a restart, of which what can be the same again is (its port).
 
         Raises:
             NotCreated: it can't be had; nothing was created.

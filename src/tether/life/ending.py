@@ -73,7 +73,9 @@ class Ending:
 
         Raises:
             DeadlineExceeded: it was killed and is still there; it stays on record.
+            Gone: this is a fork of its owner.
         """
+        managed.check_owned()
         begun, ends = self._ask(managed, why, force)
         try:
             for end in ends:
@@ -165,7 +167,9 @@ class Ending:
 
         Raises:
             DeadlineExceeded: it goes on.
+            Gone: this is a fork of its owner.
         """
+        managed.check_owned()
         life = self._await_end(managed, managed.begun, timeout_s)
         self._ledger.flush()
         return life

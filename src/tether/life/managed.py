@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 from collections.abc import Callable, Collection
@@ -10,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tether.errors import DriverUnavailable, StartError, TetherError
+from tether.errors import DriverUnavailable, Gone, StartError, TetherError
 from tether.ledger import logs
 from tether.life.driver import CanAttach, CanInsist, Driver, HasDetails, HasOutput, HasTarget
 from tether.life.machine import Event, Life, describe_exit
@@ -76,6 +77,7 @@ class Managed:
         self.reserved: Handle | None = None
         self.number = 1
         self.begun = 0
+        self._is_forked = False
         self.former = self.life
         self.stops = 0
         self.restarting = threading.RLock()
@@ -100,6 +102,24 @@ class Managed:
         self.begun += 1
         self.early.clear()
         self.condition.notify_all()
+
+    def release_in_fork(self) -> None:
+        """In a fork of its owner: what becomes of it is not seen here. Whoever held a lock is not here to let go of it."""
+        self.condition = threading.Condition(threading.RLock())
+        self.restarting = threading.RLock()
+        if not self.state.is_final:
+            self.life = replace(
+                self.life, state=State.LOST, reason=f"not known in process {os.getpid()}, a fork of its owner"
+            )
+            self._is_forked = True
+
+    def check_owned(self) -> None:
+        """Raise Gone in a fork of its owner, which can neither end it nor hear of its end."""
+        if self._is_forked:
+            raise Gone(
+                f"resource {self.name} is the parent process's: in a fork it can't be ended or waited for; do that in the parent, "
+                "or start it here with an Owner of this process"
+            )
 
     @property
     def is_over(self) -> bool:

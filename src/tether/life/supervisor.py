@@ -114,25 +114,37 @@ class Supervisor(Ending):
         driver = self.drivers.of(spec.kind)
         managed = self._enter(spec, driver, on_death)
         try:
+            self._start(managed, progress, fingerprint, held)
+        finally:
+            managed.creator = None
+            self._ledger.flush()
+        return managed
+
+    def _start(
+        self, managed: Managed, progress: Progress, fingerprint: str, held: Callable[[Managed], object] | None
+    ) -> None:
+        spec = managed.spec
+        try:
             managed.plan = self._creation.plan(managed)
             managed.reserved = self._creation.reserve(managed)
             self._ledger.add_resource(
                 *(managed.tag, self._owner, managed.name, spec.kind),
                 {**spec.record(), "fingerprint": fingerprint},
-                *(on_death, spec.keep_for, managed.plan, managed.reserved),
+                *(managed.on_death, spec.keep_for, managed.plan, managed.reserved),
             )
-            faults.point("start.recorded")
         except BaseException:
             self._creation.release(managed)
             self._leave(managed)
             raise
-        if held is not None:
-            held(managed)
         try:
-            self.bring_up(managed, progress)
-        finally:
-            self._ledger.flush()
-        return managed
+            faults.point("start.recorded")
+            if held is not None:
+                held(managed)
+        except BaseException:
+            self._creation.release(managed)
+            self.apply(managed, Refused("its start was interrupted"))
+            raise
+        self.bring_up(managed, progress)
 
     def adopt(self, row: ResourceRow, spec: Any) -> Managed:
         """Take over a live resource that an earlier owner left on purpose.
@@ -201,20 +213,14 @@ class Supervisor(Ending):
 
     def bring_up(self, managed: Managed, progress: Progress) -> None:
         """Create a resource that is on record, and wait until it is ready. Raises StartError."""
-        managed.creator = threading.get_ident()
-        try:
-            self._bring_up(managed, progress)
-        finally:
-            managed.creator = None
-
-    def _bring_up(self, managed: Managed, progress: Progress) -> None:
         try:
             self._attempt(managed, progress)
         except StartError:
             if not managed.was_port_taken():
                 raise
             taken, stops = managed.port, managed.stops
-            self._begin_again(managed, f"port {taken} was taken, once more on another", stops)
+            again = f"port {taken} was taken, once more on another"
+            self._begin_again(managed, again, stops, self._creation.plan(managed))
             progress(f"port {taken} is taken, trying another")
             self._attempt(managed, progress)
 
@@ -229,6 +235,7 @@ class Supervisor(Ending):
             if name in used:
                 raise Busy(f"resource {name} is running already; stop it first, or give the new one another name")
             managed = Managed(new_id(), name, spec, driver, on_death)
+            managed.creator = threading.get_ident()
             self._managed[managed.tag] = managed
             return managed
 
@@ -304,22 +311,31 @@ class Supervisor(Ending):
     def restart(self, managed: Managed, grace: float | None, progress: Progress) -> None:
         """End a resource and bring it up again under the same name and id; one restart after the other.
 
+        It is checked first that it can be started again, as far as that can be known; else it goes on, and the error says why.
+
         Raises:
             StartError: it did not come up again.
+            SpecError, ExecError: it can't be started again; nothing was ended.
             Gone: somebody stopped it, or shut the owner down, before its next life began: that was asked for last, and holds.
         """
+        managed.check_owned()
         with managed.restarting:
             with managed.condition:
                 stops = managed.stops + 1  # that of its own
+            # What can't be started again is not ended for that.
+            plan, former = self._creation.check(managed), managed.handle
             self.stop(managed, "restarted", grace=grace)
-            self._begin_again(managed, "restarted", stops)
+            managed.creator = threading.get_ident()
             try:
+                self._begin_again(managed, "restarted", stops, plan, former)
                 self.bring_up(managed, progress)
             finally:
+                managed.creator = None
                 self._ledger.flush()
 
-    def _begin_again(self, managed: Managed, why: str, stops: int) -> None:
-        plan = self._creation.plan(managed)
+    def _begin_again(
+        self, managed: Managed, why: str, stops: int, plan: Handle | None, former: Handle | None = None
+    ) -> None:
         if plan is not None:
             # What it depends on (a lock file, the address of an engine) may have changed since.
             self._ledger.plan_again(managed.tag, managed.fence, plan)
@@ -330,7 +346,7 @@ class Supervisor(Ending):
             self._managed[managed.tag] = managed
         try:
             self._creation.begin_life(managed)
-            reserved = self._creation.reserve(managed)
+            reserved = self._creation.reserve(managed, former)
             with managed.condition:
                 if managed.stops != stops:
                     raise Gone(f"resource {managed.name} was stopped while it was being restarted, and stays so")
@@ -401,6 +417,11 @@ class Supervisor(Ending):
         """Start and restart nothing any more: what is live now is all that there will be."""
         with self._lock:
             self._is_closing = True
+
+    def release_in_fork(self) -> None:
+        """In a fork of the owner, where no lock may be waited for: nothing is known of what is the owner's."""
+        for managed in self._managed.values():
+            managed.release_in_fork()
 
     def close(self) -> None:
         """Try nothing again any more, and close connections: what is left is the reaper's."""

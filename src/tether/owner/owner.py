@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +37,7 @@ from tether.owner.handover import hand_over
 from tether.owner.kept import Kept
 from tether.owner.resource import Resource
 from tether.owner.roster import Held, Roster
+from tether.owner.together import start_all
 from tether.spec import Process
 
 __all__ = ["Owner"]
@@ -99,6 +100,7 @@ class Owner(Answering):
         self.telemetry = Telemetry()
         self._pid = os.getpid()
         self._ending = threading.RLock()
+        self._environments = threading.RLock()
         self._is_closing = False
         self._closed = False
         self._terminal: Terminal | None = None
@@ -239,6 +241,22 @@ class Owner(Answering):
             return Resource(self._supervisor, self._kept.adopt_or_start(spec, spec.name, progress, hold))
         return Resource(self._supervisor, self._supervisor.start(spec, on_death, progress, held=hold))
 
+    def start_all(self, specs: Iterable[Spec], *, on_progress: Progress | None = None) -> list[Resource]:
+        """Start many resources side by side, and return them, in the same order, when all are ready.
+
+        One that needs others of them (``needs=``) is started when those are ready, in whatever order they are given.
+
+        Args:
+            specs: what to start.
+            on_progress: called with a line of text, from several threads, whenever there is something new to say.
+
+        Raises:
+            SpecError: two have one name, or they need each other in a circle; nothing was started.
+            StartError: one did not come up, as from `start`; what had been started with it was stopped again.
+        """
+        self._check_usable()
+        return start_all(lambda spec: self.start(spec, on_progress=on_progress), list(specs))
+
     def _restart(self, tag: str) -> int | None:
         """Restart a resource for somebody outside, who has its id."""
         for resource in self.resources:
@@ -255,10 +273,11 @@ class Owner(Answering):
         wanted = getattr(spec, "env_in", None)
         if wanted is None or isinstance(wanted, Inside) or not isinstance(spec, Process):
             return spec
-        for resource in self.resources:
-            if resource.spec == wanted:
-                return replace(spec, env_in=resource)
-        return replace(spec, env_in=self.start(wanted, on_progress=on_progress))
+        with self._environments:
+            for resource in self.resources:
+                if resource.spec == wanted:
+                    return replace(spec, env_in=resource)
+            return replace(spec, env_in=self.start(wanted, on_progress=on_progress))
 
     def adopt(self, name: str) -> Resource:
         """Take over a resource that an earlier owner of this name left on purpose (``on_death="keep"``).
@@ -391,6 +410,7 @@ class Owner(Answering):
     def release_in_fork(self) -> None:
         """In a fork of the owner: let go of everything, without ending anything."""
         self._closed = self._is_closing = True
+        self._supervisor.release_in_fork()
         self._ledger.abandon()
         self._roster.release_in_fork()
         self._record.abandon()

@@ -179,8 +179,7 @@ class Resource:
         Raises:
             DeadlineExceeded: it goes on after ``timeout`` seconds; also a `TimeoutError`.
         """
-        self._supervisor.wait(self._managed, timeout)
-        return self.exit_code
+        return self._supervisor.wait(self._managed, timeout).exit_code
 
     def stop(self, grace: float | None = None) -> None:
         """End it politely, by force after ``grace`` seconds (by default those of its spec). Returns when it has ended.
@@ -264,6 +263,7 @@ class Resource:
 
     def _usable(self, ability: type[Any], otherwise: str) -> tuple[Any, Handle]:
         driver, handle = self._managed.driver, self._managed.handle
+        self._managed.check_owned()
         if not isinstance(driver, ability):
             raise SpecError(f"{self.name} is of kind {self.kind}: {otherwise}")
         if handle is None or self.state.is_final:
@@ -277,5 +277,13 @@ class Resource:
             driver.resume(handle)
 
     def restart(self) -> None:
-        """Stop it and start it again, under the same name and id. Returns when it is ready; raises StartError."""
+        """Stop it and start it again, under the same name and id, on the same port. Returns when it is ready.
+
+        One restart comes after the other; a `stop` or `kill` beside it holds.
+
+        Raises:
+            SpecError, ExecError: it can't be started again (its program has gone, ...): it was not ended, and goes on.
+            StartError: it did not come up again.
+            Gone: it was stopped meanwhile, or its owner shut down, and stays so.
+        """
         self._supervisor.restart(self._managed, None, _silent)

@@ -23,7 +23,7 @@ from tether.guard.wire import Kind
 from tether.ledger import logs
 from tether.life.machine import Ended, MainExited, Paused, Stuck
 from tether.linux import cgroup, faults, identity, members, proc, signals, tier, tree
-from tether.linux.sockets import free_port
+from tether.linux.sockets import free_port, listening_inodes
 from tether.model import Handle, Identity, OnDeath, Progress, State, Status, Usage
 from tether.protocol import PluginExecutionMode
 from tether.spec import Process
@@ -50,7 +50,7 @@ class ProcessDriver:
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
-    def reserve(self, spec: Process, tag: str, life: int) -> Handle:
+    def reserve(self, spec: Process, tag: str, life: int, former: Handle | None = None) -> Handle:
         """Take a shim that said that it holds the lifeline. See `tether.drivers.HasReserve`.
 
         Raises:
@@ -61,7 +61,7 @@ class ProcessDriver:
         channel = shim.channel
         try:
             self._limit(spec, channel)
-            port = (spec.port or free_port()) if spec.uses_port else None
+            port = _port(spec, None if former is None else former.data.get("port"))
         except BaseException:
             channel.socket.close()
             self._context.prepare(shim)
@@ -80,6 +80,14 @@ class ProcessDriver:
         handle = Handle(self.kind, tag, data, _VERSION)
         self._reserved[tag] = shim, handle
         return handle
+
+    def check(self, spec: Process) -> None:
+        """See that the command and its directory are there. See `tether.drivers.CanCheck`."""
+        name = spec.name or spec.default_name
+        try:
+            request.check(spec)
+        except OSError as error:
+            raise exec_error(error.errno or 0, os.fsdecode(error.filename), name) from None
 
     def release(self, tag: str) -> None:
         """Let go of a shim that is not needed after all. See `tether.drivers.HasReserve`."""
@@ -385,6 +393,15 @@ class ProcessDriver:
 
     def _log(self, tag: str) -> Path:
         return logs.path(self._context.state_dir, tag)
+
+
+def _port(spec: Process, former: int | None) -> int | None:
+    """What ``{port}`` stands for: after a restart what it stood for before, unless somebody else listens there by now."""
+    if not spec.uses_port:
+        return None
+    if spec.port is None and former is not None and not listening_inodes(former):
+        return former
+    return spec.port or free_port()
 
 
 def _is_logged(spec: Process) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from pathlib import Path
@@ -13,7 +14,7 @@ from tether.linux.attributes import Attributes
 from tether.model import Inside, OnDeath, Terminal
 from tether.spec import Process, put_port
 
-__all__ = ["build"]
+__all__ = ["build", "check"]
 
 _OWNER, _RESOURCE = members.OWNER.encode(), members.RESOURCE.encode()
 _ON_DEATH = {"kill": 0, "stop": 1, "keep": 2}
@@ -122,6 +123,21 @@ def _lead(spec: Process, terminal: Terminal | None) -> dict[str, int | None]:
             group = terminal.group if terminal is not None else os.getpgrp()
         return {"session": 0, "group": group}
     return {"session": 1, "terminal": 1 if spec.terminal == "pty" else None}
+
+
+def check(spec: Process) -> None:
+    """Raise the OSError with which the kernel would refuse the command, as far as directory and program tell."""
+    cwd = None if spec.cwd is None else os.path.abspath(os.fsencode(spec.cwd))
+    if cwd is not None and not os.path.isdir(cwd):
+        number = errno.ENOTDIR if os.path.lexists(cwd) else errno.ENOENT
+        raise OSError(number, os.strerror(number), cwd)
+    if spec.env_in is not None or not (spec.executable or spec.argv):
+        return
+    program = os.fsencode(put_port(str(spec.executable or spec.argv[0]), spec.port))
+    found = _programs(program, cwd, _environment(spec, "", spec.port))
+    # One that only its own user may execute is for that user's kernel to judge.
+    if not any(os.path.exists(os.path.join(cwd or b"", path)) for path in found):
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), program)
 
 
 def build(
