@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
@@ -86,6 +87,7 @@ class Managed:
         self.fence = 1
         self.condition = threading.Condition(threading.RLock())
         self.early: list[Event] = []
+        self.heard: deque[Event] = deque()
         self.heirs: list[Callable[[], object]] = []
         # Looked up by name, not isinstance(): that costs a start more than anything else of this object.
         self._port_of: Callable[[Handle], int | None] | None = getattr(driver, "port", None)

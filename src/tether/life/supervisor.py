@@ -49,6 +49,8 @@ __all__ = ["Supervisor"]
 
 _log = logging.getLogger("tether")
 
+_CONTENTION_S = 0.05
+
 
 class Supervisor(Ending):
     """Starts, watches, restarts and ends the resources of one owner.
@@ -80,7 +82,7 @@ class Supervisor(Ending):
         self._creation = Creation(ledger, self._record)
         # A signal handler may shut down what it interrupted, in the same thread.
         self._lock = threading.RLock()
-        self._is_closing = False
+        self._is_closing = self._is_closed = False
         self._managed: dict[str, Managed] = {}
         self._names = Names()
 
@@ -244,8 +246,8 @@ class Supervisor(Ending):
             raise Gone("the owner is being shut down, and starts nothing any more; make a new one")
 
     def _leave(self, managed: Managed) -> None:
-        with self._lock:
-            self._managed.pop(managed.tag, None)
+        # Without the lock, as in `emit`: the watching thread waits for nobody.
+        self._managed.pop(managed.tag, None)
 
     def _attempt(self, managed: Managed, progress: Progress) -> None:
         try:
@@ -266,7 +268,9 @@ class Supervisor(Ending):
             # Interrupted, for instance by Ctrl-C: what was not handed out must not stay.
             if managed.state is State.PENDING:
                 self._created(managed, handle)
-            self.stop(managed, "its start was interrupted", force=True)
+            if not self._is_closed:
+                # Else a signal handler has shut the owner down meanwhile, so that the guard ends it.
+                self.stop(managed, "its start was interrupted", force=True)
             raise
 
     def await_ready(self, managed: Managed, progress: Progress) -> None:
@@ -360,21 +364,37 @@ class Supervisor(Ending):
     # -- events --------------------------------------------------------------------------------------------------------
 
     def emit(self, tag: str, event: Event) -> None:
-        """Take in what a driver saw. Called in the watching thread, so it never waits."""
-        with self._lock:
-            managed = self._managed.get(tag)
+        """Take in what a driver saw. Called in the watching thread, so it never waits for anybody.
+
+        A signal handler may be ending the owner while the start that it interrupted holds its resource: what is heard of that is
+        taken in by another thread then, in the order in which it came.
+        """
+        managed = self._managed.get(tag)
         if managed is None:
             return
+        managed.heard.append(event)
+        if managed.condition.acquire(timeout=_CONTENTION_S):
+            try:
+                self._take_in_heard(managed)
+            finally:
+                managed.condition.release()
+        else:
+            threading.Thread(
+                target=self._take_in_heard, args=(managed,), name=f"tether-heard-{tag}", daemon=True
+            ).start()
+
+    def _take_in_heard(self, managed: Managed) -> None:
         with managed.condition:
-            if managed.state.is_final:
-                return
-            if not managed.life.created:
-                # Quicker than its own start, or adoption: heard when that is on record.
-                managed.early.append(event)
-                return
-            asked = outside.who_asked(self._ledger, managed) if isinstance(event, MainExited | Ended) else ""
-            instructions = self.apply(managed, *([AskedOutside(asked)] if asked else []), event)
-        self._carry_out(managed, instructions)
+            while managed.heard:
+                event = managed.heard.popleft()
+                if managed.state.is_final:
+                    continue
+                if not managed.life.created:
+                    # Quicker than its own start, or adoption: heard when that is on record.
+                    managed.early.append(event)
+                    continue
+                asked = outside.who_asked(self._ledger, managed) if isinstance(event, MainExited | Ended) else ""
+                self._carry_out(managed, self.apply(managed, *([AskedOutside(asked)] if asked else []), event))
 
     def apply(self, managed: Managed, *events: Event) -> list[End]:
         """Advance a life by events, record it once, and return what is to be ended."""
@@ -425,5 +445,6 @@ class Supervisor(Ending):
 
     def close(self) -> None:
         """Try nothing again any more, and close connections: what is left is the reaper's."""
+        self._is_closed = True
         self._retries.close()
         self.drivers.close()

@@ -64,6 +64,10 @@ class _Ends:
 
     def _begin(self, name: str) -> None:
         managed = self._resources[name]
+        if managed.creator == threading.get_ident():
+            # This interrupted its start, which ends it as soon as it goes on, or holds what others need to tell of it.
+            self._without_thread.append(name)
+            return
         try:
             asked = self._supervisor.begin_stop(managed, _WHY, grace=self._grace)
         except Exception as error:
@@ -72,9 +76,6 @@ class _Ends:
         if asked:
             self._due[name] = time.monotonic() + managed.grace(self._grace) + _STUCK_S
             managed.when_over(lambda: self._news.put((name, None)))
-        elif managed.creator == threading.get_ident():
-            # This interrupted its start, which ends it as soon as it goes on.
-            self._without_thread.append(name)
         else:
             self._begin_thread(name)
 

@@ -1,0 +1,213 @@
+"""Ends that are interrupted, come from a signal handler, or beside a restart; and many starts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import tether
+from support import Runner, eventually, survivors
+from tether import Gone, Owner, Process, SpecError, StartError, State
+from tether.ledger.reading import Reading
+from tether.linux import tree
+
+DEAF = ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done"]
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+import tether
+from tether import Owner, Process
+owner = Owner("interrupted", state_dir=sys.argv[1])
+for _ in range(3):
+    owner.start(Process(["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done"], ready=tether.log("up"), stop_grace=60))
+main = threading.main_thread().ident
+threading.Timer(0.5, signal.pthread_kill, (main, signal.SIGINT)).start()
+try:
+    owner.shutdown()
+except KeyboardInterrupt:
+    print("interrupted", len(owner.resources), flush=True)
+try:
+    owner.start(Process(["true"]))
+except tether.Gone as error:
+    print(error, flush=True)
+owner.shutdown(grace=0.2)
+print([row.state.value for row in owner.resources], flush=True)
+"""
+
+
+def test_an_interrupted_shutdown_can_be_called_again(runner: Runner) -> None:
+    """Ctrl-C in the middle: nothing is started any more, and the second call ends what the first could not."""
+    folder = runner.new_folder()
+    with runner.popen(INTERRUPTED, folder) as process:
+        said = process.communicate(timeout=60)[0].splitlines()
+    assert said == ["interrupted 3", "owner interrupted was shut down; make a new one", "[]"]
+    assert [row.state for row in Reading(folder).resources(ended=True)] == [State.GONE] * 3
+    assert [each.name for each in Reading(folder).owners(ended=True)] == ["interrupted"]
+
+
+HANDLER = """
+import signal, sys
+from tether import Owner, Process
+owner = Owner("handler", state_dir=sys.argv[1])
+def end(signum, frame):
+    owner.shutdown(grace=1)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+print("up", flush=True)
+while True:
+    owner.start(Process(["sleep", "60"]))
+"""
+
+
+@pytest.mark.parametrize("after_s", [0.001 * 2**n for n in range(8)])
+def test_a_signal_handler_shuts_down_what_it_interrupted(runner: Runner, after_s: float) -> None:
+    """Wherever a start is just then: that is ended as well, without a word and without waiting for itself."""
+    folder = runner.new_folder()
+    with runner.popen(HANDLER, folder, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        time.sleep(after_s)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (0, ("", ""))
+    eventually(lambda: not survivors(folder))
+    eventually(lambda: Reading(folder).resources() == [] and Reading(folder).owners() == [])
+
+
+def test_two_threads_shut_down(make_owner: Callable[..., Owner]) -> None:
+    """The second returns when all has ended, not before."""
+    import threading
+
+    owner = make_owner()
+    resource = owner.start(Process(DEAF, ready=tether.log("up"), stop_grace=0.5))
+    first = threading.Thread(target=owner.shutdown)
+    first.start()
+    eventually(lambda: resource.state is State.STOPPING)
+    owner.shutdown()
+    assert resource.state is State.GONE
+    first.join()
+
+
+def test_many_end_and_their_record_says_how(make_owner: Callable[..., Owner], private_state: Path) -> None:
+    """Two hundred, polite ones and deaf ones, asked by one thread: none is left, and each has its exit code."""
+    import threading
+
+    owner = make_owner()
+    resources = owner.start_all([Process(["sleep", "60"] if n % 20 else DEAF, stop_grace=1) for n in range(200)])
+    threads: list[int] = []
+    stop = threading.Event()
+
+    def count() -> None:
+        while not stop.wait(0.01):
+            threads.append(threading.active_count())
+
+    counter = threading.Thread(target=count)
+    counter.start()
+    owner.shutdown()
+    stop.set()
+    counter.join()
+    assert {resource.state for resource in resources} == {State.GONE}
+    assert {resource.exit_code for resource in resources} <= {-signal.SIGTERM, -signal.SIGKILL}
+    assert max(threads) < 20
+    assert len(Reading(private_state).resources(ended=True)) == 200
+
+
+def test_a_restart_keeps_its_port(owner: Owner) -> None:
+    """Whoever has the url goes on with it; the same server answers there again."""
+    server = owner.start(
+        Process(["python3", "-u", "-m", "http.server", "{port}", "--bind", "127.0.0.1"], ready=tether.tcp())
+    )
+    url, pid = server.url, server.pid
+    server.restart()
+    assert server.url == url
+    assert server.pid != pid
+
+
+def test_a_restart_refuses_before_it_ends(owner: Owner, tmp_path: Path) -> None:
+    """What can't be started again goes on, under its pid."""
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\nsleep 60 & wait\n")
+    program.chmod(0o755)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for spec, remove in (
+        (Process([program], name="program"), program.unlink),
+        (Process(["sleep", "60"], cwd=folder, name="folder"), folder.rmdir),
+    ):
+        resource = owner.start(spec)
+        pid = resource.pid
+        remove()
+        with pytest.raises(FileNotFoundError):
+            resource.restart()
+        assert (resource.state, resource.pid) == (State.READY, pid)
+
+
+def test_what_was_adopted_by_its_name_is_not_restarted(make_owner: Callable[..., Owner]) -> None:
+    """Its command is not on record in full."""
+    first = make_owner("app")
+    first.start(Process(["sleep", "60"], name="kept", on_death="keep", keep_for=60))
+    first.shutdown()
+    resource = make_owner("app").adopt("kept")
+    with pytest.raises(SpecError, match="start it with its spec"):
+        resource.restart()
+    assert resource.state is State.READY
+    resource.stop()
+
+
+def test_a_fork_says_at_once_that_it_can_do_nothing(owner: Owner) -> None:
+    """It neither waits for what it can't hear of, nor says that it is ready."""
+    resource = owner.start(Process(["sleep", "60"]))
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            assert resource.state is State.LOST
+            assert "a fork of its owner" in resource.reason
+            for method in (resource.stop, resource.kill, resource.wait, resource.restart):
+                with pytest.raises(Gone, match="the parent process's"):
+                    method()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert resource.state is State.READY
+
+
+# -- many starts -------------------------------------------------------------------------------------------------------
+
+
+def test_start_all_goes_by_needs(owner: Owner, tmp_path: Path) -> None:
+    """In whatever order they are given; they are returned in that order."""
+
+    def telling(name: str, *needs: str) -> Process:
+        script = f"sleep 0.1; echo {name} >> order; echo up; sleep 60"
+        return Process(["sh", "-c", script], name=name, needs=needs, cwd=tmp_path, ready=tether.log("up"))
+
+    resources = owner.start_all([telling("api", "db", "cache"), telling("cache", "db"), telling("db")])
+    assert [resource.name for resource in resources] == ["api", "cache", "db"]
+    assert (tmp_path / "order").read_text().split() == ["db", "cache", "api"]
+
+
+def test_start_all_is_all_or_nothing(owner: Owner) -> None:
+    """One that does not come up takes the others along; its error says what else went wrong."""
+    fails = Process(["sh", "-c", "sleep 0.2; exit 3"], name="fails", ready=tether.log("up"))
+    before = set(tree.descendants(os.getpid()))
+    with pytest.raises(StartError, match="cannot start fails: .*exit code 3"):
+        owner.start_all([Process(["sleep", "60"], name=f"job-{n}") for n in range(10)] + [fails])
+    assert owner.resources == []
+    eventually(lambda: set(tree.descendants(os.getpid())) <= before)
+
+
+def test_start_all_refuses_before_it_starts(owner: Owner, private_state: Path) -> None:
+    """Two of one name; a circle."""
+    with pytest.raises(SpecError, match="two of these are called it"):
+        owner.start_all([Process(["true"], name="it"), Process(["true"], name="it")])
+    with pytest.raises(SpecError, match="circle: a, b"):
+        owner.start_all([Process(["true"], name="a", needs=["b"]), Process(["true"], name="b", needs=["a"])])
+    assert Reading(private_state).resources(ended=True) == []
