@@ -179,6 +179,21 @@ def test_a_fork_says_at_once_that_it_can_do_nothing(owner: Owner) -> None:
     assert resource.state is State.READY
 
 
+def test_a_second_owner_of_a_name_is_said(make_owner: Callable[..., Owner]) -> None:
+    """As when a notebook's cell is run again: what the first one has is easily forgotten. Or it is shut down for the second."""
+    first = make_owner("app")
+    make_owner("app")
+    resource = first.start(Process(["sleep", "60"]))
+    make_owner("other")
+    with pytest.warns(RuntimeWarning, match=r"<Owner app .*1 resource.* goes on.*replace=True"):
+        make_owner("app")
+    assert resource.state is State.READY
+    make_owner("app", replace=True)
+    assert [resource.state] == [State.GONE]
+    with pytest.raises(Gone):
+        first.start(Process(["true"]))
+
+
 # -- many starts -------------------------------------------------------------------------------------------------------
 
 

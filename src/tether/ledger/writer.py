@@ -45,6 +45,7 @@ _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _QUIET_S = 2.0
 _MOST_ENTRIES = 20_000
+_SAID_AFTER_S = 5.0
 _PRUNED_AT_END = 50
 _ONE = (1).to_bytes(8, sys.byteorder)
 
@@ -86,7 +87,7 @@ class Writer:
         self._committing = threading.RLock()
         self._inside = 0
         self._generation = 0
-        self._is_blocked = False
+        self._is_blocked, self._blocked_at, self._is_said = False, 0.0, False
         self._knows_all = True
         self._closed = False
         self._pruning = Pruning(self._ledger, state_dir)
@@ -275,14 +276,22 @@ class Writer:
                 if self._batch:
                     self._commit_batch()
             except LedgerError as error:
-                if not self._is_blocked:
-                    _log.warning("%s; what happens is recorded when it can be", error)
-                self._is_blocked = True
+                self._note_blocked(error)
                 return error
             finally:
                 self._inside -= 1
             self._is_blocked = False
             return None
+
+    def _note_blocked(self, error: LedgerError) -> None:
+        """Say once that nothing can be written; of a ledger that others only use a lot, when that has lasted."""
+        now = time.monotonic()
+        if not self._is_blocked:
+            self._is_blocked, self._blocked_at, self._is_said = True, now, False
+        passes = isinstance(error, Held | Replaced) and now - self._blocked_at < _SAID_AFTER_S
+        if not self._is_said and not passes:
+            self._is_said = True
+            _log.warning("%s; what happens is recorded when it can be", error)
 
     def _commit_batch(self) -> None:
         batch = list(self._batch)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import threading
-import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, get_args
@@ -29,7 +28,7 @@ from tether.linux import identity, proc
 from tether.model import Inside, OnDeath, Progress, Spec, Terminal, check_name
 from tether.notices import Notice, Telemetry
 from tether.owner import door as doors
-from tether.owner import marking, show
+from tether.owner import living, marking, show
 from tether.owner.answering import Answering
 from tether.owner.budget import Budget, Spending
 from tether.owner.ending import stop_all
@@ -45,8 +44,6 @@ __all__ = ["Owner"]
 _log = logging.getLogger("tether")
 
 _LOOK_S = 2.0
-
-_owners: weakref.WeakSet[Owner] = weakref.WeakSet()
 
 
 def _silent(_: str) -> None:
@@ -65,6 +62,8 @@ class Owner(Answering):
         strays: what becomes of what the app started beside tether and left in its session, at `shutdown` as after a crash: "warn"
             says which they are, "end" ends them (SIGTERM first), "leave" does nothing. See `tether.apart`.
         budget: how much may be spent on what is rented; None for no limit.
+        replace: shut down first what owners of this name this process has already (a notebook's cell that is run again); without
+            it they go on, and a RuntimeWarning says so if they have anything.
 
     As a context manager it shuts down at the end of the block. Safe to use from several threads. A fork of this process
     owns nothing: there every method that starts something raises, and `shutdown` does nothing.
@@ -87,6 +86,7 @@ class Owner(Answering):
         on_death: OnDeath = "kill",
         strays: stray.Rule = "warn",
         budget: Budget | None = None,
+        replace: bool = False,
     ) -> None:
         self.name = check_name(name, "an owner")
         if on_death not in get_args(OnDeath):
@@ -97,6 +97,7 @@ class Owner(Answering):
         self.strays: stray.Rule = strays
         self.id = new_id()
         self.state_dir: Path = place.prepare(place.state_dir(state_dir))
+        living.see_to_former(name, self.state_dir, replace=replace)
         self.telemetry = Telemetry()
         self._pid = os.getpid()
         self._ending = threading.RLock()
@@ -121,7 +122,7 @@ class Owner(Answering):
         with suppress(OSError):
             stray.remember(self.state_dir, self.id, strays)
         marking.mark(self.id)
-        _owners.add(self)
+        living.add(self)
         outcomes = estate.sweep(self._ledger, self.state_dir)
         if any(outcome.what == "later" for outcome in outcomes):
             threading.Thread(target=_sweep_later, args=(self.state_dir,), name="tether-sweep", daemon=True).start()
@@ -131,6 +132,11 @@ class Owner(Answering):
         made = Spending(budget, self.id, self._ledger, supervisor.live, supervisor.stop, self._note)
         self.telemetry.subscribe(made.heard)
         return made
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether it was not shut down, and has resources or plugins."""
+        return not self._closed and os.getpid() == self._pid and bool(self.resources or self.plugins)
 
     def __repr__(self) -> str:
         return f"<Owner {self.name} ({', '.join(self._in_words())})>"
@@ -276,8 +282,8 @@ class Owner(Answering):
         with self._environments:
             for resource in self.resources:
                 if resource.spec == wanted:
-                    return replace(spec, env_in=resource)
-            return replace(spec, env_in=self.start(wanted, on_progress=on_progress))
+                    return dataclasses.replace(spec, env_in=resource)
+            return dataclasses.replace(spec, env_in=self.start(wanted, on_progress=on_progress))
 
     def adopt(self, name: str) -> Resource:
         """Take over a resource that an earlier owner of this name left on purpose (``on_death="keep"``).
@@ -428,11 +434,3 @@ def _sweep_later(state_dir: Path) -> None:
             ledger.close()
     except (TetherError, OSError) as error:
         _log.warning("what dead owners left at engines and hosts is not settled yet: %s", error)
-
-
-def _release_all_in_fork() -> None:
-    for owner in list(_owners):
-        owner.release_in_fork()
-
-
-os.register_at_fork(after_in_child=_release_all_in_fork)
