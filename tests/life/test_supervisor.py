@@ -12,7 +12,7 @@ import pytest
 import tether
 from tether import DeadlineExceeded, StartError, State
 from tether.drivers import Context
-from tether.errors import DriverUnavailable
+from tether.errors import DriverUnavailable, Gone
 from tether.ledger import place
 from tether.ledger.store import Ledger
 from tether.ledger.writer import Writer
@@ -238,3 +238,56 @@ def test_a_stop_that_is_late_does_not_end_the_next_life(rig: Rig, monkeypatch: p
     assert managed.state is State.READY
     assert rig.said().count("ready") == 2
     rig.supervisor.stop(managed, "over")
+
+
+def test_a_stop_beside_a_restart_holds(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for after the old life has ended and before the next begins: there is no next one, and the name is free."""
+    managed = rig.start(FakeSpec(name="db"))
+    begin = rig.record.begin_life
+
+    def stop_then_begin(tag: str, fence: int) -> int:
+        rig.supervisor.stop(managed, "by another thread")
+        return begin(tag, fence)
+
+    monkeypatch.setattr(rig.record, "begin_life", stop_then_begin)
+    with pytest.raises(Gone, match="was stopped while it was being restarted, and stays so"):
+        rig.supervisor.restart(managed, None, lambda _: None)
+    assert managed.state is State.GONE
+    assert rig.supervisor.live() == []
+    assert rig.start(FakeSpec(name="db")).state is State.READY
+
+
+def test_a_restart_beside_a_shutdown_begins_nothing(rig: Rig) -> None:
+    """What ends the owner sees all that there will be."""
+    managed = rig.start(FakeSpec(name="db"))
+    rig.supervisor.refuse_starts()
+    with pytest.raises(Gone, match="is being shut down"):
+        rig.supervisor.restart(managed, None, lambda _: None)
+    with pytest.raises(Gone, match="is being shut down"):
+        rig.start(FakeSpec(name="other"))
+    assert managed.state is State.GONE
+    assert rig.supervisor.live() == []
+
+
+def test_whoever_waits_is_told_of_the_life_that_it_waited_for(rig: Rig) -> None:
+    """A restart in another thread is the end of that life."""
+    managed = rig.start(FakeSpec(name="db"))
+    ended: list[object] = []
+    waiting = threading.Thread(target=lambda: ended.append(rig.supervisor.wait(managed, None)))
+    waiting.start()
+    rig.supervisor.restart(managed, None, lambda _: None)
+    waiting.join(10)
+    assert [getattr(life, "state", None) for life in ended] == [State.GONE]
+    assert managed.state is State.READY
+
+
+def test_an_event_waits_for_nobody(rig: Rig) -> None:
+    """Somebody holds the resource, as a signal handler may that waits for others: it is taken in when that lets go."""
+    managed = rig.start(FakeSpec(name="db"))
+    with managed.condition:
+        hearing = threading.Thread(target=lambda: rig.driver.exit(managed.tag, 3))
+        hearing.start()
+        hearing.join(10)
+        assert not hearing.is_alive()
+        assert managed.state is State.READY
+    assert rig.supervisor.wait(managed, None).exit_code == 3

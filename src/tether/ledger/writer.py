@@ -85,6 +85,7 @@ class Writer:
         self._entries: deque[_Entry] = deque()
         self._batch: list[_Entry] = []
         self._committing = threading.RLock()
+        self._beginning = threading.Lock()
         self._inside = 0
         self._generation = 0
         self._is_blocked, self._blocked_at, self._is_said = False, 0.0, False
@@ -342,6 +343,16 @@ class Writer:
     # -- the thread ----------------------------------------------------------------------------------------------------
 
     def _begin_thread(self) -> None:
+        # Whoever comes second, or from a signal handler in the middle of this, leaves it to the first.
+        if not self._beginning.acquire(blocking=False):
+            return
+        try:
+            if self._thread is None:
+                self._run_thread()
+        finally:
+            self._beginning.release()
+
+    def _run_thread(self) -> None:
         if self._alarm is None:
             self._alarm = io.FileIO(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), "wb")
         thread = threading.Thread(target=self._run, name="tether-ledger", daemon=True)
@@ -423,6 +434,8 @@ class Writer:
         self._closed = True
         if self.is_complete:
             self._ledger.close()
+            if self._thread is None:
+                self._close_fds()
         self._wake()
         return self.is_complete
 
