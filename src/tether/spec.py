@@ -161,16 +161,16 @@ class CommandBase(SpecBase):
             raise SpecError("ready=healthy() is for containers, whose image may have a health check; use another probe")
 
 
-def _signal_number(signum: str | int) -> int:
+def _signal_number(signum: str | int, what: str) -> int:
     """Return the number of a signal that is given by name, with or without SIG, or by number."""
     if isinstance(signum, str):
         name = signum.upper()
         found = _signal.Signals.__members__.get(name if name.startswith("SIG") else f"SIG{name}")
         if found is None:
-            raise SpecError(f"stop: {signum!r} is the name of no signal")
+            raise SpecError(f"{what}: {signum!r} is the name of no signal")
         return int(found)
     if signum not in _SIGNALS:
-        raise SpecError(f"stop: {signum!r} is no signal")
+        raise SpecError(f"{what}: {signum!r} is no signal")
     return int(signum)
 
 
@@ -213,6 +213,8 @@ class Process(CommandBase):
         terminal: "own" for a session without a terminal, "share" for the app's session and terminal, "pty" for a new terminal,
             whose other end is ``stdin`` and ``stdout`` of the resource.
         process_group: with terminal="share": the group that it joins, 0 for one of its own; by default the app's.
+        ignored_signals: what it begins with ignored, as by nohup(1); by default nothing, whatever the app ignores.
+        blocked_signals: what it begins with blocked, likewise.
         port: a fixed port for ``{port}``; by default a free one is looked for.
         ready: when it counts as ready; None for as soon as it was executed.
         stop_signal: what asks it politely to end.
@@ -221,7 +223,8 @@ class Process(CommandBase):
         stop_grace: seconds from the polite signal to the end by force.
         stop_again: whether the polite signal is sent again while the grace runs; by default only while it is starting, for many
             programs take a second one for "at once".
-        ends: "tree" when the last process has ended, "main" has what the command leaves behind ended with it.
+        ends: "tree" when its last process has ended, and where the command failed, all of it; "last" when its last process has ended,
+            however the command did, as with `subprocess`; "main" has what the command leaves behind ended with it.
         user, group, extra_groups: whose the command is, by name or number; by default the app's. Only root can give others.
         umask: the file mode mask; by default the app's.
         rlimits: limits by the number of the resource (``resource.RLIMIT_NOFILE``), soft and hard; others are the app's.
@@ -266,7 +269,7 @@ class Process(CommandBase):
     process_group: int | None = None
     stop: Sequence[tuple[str | int, float]] = ()
     stop_again: bool | None = None
-    ends: Literal["tree", "main"] = "tree"
+    ends: Literal["tree", "last", "main"] = "tree"
     user: str | int | None = None
     group: str | int | None = None
     extra_groups: Sequence[str | int] | None = None
@@ -276,6 +279,8 @@ class Process(CommandBase):
     oom_score_adj: int | None = None
     memory: int | None = None
     cpus: float | None = None
+    ignored_signals: Sequence[str | int] = ()
+    blocked_signals: Sequence[str | int] = ()
     kind: str = field(default="process", init=False)
 
     def __post_init__(self) -> None:
@@ -286,16 +291,19 @@ class Process(CommandBase):
         if self.executable is not None:
             object.__setattr__(self, "executable", _text(self.executable, "executable"))
         object.__setattr__(self, "pass_fds", tuple(self.pass_fds))
-        object.__setattr__(self, "stop", tuple((_signal_number(each), float(span)) for each, span in self.stop))
+        object.__setattr__(self, "stop", tuple((_signal_number(each, "stop"), float(span)) for each, span in self.stop))
         if self.stop:
             object.__setattr__(self, "stop_signal", self.stop[0][0])
             object.__setattr__(self, "stop_grace", sum(span for _, span in self.stop))
+        for field_name in ("ignored_signals", "blocked_signals"):
+            numbers = tuple(_signal_number(each, field_name) for each in getattr(self, field_name))
+            object.__setattr__(self, field_name, numbers)
         self._check_common()
         _check_stream("stdin", self.stdin, ("inherit", "null", "pipe"))
         _check_stream("stdout", self.stdout, ("log", "inherit", "null", "pipe"))
         _check_stream("stderr", self.stderr, ("log", "inherit", "null", "pipe", "stdout"))
         self._check_word("terminal", ("own", "share", "pty"))
-        self._check_word("ends", ("tree", "main"))
+        self._check_word("ends", ("tree", "last", "main"))
         self._check_numbers()
         self._check_attributes()
 

@@ -51,7 +51,11 @@ __all__ = [
 ]
 
 
-def _no_shim() -> Shim:
+class _TakeShim(Protocol):
+    def __call__(self, *, in_session: bool = False) -> Shim: ...
+
+
+def _no_shim(*, in_session: bool = False) -> Shim:
     raise RuntimeError("only an owner starts processes")
 
 
@@ -66,7 +70,7 @@ class Context:
     Attributes:
         state_dir: for logs and the like.
         owner: the id of the owner whose resources these are; empty for who only looks.
-        shim: returns a shim that is armed. Only an owner has shims.
+        shim: returns a shim that is armed, with ``in_session=True`` one in the session of this process. Only an owner has shims.
         prepare: has the next one forked, once this one has its command.
         watch: has the owner's thread call a function whenever a socket can be read, until that returns False; then the
             socket is closed.
@@ -78,7 +82,7 @@ class Context:
 
     state_dir: Path
     owner: str = ""
-    shim: Callable[[], Shim] = _no_shim
+    shim: _TakeShim = _no_shim
     prepare: Callable[[Shim], None] = _ignore
     watch: Callable[[socket.socket, Callable[[], bool]], None] = _ignore
     emit: Callable[[str, Event], None] = _ignore

@@ -208,6 +208,7 @@ class Life:
 
     Attributes:
         stays_up: whether it is a server, so that to end by itself is to fail.
+        rest_goes_on: whether what its command leaves behind goes on, however that ended.
         state: the state.
         reason: why it is in this state, in words; empty where that goes without saying.
         exit_code: of the command, once it is known.
@@ -221,6 +222,7 @@ class Life:
     """
 
     stays_up: bool = False
+    rest_goes_on: bool = False
     state: State = State.PENDING
     reason: str = ""
     exit_code: int | None = None
@@ -296,6 +298,7 @@ def _main_exited(life: Life, event: MainExited) -> _Outcome:
     life = replace(life, exit_code=event.exit_code)
     said = describe_exit(event.exit_code)
     goes_on = event.exit_code == 0 and (life.state is State.STARTING or not life.stays_up)
+    goes_on = goes_on or life.rest_goes_on
     if _is_stopping(life) or event.ending or goes_on:
         return life, (Record("exited", said),)
     reason = f"ended by itself, {said}"

@@ -65,7 +65,7 @@ class Managed:
         self.spec = spec
         self.driver = driver
         self.on_death = on_death
-        self.life = Life(stays_up=spec.stays_up)
+        self.life = self.new_life()
         self.handle: Handle | None = None
         self.plan: Handle | None = None
         self.reserved: Handle | None = None
@@ -81,6 +81,10 @@ class Managed:
         self._has_pids: bool = getattr(driver, "has_pids", True)
         self._pids_of: Callable[[Handle], tuple[int, ...]] | None = getattr(driver, "pids", None)
         self._url_of: Callable[[Handle], str | None] | None = getattr(driver, "url", None)
+
+    def new_life(self) -> Life:
+        """A life as its spec wants it, from the beginning."""
+        return Life(stays_up=self.spec.stays_up, rest_goes_on=getattr(self.spec, "ends", None) == "last")
 
     def ask_to_end(self, handle: Handle, grace: float) -> None:
         """Ask politely; more than once only what has not been ready yet, and may not have heard, or where the spec says so."""

@@ -288,7 +288,7 @@ class Supervisor:
             raise
         with managed.condition:
             managed.plan, managed.handle, managed.reserved = plan, None, reserved
-            managed.life = Life(stays_up=managed.spec.stays_up)
+            managed.life = managed.new_life()
             managed.early.clear()
             self._record(managed, [Record("again", why)])
 
@@ -432,13 +432,21 @@ class Supervisor:
         Raises:
             DeadlineExceeded: it goes on.
         """
+        self._wait(managed, timeout_s, lambda life: life.state.is_final or life.over)
+        self._ledger.flush()
+
+    def wait_main(self, managed: Managed, timeout_s: float | None) -> None:
+        """Wait until the command of a resource has ended, whatever that left behind. Raises DeadlineExceeded."""
+        # Whoever waits for a command alone does not wait for the record of that.
+        self._wait(managed, timeout_s, lambda life: life.exit_code is not None or life.state.is_final or life.over)
+
+    def _wait(self, managed: Managed, timeout_s: float | None, has_come: Callable[[Life], bool]) -> None:
         deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
         with managed.condition:
-            while not (managed.state.is_final or managed.life.over):
+            while not has_come(managed.life):
                 left = None if deadline is None else deadline - self._clock.monotonic()
                 if left is not None and left <= 0:
                     raise DeadlineExceeded(
                         f"resource {managed.name} is still {managed.state.value} after {timeout_s:g} s"
                     )
                 self._clock.wait(managed.condition, left)
-        self._ledger.flush()

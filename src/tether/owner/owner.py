@@ -230,7 +230,7 @@ class Owner(Answering):
         if self._spending is not None:
             self._spending.check(spec)
         # Whatever it is, it is not created before there is somebody to end it.
-        self._guard.arm()
+        self._guard.arm(in_session=getattr(spec, "terminal", None) == "share")
         self._door.open(self._guard.watch)
         on_death = spec.on_death or self.on_death
         if on_death == "keep" and spec.name is not None:

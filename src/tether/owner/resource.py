@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,10 @@ from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, cast
 
 from tether.errors import Gone, SpecError
-from tether.life.driver import CanCopy, CanExecute, CanPause, HasInside, HasStreamsApart
+from tether.life.driver import CanCopy, CanExecute, CanPause, CanSignal, HasInside, HasStreamsApart
 from tether.life.managed import Managed
 from tether.life.supervisor import Supervisor
+from tether.linux import signals
 from tether.model import Handle, Identity, OnDeath, State, Usage
 from tether.owner import show
 
@@ -21,6 +23,11 @@ __all__ = ["Resource"]
 
 def _silent(_: str) -> None:
     return None
+
+
+def _check(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise SpecError(f"{name}={value!r} is not known; use one of {', '.join(map(repr, allowed))}")
 
 
 class Resource:
@@ -173,14 +180,50 @@ class Resource:
 
     # -- what can be done with it --------------------------------------------------------------------------------------
 
-    def wait(self, timeout: float | None = None) -> int | None:
+    def wait(self, timeout: float | None = None, *, of: Literal["tree", "main"] = "tree") -> int | None:
         """Wait until all of it has ended, and return the exit code of its command (None if unknown).
+
+        Args:
+            timeout: seconds; None for as long as it takes.
+            of: "main" waits for the command alone, as `subprocess` does: what that left behind may go on.
 
         Raises:
             DeadlineExceeded: it goes on after ``timeout`` seconds; also a `TimeoutError`.
         """
-        self._supervisor.wait(self._managed, timeout)
+        _check("of", of, ("tree", "main"))
+        if of == "main":
+            self._supervisor.wait_main(self._managed, timeout)
+        else:
+            self._supervisor.wait(self._managed, timeout)
         return self.exit_code
+
+    def poll(self) -> int | None:
+        """Return the exit code of its command, without waiting; None while that runs, as with `subprocess.Popen`."""
+        return self.exit_code
+
+    def send_signal(self, sig: int, to: Literal["main", "group", "tree"] = "main") -> None:
+        """Send a signal to its command, to that with its process group, or to every process of it.
+
+        What has ended already is left alone, as by `subprocess.Popen`. It ends by a signal as by itself: `stop` and `kill` are what
+        ends it in order.
+
+        Raises:
+            SpecError: its kind takes no signals, or there is no such signal.
+            PermissionError: its command is another user's by now.
+        """
+        _check("to", to, ("main", "group", "tree"))
+        if sig not in signal.valid_signals():
+            raise SpecError(f"{sig!r} is no signal, so that none was sent to {self.name}")
+        driver, handle, main = self._managed.driver, self._managed.handle, self.main
+        if not isinstance(driver, CanSignal):
+            raise SpecError(f"{self.name} is of kind {self.kind}, which takes no signals")
+        if handle is None or self.state.is_final or (to == "main" and self.exit_code is not None):
+            return
+        if to == "main" and main is not None:
+            # At once, and with the kernel's answer.
+            signals.send(main.pid, main.start, sig)
+        else:
+            driver.signal(handle, sig, to)
 
     def stop(self, grace: float | None = None) -> None:
         """End it politely, by force after ``grace`` seconds (by default those of its spec). Returns when it has ended.

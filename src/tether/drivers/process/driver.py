@@ -98,7 +98,7 @@ class ProcessDriver:
             ReaperError: there is no shim to guard it.
             NotCreated: limits were asked for that can't be set here.
         """
-        shim = self._context.shim()
+        shim = self._context.shim(in_session=spec.terminal == "share")
         channel = shim.channel
         try:
             self._limit(spec, channel)

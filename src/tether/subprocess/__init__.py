@@ -1,0 +1,50 @@
+"""`subprocess` with one difference: whatever a command starts ends with the app, all of it. Existing code changes one import.
+
+Names, signatures and exceptions are those of `subprocess`; what has to do with no process (``PIPE``, ``CalledProcessError``, ...) is its
+very own. Each command is a resource of one Owner, made with the first command: see `tether.subprocess.owner`.
+"""
+
+import subprocess as _subprocess
+import typing
+
+from tether.subprocess.shared import owner
+
+if typing.TYPE_CHECKING:
+    from subprocess import Popen, call, check_call, check_output, getoutput, getstatusoutput, run
+else:
+    from tether.subprocess.popen import Popen
+    from tether.subprocess.calls import call, check_call, check_output, getoutput, getstatusoutput, run
+
+from subprocess import (
+    DEVNULL,
+    PIPE,
+    STDOUT,
+    CalledProcessError,
+    CompletedProcess,
+    SubprocessError,
+    TimeoutExpired,
+)
+
+__all__ = [
+    "DEVNULL",
+    "PIPE",
+    "STDOUT",
+    "CalledProcessError",
+    "CompletedProcess",
+    "Popen",
+    "SubprocessError",
+    "TimeoutExpired",
+    "call",
+    "check_call",
+    "check_output",
+    "getoutput",
+    "getstatusoutput",
+    "owner",
+    "run",
+]
+
+if not typing.TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """What some code uses of `subprocess` beside that is the same here."""
+        return getattr(_subprocess, name)
