@@ -14,7 +14,17 @@ from tether.errors import SpecError
 from tether.model import Inside, OnDeath, Ready, Spec, check_name
 from tether.redaction import redact, redact_text
 
-__all__ = ["CommandBase", "Process", "SpecBase", "checked_env", "checked_words", "has_port", "put_port", "redact"]
+__all__ = [
+    "AS_IT_IS",
+    "CommandBase",
+    "Process",
+    "SpecBase",
+    "checked_env",
+    "checked_words",
+    "has_port",
+    "put_port",
+    "redact",
+]
 
 Stream = Literal["log", "inherit", "null", "pipe"] | int | PathLike[str] | BinaryIO
 """A word, a descriptor, a path (read, or appended to), or a file that is open; also the constants of `subprocess`."""
@@ -174,8 +184,12 @@ def _signal_number(signum: str | int, what: str) -> int:
     return int(signum)
 
 
+AS_IT_IS = (1 << 32) - 1
+"""No user or group has this number: it means "as it is". Source: setresuid(2)."""
+
+
 def _check_user(name: str, value: Any) -> None:
-    if value is not None and not (isinstance(value, str) or (isinstance(value, int) and value >= 0)):
+    if value is not None and not (isinstance(value, str) or (isinstance(value, int) and 0 <= value < AS_IT_IS)):
         raise SpecError(f"{name}={value!r} must be a name or a number")
 
 
@@ -223,8 +237,8 @@ class Process(CommandBase):
         stop_grace: seconds from the polite signal to the end by force.
         stop_again: whether the polite signal is sent again while the grace runs; by default only while it is starting, for many
             programs take a second one for "at once".
-        ends: "tree" when its last process has ended, and where the command failed, all of it; "last" when its last process has ended,
-            however the command did, as with `subprocess`; "main" has what the command leaves behind ended with it.
+        ends: "tree" when its last process has ended, where a command that failed has the rest ended; "last" when its last process
+            has ended, however the command did, as with `subprocess`; "main" has what the command leaves behind ended with it.
         user, group, extra_groups: whose the command is, by name or number; by default the app's. Only root can give others.
         umask: the file mode mask; by default the app's.
         rlimits: limits by the number of the resource (``resource.RLIMIT_NOFILE``), soft and hard; others are the app's.
@@ -312,6 +326,8 @@ class Process(CommandBase):
         _check_user("group", self.group)
         if isinstance(self.extra_groups, str):
             raise SpecError(f"extra_groups={self.extra_groups!r} must be a list of names or numbers")
+        for each in self.extra_groups or ():
+            _check_user("extra_groups", each)
         for limit, pair in self.rlimits.items():
             if not isinstance(limit, int) or not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise SpecError(

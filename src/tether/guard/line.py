@@ -41,8 +41,8 @@ class Shim:
 class Guard:
     """What ends everything should this process die.
 
-    A command inherits what this process has when it is started. A hub can't follow a change of privileges or namespaces, nor enter a
-    session, so there is one for each set of them that was met; they all end with the same lifeline.
+    A command inherits what this process has when it is started. A hub can't follow a change of privileges or namespaces, nor enter
+    a session, so there is one for each set of them that was met; they all end with the same lifeline.
 
     Args:
         owner: the owner's id.

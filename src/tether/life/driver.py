@@ -55,7 +55,7 @@ class _TakeShim(Protocol):
     def __call__(self, *, in_session: bool = False) -> Shim: ...
 
 
-def _no_shim(*, in_session: bool = False) -> Shim:
+def _no_shim(*, in_session: bool = False) -> Shim:  # noqa: ARG001 - the contract's
     raise RuntimeError("only an owner starts processes")
 
 

@@ -436,8 +436,7 @@ class Supervisor:
         self._ledger.flush()
 
     def wait_main(self, managed: Managed, timeout_s: float | None) -> None:
-        """Wait until the command of a resource has ended, whatever that left behind. Raises DeadlineExceeded."""
-        # Whoever waits for a command alone does not wait for the record of that.
+        """Wait until the command of a resource has ended, which may not be on record yet. Raises DeadlineExceeded."""
         self._wait(managed, timeout_s, lambda life: life.exit_code is not None or life.state.is_final or life.over)
 
     def _wait(self, managed: Managed, timeout_s: float | None, has_come: Callable[[Life], bool]) -> None:
@@ -446,7 +445,5 @@ class Supervisor:
             while not has_come(managed.life):
                 left = None if deadline is None else deadline - self._clock.monotonic()
                 if left is not None and left <= 0:
-                    raise DeadlineExceeded(
-                        f"resource {managed.name} is still {managed.state.value} after {timeout_s:g} s"
-                    )
+                    raise DeadlineExceeded(f"resource {managed.name} is still {managed.state} after {timeout_s:g} s")
                 self._clock.wait(managed.condition, left)

@@ -1,7 +1,7 @@
 """`subprocess` with one difference: whatever a command starts ends with the app, all of it. Existing code changes one import.
 
-Names, signatures and exceptions are those of `subprocess`; what has to do with no process (``PIPE``, ``CalledProcessError``, ...) is its
-very own. Each command is a resource of one Owner, made with the first command: see `tether.subprocess.owner`.
+Names, signatures and exceptions are those of `subprocess`; what has to do with no process (``PIPE``, ``CalledProcessError``, ...)
+is its very own. Each command is a resource of one Owner, made with the first command: see `tether.subprocess.owner`.
 """
 
 import subprocess as _subprocess
@@ -12,8 +12,8 @@ from tether.subprocess.shared import owner
 if typing.TYPE_CHECKING:
     from subprocess import Popen, call, check_call, check_output, getoutput, getstatusoutput, run
 else:
-    from tether.subprocess.popen import Popen
     from tether.subprocess.calls import call, check_call, check_output, getoutput, getstatusoutput, run
+    from tether.subprocess.popen import Popen
 
 from subprocess import (
     DEVNULL,

@@ -22,11 +22,11 @@ def run(
     """As `subprocess.run`."""
     if input is not None:
         if kwargs.get("stdin") is not None:
-            raise ValueError("stdin= and input= can't both be given")
+            raise ValueError("stdin and input arguments may not both be used.")
         kwargs["stdin"] = PIPE
     if capture_output:
         if kwargs.get("stdout") is not None or kwargs.get("stderr") is not None:
-            raise ValueError("stdout= and stderr= can't be given with capture_output=True")
+            raise ValueError("stdout and stderr arguments may not be used with capture_output.")
         kwargs["stdout"] = kwargs["stderr"] = PIPE
     with front.Popen(*popenargs, **kwargs) as process:
         try:
@@ -67,7 +67,7 @@ def check_output(*popenargs: Any, timeout: float | None = None, **kwargs: Any) -
     """As `subprocess.check_output`."""
     for name in ("stdout", "check"):
         if name in kwargs:
-            raise ValueError(f"{name}= can't be given: it is what check_output() is for")
+            raise ValueError(f"{name} argument not allowed, it will be overridden.")
     if "input" in kwargs and kwargs["input"] is None:
         is_text = any(kwargs.get(name) for name in ("universal_newlines", "text", "encoding", "errors"))
         kwargs["input"] = "" if is_text else b""
@@ -77,7 +77,7 @@ def check_output(*popenargs: Any, timeout: float | None = None, **kwargs: Any) -
 def getstatusoutput(cmd: Any, *, encoding: str | None = None, errors: str | None = None) -> tuple[int, str]:
     """As `subprocess.getstatusoutput`."""
     try:
-        output = check_output(cmd, shell=True, text=True, stderr=STDOUT, encoding=encoding, errors=errors)
+        output = check_output(cmd, shell=True, text=True, stderr=STDOUT, encoding=encoding, errors=errors)  # noqa: S604 - what it is for
         code = 0
     except CalledProcessError as error:
         output, code = error.output, error.returncode

@@ -11,16 +11,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from tether.errors import DeadlineExceeded, ExecError, SpecError
-from tether.linux import descriptors, proc
+from tether.linux import descriptors, proc, signals
 from tether.owner.resource import Resource
-from tether.spec import Process
+from tether.spec import AS_IT_IS, Process
 from tether.subprocess import shared
 
 __all__ = ["Popen"]
 
-_ASKED = inspect.signature(subprocess.Popen._execute_child)  # type: ignore[attr-defined]
-_RESTORED = {getattr(signal, name) for name in ("SIGPIPE", "SIGXFZ", "SIGXFSZ") if hasattr(signal, name)}
-"""What Python ignores for itself, and a command gets back with ``restore_signals``. Source: Python/pylifecycle.c."""
+_ASKED = inspect.signature(subprocess.Popen._execute_child)  # type: ignore[attr-defined]  # noqa: SLF001
+"""The one place in which `subprocess` itself starts a process, once pipes are open and everything was checked."""
 
 _GRACE_S = 2.0
 
@@ -28,11 +27,11 @@ _GRACE_S = 2.0
 class Popen(subprocess.Popen[Any]):
     """As `subprocess.Popen`, with the same arguments, attributes and methods; what it starts ends with this process, all of it.
 
-    The process is a `tether.Resource` of `tether.subprocess.owner`, at hand as ``resource``. As in `subprocess` its end is that of the
-    command; what that leaves behind goes on, and ends with this process.
+    The process is a `tether.Resource` of `tether.subprocess.owner`, at hand as ``resource``. As in `subprocess` its end is that of
+    the command; what that leaves behind goes on, and ends with this process.
 
     Raises:
-        SpecError: a ``preexec_fn``; also a `ValueError`. The guard forks the command, so that no code of this process can run there.
+        SpecError: a ``preexec_fn``; also a `ValueError`. The guard forks the command, so no code of this process can run there.
         OSError, ValueError, TypeError: as in `subprocess`.
         TetherError: it could not be recorded or guarded; nothing was started.
 
@@ -48,8 +47,8 @@ class Popen(subprocess.Popen[Any]):
         asked = _ASKED.bind(self, *given, **named).arguments
         if asked["preexec_fn"] is not None:
             raise SpecError(
-                "preexec_fn= can't be had: the guard forks the command, not this process; use user=, umask=, process_group= and the "
-                "like, or `subprocess` itself for this one command"
+                "preexec_fn= can't be had: the guard forks the command, not this process; use user=, umask=, process_group= and "
+                "the like, or `subprocess` itself for this one command"
             )
         argv, program = _words(asked["args"], asked["executable"], shell=asked["shell"])
         sys.audit("subprocess.Popen", program, argv, asked["cwd"], asked["env"])
@@ -57,7 +56,7 @@ class Popen(subprocess.Popen[Any]):
         try:
             self.resource = shared.owner().start(spec)
         except ExecError as error:
-            in_cwd = spec.cwd is not None and error.filename == os.path.abspath(spec.cwd)
+            in_cwd = spec.cwd is not None and error.filename == os.path.abspath(spec.cwd)  # noqa: PTH100 - of text, as the driver does
             raise OSError(error.errno, error.strerror, asked["cwd"] if in_cwd else program) from None
         main = self.resource.main
         self.pid = main.pid if main is not None else 0
@@ -70,7 +69,7 @@ class Popen(subprocess.Popen[Any]):
         """Look, without waiting. What another process started, of which this is a fork, can't be known here."""
         if self.returncode is None and self.resource is not None:
             if self._owner_pid != os.getpid():
-                self.returncode = _deadstate  # type: ignore[assignment]
+                self.returncode = _deadstate
             else:
                 self._take_exit_code(self.resource)
         return self.returncode
@@ -78,7 +77,9 @@ class Popen(subprocess.Popen[Any]):
     def _wait(self, timeout: float | None) -> int:
         if self.returncode is None and self.resource is not None:
             if self._owner_pid != os.getpid():
-                raise ChildProcessError(f"pid {self.pid} was started by process {self._owner_pid}, of which this is a fork")
+                raise ChildProcessError(
+                    f"pid {self.pid} was started by process {self._owner_pid}, of which this is a fork"
+                )
             try:
                 self.resource.wait(timeout, of="main")
             except DeadlineExceeded:
@@ -114,8 +115,10 @@ def _words(args: Any, executable: Any, *, shell: bool) -> tuple[list[Any], Any]:
 def _spec(argv: list[Any], program: Any, asked: Mapping[str, Any]) -> Process:
     """Turn what `subprocess` asks for into a spec."""
     env, session = asked["env"], asked["start_new_session"]
+    if any(asked[each] is not None and asked[each] >= AS_IT_IS for each in ("uid", "gid")):
+        raise OverflowError("the number of a user or group is too large")
     passed = descriptors.inheritable() if not asked["close_fds"] else map(int, asked["pass_fds"])
-    ignored = set(proc.ignored_signals())
+    ignored = signals.handed_on() if asked["restore_signals"] else proc.ignored_signals()
     return Process(
         # Words in braces mean nothing here.
         [os.fsdecode(each).replace("{port}", "{{port}}") for each in argv],
@@ -129,7 +132,7 @@ def _spec(argv: list[Any], program: Any, asked: Mapping[str, Any]) -> Process:
         pass_fds=sorted({fd for fd in passed if fd > 2}),
         terminal="own" if session else "share",
         process_group=None if asked["process_group"] < 0 else asked["process_group"],
-        ignored_signals=sorted(ignored - _RESTORED if asked["restore_signals"] else ignored),
+        ignored_signals=[each for each in ignored if each in signal.valid_signals()],
         blocked_signals=sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
         user=asked["uid"],
         group=asked["gid"],

@@ -21,6 +21,11 @@ class _Shared:
         self.lock = threading.Lock()
         self.owner: Owner | None = None
 
+    def begin_anew(self) -> None:
+        """In a fork, which owns nothing of it, and where a lock that another thread held just then would stay locked."""
+        self.lock = threading.Lock()
+        self.owner = None
+
     def get(self) -> Owner:
         with self.lock:
             if self.owner is None:
@@ -38,15 +43,9 @@ class _Shared:
 _shared = _Shared()
 
 
-def _begin_anew_in_fork() -> None:
-    """A fork owns nothing of it, and a lock that another thread held just then would stay locked."""
-    global _shared
-    _shared = _Shared()
-
-
-os.register_at_fork(after_in_child=_begin_anew_in_fork)
+os.register_at_fork(after_in_child=_shared.begin_anew)
 # Registered when this is imported, so that what the app registers later, and may start commands, comes first.
-atexit.register(lambda: _shared.end())
+atexit.register(_shared.end)
 
 
 def _name() -> str:
@@ -58,8 +57,9 @@ def _name() -> str:
 def owner() -> Owner:
     """Return the Owner of what this process starts by `tether.subprocess`, made when it is first asked for.
 
-    It ends what still runs when the interpreter ends, politely; and whenever this process dies, by whatever cause, all of it is ended at
-    once. After `tether.Owner.shutdown` of it nothing can be started any more.
+    When the interpreter ends, what still runs is asked to end (SIGTERM) and killed two seconds later; whenever this process dies,
+    by whatever cause, all of it is ended at once. A fork of this process has an Owner of its own. Once that was shut down by hand,
+    nothing can be started any more.
 
     Raises:
         StateDirError, LedgerError: see `tether.Owner`.

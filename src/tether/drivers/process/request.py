@@ -28,7 +28,8 @@ def _environment(spec: Process, tag: str, port: int | None) -> dict[bytes, bytes
             env.pop(os.fsencode(name), None)
         else:
             env[os.fsencode(name)] = os.fsencode(put_port(value, port))
-    # Last, for a spec may have a copy of the app's environment. Held by lineage: the owner's tag is for what plugins start by themselves.
+    # Last, for a spec may have a copy of the app's environment. The command is held by lineage: the owner's tag is for what plugins
+    # start by themselves.
     if env.get(_OWNER) == marks:
         env.pop(_OWNER, None)
     env[_RESOURCE] = b"%s:%s" % (outer, tag.encode()) if outer else tag.encode()
