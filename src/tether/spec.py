@@ -14,10 +14,25 @@ from tether.errors import SpecError
 from tether.model import Inside, OnDeath, Ready, Spec, check_name
 from tether.redaction import redact, redact_text
 
-__all__ = ["CommandBase", "Process", "SpecBase", "checked_env", "checked_words", "has_port", "put_port", "redact"]
+__all__ = [
+    "LOG_MAX",
+    "CommandBase",
+    "Process",
+    "SpecBase",
+    "checked_env",
+    "checked_words",
+    "has_port",
+    "put_port",
+    "redact",
+]
 
 Stream = Literal["log", "inherit", "null", "pipe"] | int | PathLike[str] | BinaryIO
 """A word, a descriptor, a path (read, or appended to), or a file that is open; also the constants of `subprocess`."""
+
+LOG_MAX = 50_000_000
+"""So many bytes a log may take before it is rotated, if nothing else is said."""
+
+_LEAST_LOG_MAX = 1 << 16
 
 _SIGNALS = frozenset(map(int, _signal.valid_signals()))
 
@@ -174,6 +189,10 @@ def _signal_number(signum: str | int) -> int:
     return int(signum)
 
 
+def _is_log_max(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= _LEAST_LOG_MAX)
+
+
 def _check_user(name: str, value: Any) -> None:
     if value is not None and not (isinstance(value, str) or (isinstance(value, int) and value >= 0)):
         raise SpecError(f"{name}={value!r} must be a name or a number")
@@ -234,6 +253,8 @@ class Process(CommandBase):
             owner's own rule.
         keep_for: with "keep", for how many seconds.
         needs: names of resources that must outlive it; None for every one started before it.
+        log_max: the bytes that its log may take before it is rotated, and again what was rotated out of it, where the last of it
+            stays; None for no limit.
         env_in: an environment that the command runs in, activated: a started `CondaEnv`, or its spec, which is started with it.
 
     ``{port}`` in an argument or in a value of ``env`` is replaced by the port, ``{{port}}`` by a literal ``{port}``.
@@ -276,6 +297,7 @@ class Process(CommandBase):
     oom_score_adj: int | None = None
     memory: int | None = None
     cpus: float | None = None
+    log_max: int | None = LOG_MAX
     kind: str = field(default="process", init=False)
 
     def __post_init__(self) -> None:
@@ -323,6 +345,11 @@ class Process(CommandBase):
             ),
             (self.memory is not None and self.memory <= 0, "memory", "more than 0 bytes"),
             (self.cpus is not None and self.cpus <= 0, "cpus", "more than 0 processors"),
+            (
+                not _is_log_max(self.log_max),
+                "log_max",
+                f"a number of bytes from {_LEAST_LOG_MAX} on, or None for no limit",
+            ),
         )
         for is_wrong, name, wanted in wrong:
             if is_wrong:
@@ -361,6 +388,7 @@ class Process(CommandBase):
             "stop_to": self.stop_to,
             "stop_grace": self.stop_grace,
             "stays_up": self.stays_up,
+            "log_max": self.log_max,
             "env_in": None if self.env_in is None else self.env_in.name,
         }
 
