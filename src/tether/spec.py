@@ -16,6 +16,7 @@ from tether.redaction import redact, redact_text
 
 __all__ = [
     "AS_IT_IS",
+    "LOG_MAX",
     "CommandBase",
     "Process",
     "SpecBase",
@@ -28,6 +29,11 @@ __all__ = [
 
 Stream = Literal["log", "inherit", "null", "pipe"] | int | PathLike[str] | BinaryIO
 """A word, a descriptor, a path (read, or appended to), or a file that is open; also the constants of `subprocess`."""
+
+LOG_MAX = 50_000_000
+"""So many bytes a log may take before it is rotated, if nothing else is said."""
+
+_LEAST_LOG_MAX = 1 << 16
 
 _SIGNALS = frozenset(map(int, _signal.valid_signals()))
 
@@ -188,6 +194,10 @@ AS_IT_IS = (1 << 32) - 1
 """No user or group has this number: it means "as it is". Source: setresuid(2)."""
 
 
+def _is_log_max(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= _LEAST_LOG_MAX)
+
+
 def _check_user(name: str, value: Any) -> None:
     if value is not None and not (isinstance(value, str) or (isinstance(value, int) and 0 <= value < AS_IT_IS)):
         raise SpecError(f"{name}={value!r} must be a name or a number")
@@ -251,6 +261,8 @@ class Process(CommandBase):
             owner's own rule.
         keep_for: with "keep", for how many seconds.
         needs: names of resources that must outlive it; None for every one started before it.
+        log_max: the bytes that its log may take before it is rotated, and again what was rotated out of it, where the last of it
+            stays; None for no limit.
         env_in: an environment that the command runs in, activated: a started `CondaEnv`, or its spec, which is started with it.
 
     ``{port}`` in an argument or in a value of ``env`` is replaced by the port, ``{{port}}`` by a literal ``{port}``.
@@ -295,6 +307,7 @@ class Process(CommandBase):
     cpus: float | None = None
     ignored_signals: Sequence[str | int] = ()
     blocked_signals: Sequence[str | int] = ()
+    log_max: int | None = LOG_MAX
     kind: str = field(default="process", init=False)
 
     def __post_init__(self) -> None:
@@ -347,6 +360,11 @@ class Process(CommandBase):
             ),
             (self.memory is not None and self.memory <= 0, "memory", "more than 0 bytes"),
             (self.cpus is not None and self.cpus <= 0, "cpus", "more than 0 processors"),
+            (
+                not _is_log_max(self.log_max),
+                "log_max",
+                f"a number of bytes from {_LEAST_LOG_MAX} on, or None for no limit",
+            ),
         )
         for is_wrong, name, wanted in wrong:
             if is_wrong:
@@ -385,6 +403,7 @@ class Process(CommandBase):
             "stop_to": self.stop_to,
             "stop_grace": self.stop_grace,
             "stays_up": self.stays_up,
+            "log_max": self.log_max,
             "env_in": None if self.env_in is None else self.env_in.name,
         }
 

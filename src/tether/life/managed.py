@@ -139,10 +139,7 @@ class Managed:
         """Its output, or the last lines of it, as text; empty if it goes elsewhere. Raises DriverUnavailable."""
         if self.handle is not None and isinstance(self.driver, HasOutput):
             return self.driver.read_log(self.handle, lines).decode(errors="replace")
-        if lines is not None:
-            return logs.tail(self.log_path, lines)
-        path = self.log_path
-        return path.read_bytes().decode(errors="replace") if path is not None and path.exists() else ""
+        return logs.tail(self.log_path, lines)
 
     def target(self) -> Target:
         """What a readiness probe looks at."""
@@ -151,7 +148,7 @@ class Managed:
         return Target(port=self.port, pids=self.pids, log=self._read_log_file, subject=self)
 
     def _read_log_file(self) -> bytes:
-        return b"" if self.log_path is None else self.log_path.read_bytes()
+        return b"" if self.log_path is None else logs.read(self.log_path)
 
     def details(self) -> dict[str, Any]:
         """What its driver tells of it beside what all do."""

@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 from tether.drivers import Context
 from tether.drivers.process import receipts, request
+from tether.drivers.process.capping import Capping
+from tether.drivers.process.held import Held
 from tether.drivers.process.receipts import outcome, outcome_of
 from tether.drivers.process.streams import Streams
 from tether.errors import Busy, DeadlineExceeded, Gone, GuardLost, NotCreated, TetherError, exec_error
@@ -35,48 +37,6 @@ _MEETING_S = 5.0
 _VERSION = 2
 
 
-class _Held:
-    """A tree that this process holds the line to."""
-
-    def __init__(self, channel: ShimChannel) -> None:
-        self.channel = channel
-        self._condition = threading.Condition()
-        self._ended = False
-        self._stuck = ""
-
-    @property
-    def ended(self) -> bool:
-        """Whether it was seen to have ended."""
-        return self._ended
-
-    def end(self) -> None:
-        """It has ended."""
-        with self._condition:
-            self._ended = True
-            self._condition.notify_all()
-
-    def note_stuck(self, said: str, hopeless: bool) -> None:
-        """Members are left; where waiting changes nothing (another user's), nobody waits any longer."""
-        with self._condition:
-            self._stuck = said
-            if hopeless:
-                self._condition.notify_all()
-            self._hopeless = hopeless
-
-    _hopeless = False
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait until it has ended; False if it did not in time, or can't."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._ended or self._hopeless, timeout_s)
-            return self._ended
-
-    @property
-    def stuck(self) -> str:
-        """What is said of members that are still there; empty if nothing is."""
-        return self._stuck
-
-
 class ProcessDriver:
     """See `tether.drivers.Driver`. The handle has the identities of shim and command, the port, the log and the cgroup."""
 
@@ -85,9 +45,10 @@ class ProcessDriver:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, Held] = {}
         self._streams: dict[str, dict[str, Any]] = {}
         self._reserved: dict[str, tuple[Shim, Handle]] = {}
+        self._capping = Capping(context.watch)
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
@@ -113,6 +74,7 @@ class ProcessDriver:
             "main": None,
             "port": port,
             "log": str(self._log(tag)) if _is_logged(spec) else None,
+            "log_max": spec.log_max,
             "cgroup": channel.cgroup,
             "tier": channel.tier,
             "uid": os.getuid(),
@@ -184,7 +146,11 @@ class ProcessDriver:
         return handle
 
     def _hold(self, channel: ShimChannel, handle: Handle) -> None:
-        held = self._held[handle.tag] = _Held(channel)
+        held = self._held[handle.tag] = Held(channel)
+        log, most = self.log_path(handle), handle.data.get("log_max")
+        if log is not None and most is not None:
+            # First: it may have ended before this thread goes on.
+            self._capping.begin(handle.tag, log, most)
         self._context.watch(channel.socket, lambda: self._receive(held, handle))
 
     def _execute(self, shim: Shim, asked: dict[str, Any], fds: list[int], handle: Handle, name: str) -> list[int]:
@@ -204,7 +170,7 @@ class ProcessDriver:
             raise exec_error(answer.number("errno") or 0, os.fsdecode(filename or b"."), name)
         return [answer.number("pid") or 0, answer.number("start") or 0, answer.number("inode") or 0]
 
-    def _receive(self, held: _Held, handle: Handle) -> bool:
+    def _receive(self, held: Held, handle: Handle) -> bool:
         """Read one message of a shim; False when there will be no more. Runs in the owner's watching thread."""
         try:
             received = wire.receive(held.channel.socket)
@@ -228,13 +194,14 @@ class ProcessDriver:
             self._ended(held, handle.tag, outcome_of(message))
         return True
 
-    def _ended(self, held: _Held, tag: str, event: Ended) -> None:
+    def _ended(self, held: Held, tag: str, event: Ended) -> None:
         # The socket stays open until the shim closes its end: `_receive` must see the end of it.
         self._held.pop(tag, None)
+        self._capping.end(tag)
         self._context.emit(tag, event)
         held.end()
 
-    def _end_lost(self, held: _Held, handle: Handle) -> None:
+    def _end_lost(self, held: Held, handle: Handle) -> None:
         """End what a shim left that was killed: the hub inherited it, and what that can't know of is looked for here."""
         signals.wait_end(held.channel.pid, held.channel.start, _STUCK_S)
         said = receipts.of_life(self._context.state_dir, self._context.owner, handle.tag, handle.data.get("life", 1))
@@ -245,6 +212,10 @@ class ProcessDriver:
         self._context.await_orphans(held.channel.pid)
         proof = self._end_rest(handle)
         self._ended(held, handle.tag, Ended(None, "its shim was killed, so its tree was ended", proof=proof))
+
+    def close(self) -> None:
+        """Rotate logs no more. See `tether.drivers.HasConnections`."""
+        self._capping.close()
 
     # -- look ----------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,51 @@
+"""A tree that this process holds the line to, and the wait for its end."""
+
+from __future__ import annotations
+
+import threading
+
+from tether.guard.launch import ShimChannel
+
+__all__ = ["Held"]
+
+
+class Held:
+    """A tree that this process holds the line to."""
+
+    def __init__(self, channel: ShimChannel) -> None:
+        self.channel = channel
+        self._condition = threading.Condition()
+        self._ended = False
+        self._stuck = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was seen to have ended."""
+        return self._ended
+
+    def end(self) -> None:
+        """It has ended."""
+        with self._condition:
+            self._ended = True
+            self._condition.notify_all()
+
+    def note_stuck(self, said: str, hopeless: bool) -> None:
+        """Members are left; where waiting changes nothing (another user's), nobody waits any longer."""
+        with self._condition:
+            self._stuck = said
+            if hopeless:
+                self._condition.notify_all()
+            self._hopeless = hopeless
+
+    _hopeless = False
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it has ended; False if it did not in time, or can't."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._ended or self._hopeless, timeout_s)
+            return self._ended
+
+    @property
+    def stuck(self) -> str:
+        """What is said of members that are still there; empty if nothing is."""
+        return self._stuck
