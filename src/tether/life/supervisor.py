@@ -331,6 +331,9 @@ class Supervisor:
             managed.condition.notify_all()
             if managed.state.is_final:
                 self._leave(managed)
+            if managed.is_over:
+                # Only now: who hears of it may use its name again.
+                managed.tell_end()
         return [each for each in todo if isinstance(each, End)]
 
     def _record(self, managed: Managed, records: Iterable[Record]) -> None:
@@ -434,7 +437,7 @@ class Supervisor:
         """
         deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
         with managed.condition:
-            while not (managed.state.is_final or managed.life.over):
+            while not managed.is_over:
                 left = None if deadline is None else deadline - self._clock.monotonic()
                 if left is not None and left <= 0:
                     raise DeadlineExceeded(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, cast
@@ -13,7 +13,7 @@ from tether.errors import Gone, SpecError
 from tether.life.driver import CanCopy, CanExecute, CanPause, HasInside, HasStreamsApart
 from tether.life.managed import Managed
 from tether.life.supervisor import Supervisor
-from tether.model import Handle, Identity, OnDeath, State, Usage
+from tether.model import Handle, Identity, OnDeath, Progress, State, Usage
 from tether.owner import show
 
 __all__ = ["Resource"]
@@ -182,6 +182,13 @@ class Resource:
         self._supervisor.wait(self._managed, timeout)
         return self.exit_code
 
+    def on_end(self, listener: Callable[[], object]) -> Callable[[], None]:
+        """Have ``listener`` called once when all of it has ended, at once if it has; the function that is returned ends that.
+
+        It takes no thread to wait so. It is called in the thread that saw the end, and must not block; one that raises is logged.
+        """
+        return self._managed.on_end(listener)
+
     def stop(self, grace: float | None = None) -> None:
         """End it politely, by force after ``grace`` seconds (by default those of its spec). Returns when it has ended.
 
@@ -276,6 +283,9 @@ class Resource:
         if handle is not None and not self.state.is_final and isinstance(driver, CanPause):
             driver.resume(handle)
 
-    def restart(self) -> None:
-        """Stop it and start it again, under the same name and id. Returns when it is ready; raises StartError."""
-        self._supervisor.restart(self._managed, None, _silent)
+    def restart(self, *, on_progress: Progress | None = None) -> None:
+        """Stop it and start it again, under the same name and id. Returns when it is ready; raises StartError.
+
+        ``on_progress`` is called with a line of text whenever there is something new to say.
+        """
+        self._supervisor.restart(self._managed, None, on_progress or _silent)
