@@ -216,6 +216,7 @@ class Life:
         created: whether there is, or was, something to end.
         was_ready: whether it ever was.
         over: whether nothing of it runs any more, though something that was made for it may be left.
+        forced: whether its end by force was asked for before there was something to end.
         asked: who else than its owner asked for its end, if somebody did.
         before: the state in which it was lost, to which it comes back.
         history: the names of the events so far, each with the state that it led to.
@@ -230,6 +231,7 @@ class Life:
     created: bool = False
     was_ready: bool = False
     over: bool = False
+    forced: bool = False
     asked: str = ""
     before: State = State.READY
     history: tuple[str, ...] = ()
@@ -270,7 +272,7 @@ def _is_stopping(life: Life) -> bool:
 
 def _created(life: Life, _: Created) -> _Outcome:
     if life.state is State.STOPPING:
-        return replace(life, created=True), (Record("created"), End(life.reason))
+        return replace(life, created=True), (Record("created"), End(life.reason, force=life.forced))
     return replace(life, state=State.STARTING, created=True), (Record("created"), Probe())
 
 
@@ -335,9 +337,10 @@ def _continued(life: Life, _: Continued) -> _Outcome:
 def _stop_asked(life: Life, event: StopAsked) -> _Outcome:
     if life.state is State.PENDING:
         # Somebody is just creating it, and ends it as soon as there is something to end.
-        return replace(life, state=State.STOPPING, reason=event.why), (Record("stop", event.why),)
+        pending = replace(life, state=State.STOPPING, reason=event.why, forced=event.force)
+        return pending, (Record("kill" if event.force else "stop", event.why),)
     if life.state is State.STOPPING:
-        return life, (End(event.why, force=event.force),)
+        return replace(life, forced=life.forced or event.force), (End(event.why, force=event.force),)
     stopping = replace(life, state=State.STOPPING, reason=event.why)
     return stopping, (Record("kill" if event.force else "stop", event.why), End(event.why, force=event.force))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Callable, Collection
@@ -19,6 +20,8 @@ from tether.linux import sockets
 from tether.model import Handle, OnDeath, State
 
 __all__ = ["Managed", "Names", "new_id"]
+
+_log = logging.getLogger("tether")
 
 _TAIL_LINES = 20
 
@@ -74,6 +77,7 @@ class Managed:
         self.fence = 1
         self.condition = threading.Condition(threading.RLock())
         self.early: list[Event] = []
+        self._on_end: dict[object, Callable[[], object]] = {}
         # Looked up by name, not isinstance(): that costs a start more than anything else of this object.
         self._port_of: Callable[[Handle], int | None] | None = getattr(driver, "port", None)
         self._log_of: Callable[[Handle], Path | None] | None = getattr(driver, "log_path", None)
@@ -85,6 +89,37 @@ class Managed:
     def new_life(self) -> Life:
         """A life as its spec wants it, from the beginning."""
         return Life(stays_up=self.spec.stays_up, rest_goes_on=getattr(self.spec, "ends", None) == "last")
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended: nothing of it runs, though something else that was made for it may be left."""
+        return self.life.state.is_final or self.life.over
+
+    def on_end(self, listener: Callable[[], object]) -> Callable[[], None]:
+        """Have ``listener`` called once when it has ended, at once if it has; the function that is returned forgets it.
+
+        It is called in the thread that saw the end, with ``condition`` held: it must not block.
+        """
+        key = object()
+        with self.condition:
+            if not self.is_over:
+                self._on_end[key] = listener
+                return lambda: self._forget(key)
+        listener()
+        return lambda: None
+
+    def _forget(self, key: object) -> None:
+        # Without the lock: a waiter that is cancelled waits for nobody.
+        self._on_end.pop(key, None)
+
+    def tell_end(self) -> None:
+        """Call who waits for the end."""
+        listeners, self._on_end = self._on_end, {}
+        for listener in list(listeners.values()):
+            try:
+                listener()
+            except Exception:
+                _log.exception("%s: a listener for its end failed", self.name)
 
     def ask_to_end(self, handle: Handle, grace: float) -> None:
         """Ask politely; more than once only what has not been ready yet, and may not have heard, or where the spec says so."""

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 from tether.errors import (
     Busy,
@@ -331,6 +331,9 @@ class Supervisor:
             managed.condition.notify_all()
             if managed.state.is_final:
                 self._leave(managed)
+            if managed.is_over:
+                # Only now: who hears of it may use its name again.
+                managed.tell_end()
         return [each for each in todo if isinstance(each, End)]
 
     def _record(self, managed: Managed, records: Iterable[Record]) -> None:
@@ -426,24 +429,20 @@ class Supervisor:
         except TetherError as error:
             _log.error("%s: could not be ended: %s", managed.name, error)
 
-    def wait(self, managed: Managed, timeout_s: float | None) -> None:
+    def wait(self, managed: Managed, timeout_s: float | None, *, of: Literal["tree", "main"] = "tree") -> None:
         """Wait until a resource has ended: until nothing of it runs, where something else of it can't be removed now.
+
+        With ``of="main"`` until its command has, which may not be on record yet.
 
         Raises:
             DeadlineExceeded: it goes on.
         """
-        self._wait(managed, timeout_s, lambda life: life.state.is_final or life.over)
-        self._ledger.flush()
-
-    def wait_main(self, managed: Managed, timeout_s: float | None) -> None:
-        """Wait until the command of a resource has ended, which may not be on record yet. Raises DeadlineExceeded."""
-        self._wait(managed, timeout_s, lambda life: life.exit_code is not None or life.state.is_final or life.over)
-
-    def _wait(self, managed: Managed, timeout_s: float | None, has_come: Callable[[Life], bool]) -> None:
         deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
         with managed.condition:
-            while not has_come(managed.life):
+            while not (managed.is_over or (of == "main" and managed.life.exit_code is not None)):
                 left = None if deadline is None else deadline - self._clock.monotonic()
                 if left is not None and left <= 0:
                     raise DeadlineExceeded(f"resource {managed.name} is still {managed.state} after {timeout_s:g} s")
                 self._clock.wait(managed.condition, left)
+        if of == "tree":
+            self._ledger.flush()

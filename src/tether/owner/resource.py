@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, cast
@@ -15,7 +15,7 @@ from tether.life.driver import CanCopy, CanExecute, CanPause, CanSignal, HasInsi
 from tether.life.managed import Managed
 from tether.life.supervisor import Supervisor
 from tether.linux import signals
-from tether.model import Handle, Identity, OnDeath, State, Usage
+from tether.model import Handle, Identity, OnDeath, Progress, State, Usage
 from tether.owner import show
 
 __all__ = ["Resource"]
@@ -191,10 +191,7 @@ class Resource:
             DeadlineExceeded: it goes on after ``timeout`` seconds; also a `TimeoutError`.
         """
         _check("of", of, ("tree", "main"))
-        if of == "main":
-            self._supervisor.wait_main(self._managed, timeout)
-        else:
-            self._supervisor.wait(self._managed, timeout)
+        self._supervisor.wait(self._managed, timeout, of=of)
         return self.exit_code
 
     def poll(self) -> int | None:
@@ -212,7 +209,7 @@ class Resource:
             PermissionError: its command is another user's by now.
         """
         _check("to", to, ("main", "group", "tree"))
-        if sig not in signal.valid_signals():
+        if sig and sig not in signal.valid_signals():
             raise SpecError(f"{sig!r} is no signal, so that none was sent to {self.name}")
         driver, handle, main = self._managed.driver, self._managed.handle, self.main
         if not isinstance(driver, CanSignal):
@@ -224,6 +221,13 @@ class Resource:
             signals.send(main.pid, main.start, sig)
         else:
             driver.signal(handle, sig, to)
+
+    def on_end(self, listener: Callable[[], object]) -> Callable[[], None]:
+        """Have ``listener`` called once when all of it has ended, at once if it has; the function that is returned ends that.
+
+        It takes no thread to wait so. It is called in the thread that saw the end, and must not block; one that raises is logged.
+        """
+        return self._managed.on_end(listener)
 
     def stop(self, grace: float | None = None) -> None:
         """End it politely, by force after ``grace`` seconds (by default those of its spec). Returns when it has ended.
@@ -319,6 +323,9 @@ class Resource:
         if handle is not None and not self.state.is_final and isinstance(driver, CanPause):
             driver.resume(handle)
 
-    def restart(self) -> None:
-        """Stop it and start it again, under the same name and id. Returns when it is ready; raises StartError."""
-        self._supervisor.restart(self._managed, None, _silent)
+    def restart(self, *, on_progress: Progress | None = None) -> None:
+        """Stop it and start it again, under the same name and id. Returns when it is ready; raises StartError.
+
+        ``on_progress`` is called with a line of text whenever there is something new to say.
+        """
+        self._supervisor.restart(self._managed, None, on_progress or _silent)
