@@ -232,7 +232,8 @@ class Process(CommandBase):
         executable: the program to execute, where that is another than ``argv[0]``.
         stdin: "null", "inherit", "pipe", a path, a descriptor or an open file.
         stdout: "log" for a file in the state directory, "inherit", "null", "pipe", a path, a descriptor or an open file.
-        stderr: the same; "log" goes to the same file, "stdout" to wherever that goes.
+        stderr: the same; "log" goes to the same file, "own-log" to one of its own, "stdout" to wherever that goes.
+        text, encoding, errors: the pipes are streams of text, as in `subprocess`, if one of the three is given.
         pass_fds: descriptors that the command inherits under the same numbers.
         terminal: "own" for a session without a terminal, "share" for the app's session and terminal, "pty" for a new terminal,
             whose other end is ``stdin`` and ``stdout`` of the resource.
@@ -278,7 +279,7 @@ class Process(CommandBase):
     umask: int | None = None
     stdin: Literal["null", "inherit", "pipe"] | int | PathLike[str] | BinaryIO = "null"
     stdout: Stream = "log"
-    stderr: Stream | Literal["stdout"] = "log"
+    stderr: Stream | Literal["own-log", "stdout"] = "log"
     pass_fds: Sequence[int] = ()
     port: int | None = None
     ready: Ready | None = None
@@ -307,6 +308,9 @@ class Process(CommandBase):
     cpus: float | None = None
     ignored_signals: Sequence[str | int] = ()
     blocked_signals: Sequence[str | int] = ()
+    text: bool = False
+    encoding: str | None = None
+    errors: str | None = None
     log_max: int | None = LOG_MAX
     kind: str = field(default="process", init=False)
 
@@ -328,7 +332,13 @@ class Process(CommandBase):
         self._check_common()
         _check_stream("stdin", self.stdin, ("inherit", "null", "pipe"))
         _check_stream("stdout", self.stdout, ("log", "inherit", "null", "pipe"))
-        _check_stream("stderr", self.stderr, ("log", "inherit", "null", "pipe", "stdout"))
+        _check_stream("stderr", self.stderr, ("log", "own-log", "inherit", "null", "pipe", "stdout"))
+        if (
+            isinstance(self.stderr, str)
+            and self.stderr == "own-log"
+            and not (self.terminal != "pty" and self.stdout == "log")
+        ):
+            raise SpecError('stderr="own-log" is for stdout="log"; else stderr="log" has the log for itself')
         self._check_word("terminal", ("own", "share", "pty"))
         self._check_word("ends", ("tree", "last", "main"))
         self._check_numbers()

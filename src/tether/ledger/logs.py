@@ -53,10 +53,16 @@ def aside(log: Path) -> Path:
     return log.with_name(f"{log.name}.1")
 
 
+def of_stream(log: Path, stream: str) -> Path:
+    """Return the file beside a resource's log for what went to "stdout" or "stderr", where the two are kept apart."""
+    return log.with_name(f"{log.stem}.{stream}.log")
+
+
 def files(state_dir: Path, tag: str) -> tuple[Path, ...]:
-    """Return every file that may have output of a resource: the one written now, and what was or is just rotated out of it."""
-    current = path(state_dir, tag)
-    return current, aside(current), current.with_name(f"{current.name}.new")
+    """Return every file that may have output of a resource: those written now, and what was or is just rotated out of them."""
+    log = path(state_dir, tag)
+    current = (log, of_stream(log, "stdout"), of_stream(log, "stderr"))
+    return tuple(each for one in current for each in (one, aside(one), one.with_name(f"{one.name}.new")))
 
 
 def _begin(fd: int, otherwise: int) -> int:

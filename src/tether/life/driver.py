@@ -37,6 +37,7 @@ __all__ = [
     "HasInside",
     "HasLine",
     "HasLog",
+    "HasLogsApart",
     "HasMarks",
     "HasOutput",
     "HasPids",
@@ -249,6 +250,15 @@ class HasLog(Protocol):
 
     def log_path(self, handle: Handle) -> Path | None:
         """Return the file, or None if this one has none."""
+        ...
+
+
+@runtime_checkable
+class HasLogsApart(Protocol):
+    """A driver whose resources may have more than one such file."""
+
+    def log_paths(self, handle: Handle) -> tuple[Path, ...]:
+        """Return the files: that of standard output, or of both, first."""
         ...
 
 

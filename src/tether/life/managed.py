@@ -13,7 +13,7 @@ from typing import Any
 
 from tether.errors import DriverUnavailable, StartError, TetherError
 from tether.ledger import logs
-from tether.life.driver import CanAttach, CanInsist, Driver, HasDetails, HasOutput, HasTarget
+from tether.life.driver import CanAttach, CanInsist, Driver, HasDetails, HasLogsApart, HasOutput, HasTarget
 from tether.life.machine import Event, Life, describe_exit
 from tether.life.probes import Target
 from tether.linux import sockets
@@ -174,7 +174,19 @@ class Managed:
         """Its output, or the last lines of it, as text; empty if it goes elsewhere. Raises DriverUnavailable."""
         if self.handle is not None and isinstance(self.driver, HasOutput):
             return self.driver.read_log(self.handle, lines).decode(errors="replace")
-        return logs.tail(self.log_path, lines)
+        said = [logs.tail(path, lines) for path in self.log_paths]
+        if len(said) < 2:
+            return "".join(said)
+        # What went to standard error comes last: it is what the end of a log is looked at for.
+        both = [line for each in said for line in each.splitlines()]
+        return "\n".join(both if lines is None else both[len(both) - lines :] if lines < len(both) else both)
+
+    @property
+    def log_paths(self) -> tuple[Path, ...]:
+        """The files with its output."""
+        if self.handle is not None and isinstance(self.driver, HasLogsApart):
+            return self.driver.log_paths(self.handle)
+        return () if self.log_path is None else (self.log_path,)
 
     def target(self) -> Target:
         """What a readiness probe looks at."""

@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, Self, cast
+from typing import IO, Any, Literal, Self, cast
 
-from tether.errors import Gone, SpecError
+from tether.errors import DeadlineExceeded, Gone, SpecError
 from tether.life.driver import CanCopy, CanExecute, CanPause, CanSignal, HasInside, HasStreamsApart
 from tether.life.managed import Managed
 from tether.life.supervisor import Supervisor
 from tether.linux import signals
 from tether.model import Handle, Identity, OnDeath, Progress, State, Usage
-from tether.owner import show
+from tether.owner import conversation, following, show
 
 __all__ = ["Resource"]
 
@@ -122,10 +123,11 @@ class Resource:
 
         Args:
             tail: how many lines; None for all.
-            stream: of a container, only what went to one of the two.
+            stream: only what went to one of the two: of a container, and of a process with ``stderr="own-log"``, whose standard
+                error comes last without this.
 
         Raises:
-            SpecError: the two are not kept apart for this kind.
+            SpecError: the two are not kept apart.
         """
         if stream is None:
             return self._managed.log(tail)
@@ -133,6 +135,20 @@ class Resource:
         if not isinstance(driver, HasStreamsApart):
             raise SpecError(f"{self.name} is of kind {self.kind}, whose standard output and error are not kept apart")
         return "" if handle is None else driver.read_stream(handle, stream, tail).decode(errors="replace")
+
+    def lines(self, *, follow: bool = False, tail: int | None = None) -> Iterator[str]:
+        """Return an iterator of the lines of its output, without their ends: of what `logs` returns.
+
+        Args:
+            follow: go on with what is written, until all of it has ended; of one that is restarted, until its end before that.
+            tail: begin with so many lines; None for all.
+
+        Raises:
+            SpecError: its output goes to a pipe, which is there to be read.
+        """
+        if "stdout" in self._managed.streams:
+            raise SpecError(f"the output of {self.name} goes to a pipe: read its stdout, or start it with stdout='log'")
+        return following.lines(self._managed, follow=follow, tail=tail)
 
     def info(self) -> dict[str, Any]:
         """Return all of the above, ready for JSON and without secrets."""
@@ -164,19 +180,19 @@ class Resource:
     # The pipes are this resource's until they are closed: also after it has ended, as with `subprocess.Popen`.
 
     @property
-    def stdin(self) -> BinaryIO | None:
+    def stdin(self) -> IO[Any] | None:
         """The pipe to its standard input, if the spec said "pipe"."""
-        return cast("BinaryIO | None", self._stream("stdin"))
+        return cast("IO[Any] | None", self._stream("stdin"))
 
     @property
-    def stdout(self) -> BinaryIO | None:
+    def stdout(self) -> IO[Any] | None:
         """The pipe from its standard output, if the spec said "pipe"."""
-        return cast("BinaryIO | None", self._stream("stdout"))
+        return cast("IO[Any] | None", self._stream("stdout"))
 
     @property
-    def stderr(self) -> BinaryIO | None:
+    def stderr(self) -> IO[Any] | None:
         """The pipe from its standard error, if the spec said "pipe"."""
-        return cast("BinaryIO | None", self._stream("stderr"))
+        return cast("IO[Any] | None", self._stream("stderr"))
 
     # -- what can be done with it --------------------------------------------------------------------------------------
 
@@ -193,6 +209,35 @@ class Resource:
         _check("of", of, ("tree", "main"))
         self._supervisor.wait(self._managed, timeout, of=of)
         return self.exit_code
+
+    def communicate(
+        self,
+        input: str | bytes | None = None,  # noqa: A002 - as in subprocess
+        timeout: float | None = None,
+    ) -> tuple[Any, Any]:
+        """Send ``input`` to its standard input, read its pipes until they end, and wait for its command; as `subprocess` does.
+
+        What was read by way of ``stdout`` or ``stderr`` before is not told again.
+
+        Args:
+            input: what it reads; text if its pipes are, else bytes. Its standard input is closed after that.
+            timeout: seconds. After that it may be called again, without ``input``, and nothing of the output is lost.
+
+        Returns:
+            What came from standard output and error; None for what is no pipe.
+
+        Raises:
+            DeadlineExceeded: it goes on after ``timeout`` seconds; it is not ended.
+            SpecError: there is no pipe for ``input``, or its pipes are not of this machine.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        going = conversation.of(self._managed)
+        try:
+            going.proceed(input, deadline)
+        except DeadlineExceeded:
+            raise DeadlineExceeded(f"the output of {self.name} has not ended after {timeout:g} s") from None
+        self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()), of="main")
+        return going.heard("stdout"), going.heard("stderr")
 
     def poll(self) -> int | None:
         """Return the exit code of its command, without waiting; None while that runs, as with `subprocess.Popen`."""
