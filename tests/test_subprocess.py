@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -28,20 +30,21 @@ def shared_owner_ends() -> object:
     shared._shared.end()
 
 
-def exceptions() -> dict[str, str]:
-    """The tests of CPython's that are known not to pass, with the reason."""
-    lines = [line for line in LIST.read_text().splitlines() if line and not line.startswith("#")]
+def exceptions(module: str) -> dict[str, str]:
+    """The tests of a module of CPython's that are known not to pass, with the reason."""
+    lines = [line.removeprefix(f"{module} ") for line in LIST.read_text().splitlines() if line.startswith(f"{module} ")]
     return dict(line.split(": ", 1) for line in lines)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_cpythons_own_tests_pass(tmp_path: Path) -> None:
-    """But for the tests of a list, and those do not pass. Slow: more than three hundred tests, which start commands for minutes."""
+@pytest.mark.parametrize(("module", "least"), [("test_subprocess", 250), ("test_asyncio.test_subprocess", 100)])
+def test_cpythons_own_tests_pass(tmp_path: Path, module: str, least: int) -> None:
+    """But for the tests of a list, and those do not pass. Slow: hundreds of tests, which start commands for a minute and more."""
     if importlib.util.find_spec("test.test_subprocess") is None:
         pytest.skip("this Python comes without its own tests")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(PROGRAMS / "cpython_subprocess.py")],
+        [sys.executable, "-W", "ignore", str(PROGRAMS / "cpython_subprocess.py"), f"test.{module}"],
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -50,10 +53,10 @@ def test_cpythons_own_tests_pass(tmp_path: Path) -> None:
         check=True,
     )
     said = json.loads(done.stdout.splitlines()[-1])
-    new = {name: why for name, why in said["failed"].items() if name not in exceptions()}
+    new = {name: why for name, why in said["failed"].items() if name not in exceptions(module)}
     assert not new, "\n".join(f"{name}\n{why}" for name, why in new.items())
-    assert set(exceptions()) == set(said["failed"]), "these pass by now: take them off the list"
-    assert said["passed"] > 250
+    assert set(exceptions(module)) == set(said["failed"]), "these pass by now: take them off the list"
+    assert said["passed"] > least
 
 
 def test_names_are_those_of_subprocess() -> None:
@@ -178,3 +181,33 @@ def test_a_fork_has_an_owner_of_its_own() -> None:
     assert process.poll() is None
     process.kill()
     assert process.wait(10) == -signal.SIGKILL
+
+
+def test_asyncio_has_its_like() -> None:
+    """The same names as in asyncio; nothing of it outlives the app, and its end is heard without a thread."""
+
+    async def go() -> list[threading.Thread]:
+        before = set(threading.enumerate())
+        process = await tether.subprocess.create_subprocess_exec("cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        (resource,) = tether.subprocess.owner().resources
+        assert resource.pid == process.pid
+        assert await process.communicate(b"hello") == (b"hello", None)
+        shell = await tether.subprocess.create_subprocess_shell("read line; exit 3", stdin=subprocess.PIPE)
+        waiting = asyncio.ensure_future(shell.wait())
+        await asyncio.sleep(0)
+        made = [each for each in threading.enumerate() if each not in before and not each.name.startswith("tether-")]
+        assert shell.stdin is not None
+        shell.stdin.close()
+        assert await waiting == 3
+        deaf = await tether.subprocess.create_subprocess_exec("sleep", "100")
+        deaf.kill()
+        assert await deaf.wait() == -signal.SIGKILL
+        with pytest.raises(ProcessLookupError):
+            deaf.send_signal(signal.SIGTERM)
+        with pytest.raises(FileNotFoundError):
+            await tether.subprocess.create_subprocess_exec("there is no such program")
+        with pytest.raises(ValueError, match="text= can't be given"):
+            await tether.subprocess.create_subprocess_exec("true", text=True)
+        return made
+
+    assert asyncio.run(go()) == []

@@ -59,7 +59,7 @@ def test_following_that_is_given_up_leaves_no_descriptor(owner: Owner) -> None:
     for _ in range(3):
         lines = job.lines(follow=True)
         assert next(lines) == "one"
-        lines.close()  # type: ignore[attr-defined]
+        lines.close()
     assert len(os.listdir("/proc/self/fd")) == before
     job.kill()
     assert list(job.lines(follow=True)) == ["one"]

@@ -1,10 +1,12 @@
-"""CPython's own test_subprocess, unchanged, with `tether.subprocess` in the place of subprocess; its verdicts as JSON, last line.
+"""CPython's own tests, unchanged, with `tether.subprocess` in the place of subprocess; their verdicts as JSON, last line.
 
-usage: cpython_subprocess.py
+usage: cpython_subprocess.py test.test_subprocess | test.test_asyncio.test_subprocess
 """
 
 from __future__ import annotations
 
+import asyncio.subprocess
+import importlib
 import json
 import sys
 import unittest
@@ -12,9 +14,6 @@ from test import support as _support  # before the exchange: what supports the t
 from test.support import script_helper as _script_helper
 
 import tether.subprocess
-
-sys.modules["subprocess"] = tether.subprocess
-from test import test_subprocess  # noqa: E402
 
 
 class Verdicts(unittest.TestResult):
@@ -30,10 +29,14 @@ class Verdicts(unittest.TestResult):
 
 
 def _name(test: object) -> str:
-    return str(getattr(test, "test_case", test).id()).removeprefix("test.test_subprocess.")  # type: ignore[attr-defined]
+    return str(getattr(test, "test_case", test).id()).rpartition("test_subprocess.")[2]  # type: ignore[attr-defined]
 
 
+sys.modules["subprocess"] = tether.subprocess
+for name in ("create_subprocess_exec", "create_subprocess_shell"):
+    for module in (asyncio, asyncio.subprocess):
+        setattr(module, name, getattr(tether.subprocess, name))
 verdicts = Verdicts()
-unittest.defaultTestLoader.loadTestsFromModule(test_subprocess).run(verdicts)
+unittest.defaultTestLoader.loadTestsFromModule(importlib.import_module(sys.argv[1])).run(verdicts)
 failed = {_name(test): said for test, said in [*verdicts.failures, *verdicts.errors]}
 print(json.dumps({"run": verdicts.testsRun, "passed": len(verdicts.passed), "failed": failed}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast
 
@@ -135,6 +135,27 @@ class Resource:
         """
         return await ask(self._resource.logs, tail, stream=stream)
 
+    async def lines(self, *, follow: bool = False, tail: int | None = None) -> AsyncIterator[str]:
+        """Yield the lines of its output, without their ends, with ``follow`` until all of it has ended: ``async for``.
+
+        Args:
+            follow: go on with what is written. To wait for that takes no thread where its output is a log of this machine.
+            tail: begin with so many lines; None for all.
+
+        Raises:
+            SpecError: its output goes to a pipe, which is there to be read.
+        """
+        with self._resource.lines(follow=follow, tail=tail) as reading:
+            while (found := await ask(reading.take)) is not None:
+                for line in found:
+                    yield line
+                if found:
+                    continue
+                if reading.fd is None:
+                    await ask(reading.wait)
+                else:
+                    await loops.current().readable(reading.fd)
+
     async def info(self) -> dict[str, Any]:
         """Return all of the above, ready for JSON and without secrets."""
         return await ask(self._resource.info)
@@ -167,15 +188,22 @@ class Resource:
 
     # -- what can be done with it --------------------------------------------------------------------------------------
 
-    async def wait(self, timeout: float | None = None) -> int | None:  # noqa: ASYNC109 - the same names as tether.Resource
+    async def wait(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 - the same names as tether.Resource
+        *,
+        of: Literal["tree", "main"] = "tree",
+    ) -> int | None:
         """Wait until all of it has ended, and return the exit code of its command (None if unknown). Takes no thread.
+
+        With ``of="main"`` until its command has ended: what that left behind may go on.
 
         Raises:
             DeadlineExceeded: it goes on after ``timeout`` seconds; also a `TimeoutError`.
         """
         loop = loops.current()
         event = loop.event()
-        forget = self._resource.on_end(lambda: loop.call(event.set))
+        forget = self._resource.on_end(lambda: loop.call(event.set), of=of)
         try:
             ended = await loop.wait(event, timeout)
         finally:
@@ -184,13 +212,32 @@ class Resource:
             raise DeadlineExceeded(f"resource {self.name} is still {self.state.value} after {timeout:g} s")
         return self.exit_code
 
-    def on_end(self, listener: Callable[[], object]) -> Callable[[], None]:
-        """Have ``listener`` called once, in the loop, when all of it has ended, soon if it has.
+    def on_end(self, listener: Callable[[], object], *, of: Literal["tree", "main"] = "tree") -> Callable[[], None]:
+        """Have ``listener`` called once, in the loop, when all of it has ended, or its command alone; soon if it has.
 
         Returns:
             What ends that; it may be called twice.
         """
-        return self._resource.on_end(in_loop(loops.current(), listener))
+        return self._resource.on_end(in_loop(loops.current(), listener), of=of)
+
+    def poll(self) -> int | None:
+        """Return the exit code of its command; None while that runs."""
+        return self._resource.poll()
+
+    def send_signal(self, sig: int, to: Literal["main", "group", "tree"] = "main") -> None:
+        """Send a signal to its command, to that with its process group, or to every process of it. See `tether.Resource`."""
+        self._resource.send_signal(sig, to)
+
+    async def communicate(
+        self,
+        input: str | bytes | None = None,  # noqa: A002 - as in subprocess
+        timeout: float | None = None,  # noqa: ASYNC109 - the same names as tether.Resource
+    ) -> tuple[Any, Any]:
+        """Send ``input``, read its pipes until they end, and wait for its command. See `tether.Resource.communicate`.
+
+        One that is cancelled goes on, in a thread of its own; what it hears is told by the next call.
+        """
+        return await ask(self._resource.communicate, input, timeout)
 
     async def stop(self, grace: float | None = None) -> None:
         """End it politely, by force after ``grace`` seconds (by default those of its spec). Returns when it has ended.

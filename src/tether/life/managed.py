@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tether.errors import DriverUnavailable, StartError, TetherError
 from tether.ledger import logs
@@ -77,7 +77,7 @@ class Managed:
         self.fence = 1
         self.condition = threading.Condition(threading.RLock())
         self.early: list[Event] = []
-        self._on_end: dict[object, Callable[[], object]] = {}
+        self._on_end: dict[object, tuple[Literal["tree", "main"], Callable[[], object]]] = {}
         # Looked up by name, not isinstance(): that costs a start more than anything else of this object.
         self._port_of: Callable[[Handle], int | None] | None = getattr(driver, "port", None)
         self._log_of: Callable[[Handle], Path | None] | None = getattr(driver, "log_path", None)
@@ -95,15 +95,19 @@ class Managed:
         """Whether it has ended: nothing of it runs, though something else that was made for it may be left."""
         return self.life.state.is_final or self.life.over
 
-    def on_end(self, listener: Callable[[], object]) -> Callable[[], None]:
+    def has_ended(self, of: Literal["tree", "main"]) -> bool:
+        """Whether all of it has ended, or its command alone."""
+        return self.is_over or (of == "main" and self.life.exit_code is not None)
+
+    def on_end(self, listener: Callable[[], object], *, of: Literal["tree", "main"] = "tree") -> Callable[[], None]:
         """Have ``listener`` called once when it has ended, at once if it has; the function that is returned forgets it.
 
         It is called in the thread that saw the end, with ``condition`` held: it must not block.
         """
         key = object()
         with self.condition:
-            if not self.is_over:
-                self._on_end[key] = listener
+            if not self.has_ended(of):
+                self._on_end[key] = of, listener
                 return lambda: self._forget(key)
         listener()
         return lambda: None
@@ -113,9 +117,11 @@ class Managed:
         self._on_end.pop(key, None)
 
     def tell_end(self) -> None:
-        """Call who waits for the end."""
-        listeners, self._on_end = self._on_end, {}
-        for listener in list(listeners.values()):
+        """Call who waits for an end that has come."""
+        for key, (of, listener) in list(self._on_end.items()):
+            if not self.has_ended(of):
+                continue
+            self._on_end.pop(key, None)
             try:
                 listener()
             except Exception:

@@ -331,9 +331,8 @@ class Supervisor:
             managed.condition.notify_all()
             if managed.state.is_final:
                 self._leave(managed)
-            if managed.is_over:
-                # Only now: who hears of it may use its name again.
-                managed.tell_end()
+            # Only now: who hears of its end may use its name again.
+            managed.tell_end()
         return [each for each in todo if isinstance(each, End)]
 
     def _record(self, managed: Managed, records: Iterable[Record]) -> None:
@@ -439,7 +438,7 @@ class Supervisor:
         """
         deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
         with managed.condition:
-            while not (managed.is_over or (of == "main" and managed.life.exit_code is not None)):
+            while not managed.has_ended(of):
                 left = None if deadline is None else deadline - self._clock.monotonic()
                 if left is not None and left <= 0:
                     raise DeadlineExceeded(f"resource {managed.name} is still {managed.state} after {timeout_s:g} s")

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self, cast
@@ -136,8 +136,8 @@ class Resource:
             raise SpecError(f"{self.name} is of kind {self.kind}, whose standard output and error are not kept apart")
         return "" if handle is None else driver.read_stream(handle, stream, tail).decode(errors="replace")
 
-    def lines(self, *, follow: bool = False, tail: int | None = None) -> Iterator[str]:
-        """Return an iterator of the lines of its output, without their ends: of what `logs` returns.
+    def lines(self, *, follow: bool = False, tail: int | None = None) -> following.Lines:
+        """Return an iterator of the lines of its output, without their ends: of what `logs` returns. It may be closed early.
 
         Args:
             follow: go on with what is written, until all of it has ended; of one that is restarted, until its end before that.
@@ -267,12 +267,14 @@ class Resource:
         else:
             driver.signal(handle, sig, to)
 
-    def on_end(self, listener: Callable[[], object]) -> Callable[[], None]:
+    def on_end(self, listener: Callable[[], object], *, of: Literal["tree", "main"] = "tree") -> Callable[[], None]:
         """Have ``listener`` called once when all of it has ended, at once if it has; the function that is returned ends that.
 
+        With ``of="main"`` when its command has ended, whatever that left behind.
         It takes no thread to wait so. It is called in the thread that saw the end, and must not block; one that raises is logged.
         """
-        return self._managed.on_end(listener)
+        _check("of", of, ("tree", "main"))
+        return self._managed.on_end(listener, of=of)
 
     def stop(self, grace: float | None = None) -> None:
         """End it politely, by force after ``grace`` seconds (by default those of its spec). Returns when it has ended.
