@@ -28,10 +28,11 @@ def test_lines_are_followed_in_the_loop(tmp_path: Path) -> None:
             assert seen == ["one", "two"]
             assert [line async for line in job.lines(tail=1)] == ["two"]
             silent = await owner.start(Process(["sleep", "100"]))
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.2):
-                    async for _ in silent.lines(follow=True):
-                        raise AssertionError
+            waiting = asyncio.ensure_future(anext(silent.lines(follow=True)))
+            assert await asyncio.wait([waiting], timeout=0.2) == (set(), {waiting})
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
             await silent.kill()
 
     asyncio.run(go())

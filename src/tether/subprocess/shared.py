@@ -51,7 +51,8 @@ atexit.register(_shared.end)
 def _name() -> str:
     """What the app is called in ``tether ps``: as its script."""
     script = Path(sys.argv[0] if sys.argv else "").stem
-    return re.sub(r"[^A-Za-z0-9._-]", "-", script).lstrip("._-")[:100] if script.strip("._-cm") else "python"
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", script).lstrip("._-")[:100]
+    return name if name and script not in ("-c", "-m") else "python"
 
 
 def owner() -> Owner:
