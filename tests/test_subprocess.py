@@ -55,8 +55,8 @@ def test_cpythons_own_tests_pass(tmp_path: Path, module: str, least: int) -> Non
     said = json.loads(done.stdout.splitlines()[-1])
     new = {name: why for name, why in said["failed"].items() if name not in exceptions(module)}
     assert not new, "\n".join(f"{name}\n{why}" for name, why in new.items())
-    assert set(exceptions(module)) == set(said["failed"]), "these pass by now: take them off the list"
-    assert said["passed"] > least
+    assert not set(exceptions(module)) & set(said["passed"]), "these pass by now: take them off the list"
+    assert len(said["passed"]) > least
 
 
 def test_names_are_those_of_subprocess() -> None:

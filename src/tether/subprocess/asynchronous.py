@@ -25,7 +25,6 @@ class _Transport(base_subprocess.BaseSubprocessTransport):
         self, loop: asyncio.AbstractEventLoop, protocol: asyncio.SubprocessProtocol, *given: Any, **named: Any
     ) -> None:
         super().__init__(loop, protocol, *given, **named)
-        self._when_over = loop
         process = self._process
         if process.resource is not None:
             # The watcher says so: no child watcher, and no thread of its own.
@@ -53,7 +52,7 @@ class _Transport(base_subprocess.BaseSubprocessTransport):
     def _heard(self) -> None:
         # A loop that was closed hears of nothing more.
         with suppress(RuntimeError):
-            self._when_over.call_soon_threadsafe(self._ended)
+            self._loop.call_soon_threadsafe(self._ended)
 
     def _ended(self) -> None:
         # A transport that was closed meanwhile has let go of it.
