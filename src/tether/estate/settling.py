@@ -190,9 +190,11 @@ class Settling:
         trees = [*(case.marks for case in cases if case.marks is not None), *(each.marks for each in strays)]
         try:
             found = census.find(trees) if trees else []
-            present = [case for case, live in zip(cases, found, strict=False) if live]
-            for case in cases:
-                if case not in present:
+            present = []
+            for case, live in zip(cases, found, strict=False):
+                if live:
+                    present.append(case)
+                else:
                     self._tried(case, self._already_gone)
             mine = self._take_over(present)
             for each, live in zip(strays, found[len(cases) :], strict=True):
