@@ -21,10 +21,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import plot
+import plot
+
 from tether import Owner, Process
 from tether.estate import settle
-from tether.ledger import place
+from tether.ledger import changes, place
 from tether.ledger.store import Ledger
 from tether.linux import identity
 from tether.model import Handle, Identity, State
@@ -41,7 +42,7 @@ INSERT INTO {table} SELECT {values} FROM number
 
 @dataclass
 class Column:
-    """One thing that is measured: its name in the results, what is printed above it, and how long it took."""
+    """One thing that is measured: its name in the results, and what is printed above it."""
 
     name: str
     head: str
@@ -53,6 +54,7 @@ COLUMNS = (
     Column("keep_ms", "a kept start ms"),
     Column("status_ms", "status() ms"),
     Column("ps_ms", "tether ps ms"),
+    Column("logs_ms", "tether logs ms"),
     Column("shutdown_ms", "shutdown() ms"),
     Column("sweep_ms", "sweep ms"),
 )
@@ -93,7 +95,7 @@ def fill(state: Path, rows: int) -> None:
         db.execute(
             OLD_ROWS.format(
                 table="events (at, owner, resource, name, what)",
-                values="now, 'old-owner-' || n / 100, 'old-' || n, 'kept', 'gone'".replace("now", ":now", 1),
+                values=":now, 'old-owner-' || n / 100, 'old-' || n, 'kept', 'gone'",
             ),
             {**values, "rows": min(rows, 100_000)},
         )
@@ -107,23 +109,28 @@ def add_dead(state: Path, count: int) -> None:
     owners = min(count, DEAD_OWNERS)
     for number in range(owners):
         ledger.add_owner(f"dead-{number}", "bench", Identity(boot, pid, number + 1), None)
-    with ledger.database.transaction():
+    with ledger.database.transaction() as db:
         for number in range(count):
             tag = f"{number:016x}"
             data = {"boot": boot, "shim": [pid, 1], "main": [pid, 1, 1], "port": None, "log": None, "cgroup": None}
             handle = Handle("process", tag, {**data, "tier": "shim", "uid": os.getuid(), "life": 1}, 2)
             spec = {"argv": ["sleep", "60"], "stop_grace": 10.0}
-            _add(ledger, tag, f"dead-{number % owners}", f"it-{number}", spec, handle)
+            row = changes.new_resource(
+                tag, f"dead-{number % owners}", f"it-{number}", "process", spec, "kill", 60.0, None
+            )
+            changes.put_resource(db, row)
+            changes.write(db, tag, 1, State.READY, [("started", "")], handle=handle)
     ledger.close()
 
 
-def _add(ledger: Ledger, tag: str, owner: str, name: str, spec: dict[str, object], handle: Handle) -> None:
-    db = ledger.database._db
-    assert db is not None
-    from tether.ledger import changes
-
-    changes.put_resource(db, changes.new_resource(tag, owner, name, "process", spec, "kill", 60.0, None))
-    changes.write(db, tag, 1, State.READY, [("started", "")], handle=handle)
+def tether(state: Path, *arguments: str) -> None:
+    """Run a command."""
+    subprocess.run(
+        [sys.executable, "-m", "tether", *arguments],
+        env={**os.environ, "TETHER_STATE_DIR": str(state)},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def measure(state: Path, resources: int) -> dict[str, float]:
@@ -137,11 +144,8 @@ def measure(state: Path, resources: int) -> dict[str, float]:
     kept = Process(["sleep", "600"], name="kept", on_death="keep", keep_for=60)
     took["keep_ms"] = timed(lambda: owner.start(kept))
     took["status_ms"] = min(timed(owner.status) for _ in range(3))
-    command = [sys.executable, "-m", "tether", "ps"]
-    environ = {**os.environ, "TETHER_STATE_DIR": str(state)}
-    took["ps_ms"] = min(
-        timed(lambda: subprocess.run(command, env=environ, check=True, stdout=subprocess.DEVNULL)) for _ in range(3)
-    )
+    took["ps_ms"] = min(timed(lambda: tether(state, "ps")) for _ in range(3))
+    took["logs_ms"] = min(timed(lambda: tether(state, "logs", "kept", "-n", "10")) for _ in range(3))
     owner.resource("kept").kill()
     took["shutdown_ms"] = timed(owner.shutdown)
     add_dead(state, resources)

@@ -90,11 +90,12 @@ class Settling:
         finally:
             for drivers in self._drivers.values():
                 drivers.close()
+        outcomes: dict[str, list[Outcome]] = {owner.id: [] for owner in owners}
         found: list[Case | Strays] = [*cases, *strays]
-        return {
-            owner.id: [each.outcome for each in found if each.owner is owner and each.outcome is not None]
-            for owner in owners
-        }
+        for each in found:
+            if each.outcome is not None:
+                outcomes[each.owner.id].append(each.outcome)
+        return outcomes
 
     # -- decide --------------------------------------------------------------------------------------------------------
 
