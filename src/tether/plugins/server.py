@@ -83,6 +83,7 @@ class ProcessOptions:
     oom_score_adj: int | None = None
     memory: int | None = None
     cpus: float | None = None
+    log_max: int | None = None
 
     def over(self, process: Process) -> Process:
         """Return ``process`` with what was given here. Raises SpecError."""
