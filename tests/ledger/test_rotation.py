@@ -71,6 +71,7 @@ def test_what_is_rotated_out_is_read_before_the_rest(tmp_path: Path, way: str) -
     assert logs.aside(path).stat().st_mode & 0o7777 == 0o600
 
 
+@pytest.mark.slow  # a program writes much, as fast as it can
 def test_no_line_is_lost_while_a_program_writes(tmp_path: Path) -> None:
     """Neither in the files nor for who reads meanwhile, where the file system can take the head out in one step."""
     if not _can_collapse(tmp_path):
@@ -182,6 +183,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 CHATTER = "import sys, time\nfor n in range(%d): print('%%07d' %% n, flush=n %% 100 == 0)\nsys.stdin.read()"
 
 
+@pytest.mark.slow  # logs are looked at each second
 def test_an_owner_caps_the_logs_of_its_processes(owner: Owner) -> None:
     """While they run, without a thread or a look while nothing is written; its probe and ``logs()`` go on over it."""
     resource = owner.start(
@@ -201,6 +203,7 @@ def test_an_owner_caps_the_logs_of_its_processes(owner: Owner) -> None:
     assert resource.info()["spec"]["log_max"] == MOST
 
 
+@pytest.mark.slow  # logs are looked at each second
 def test_what_was_written_last_is_capped_too(owner: Owner) -> None:
     """By a command that ends before anybody looks."""
     resource = owner.start(Process([sys.executable, "-c", CHATTER % 100_000], log_max=MOST))
@@ -210,6 +213,7 @@ def test_what_was_written_last_is_capped_too(owner: Owner) -> None:
     assert resource.logs(1) == "0099999"
 
 
+@pytest.mark.slow  # logs are looked at each second
 def test_who_adopts_caps_what_was_written_meanwhile(owner: Owner) -> None:
     """Nobody did while it had no owner."""
     kept = owner.start(

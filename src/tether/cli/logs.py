@@ -105,15 +105,18 @@ def _own_time(line: bytes) -> float | None:
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Yield lines with their ends; one that is too long for the memory in several parts."""
-    rest = b""
+    rest = bytearray()
     for piece in pieces:
-        *lines, rest = (rest + piece).splitlines(keepends=True)
-        yield from lines
-        if rest.endswith(b"\n") or len(rest) > LONGEST_LINE:
-            yield rest
-            rest = b""
+        *lines, last = piece.split(b"\n")
+        for line in lines:
+            yield bytes(rest) + line + b"\n"
+            rest.clear()
+        rest += last
+        if len(rest) > LONGEST_LINE:
+            yield bytes(rest)
+            rest.clear()
     if rest:
-        yield rest
+        yield bytes(rest)
 
 
 def _since(pieces: Iterable[bytes], since: float) -> Iterator[bytes]:

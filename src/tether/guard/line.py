@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from tether.errors import Gone, ReaperError, TetherError
 from tether.guard.launch import Hub, ShimChannel
-from tether.guard.watcher import Watcher
+from tether.guard.watcher import Readable, Watcher
 from tether.guard.wire import Kind, Message
 from tether.linux import attributes, cgroup
 from tether.linux.attributes import Attributes
@@ -132,7 +131,7 @@ class Guard:
         self.arm()
         return self._lifeline
 
-    def watch(self, sock: socket.socket, readable: Callable[[], bool]) -> None:
+    def watch(self, sock: Readable, readable: Callable[[], bool]) -> None:
         """Have the watching thread call ``readable`` whenever ``sock`` can be read, until it returns False."""
         if self._watcher is None:
             raise Gone(f"owner {self._name} was shut down")

@@ -212,9 +212,9 @@ class Log:
 
     def _start_of_last(self, lines: int, end: int) -> tuple[int, bool]:
         """Return where the last lines begin, and whether that is within a line. Reads backwards, and no more than that takes."""
-        missing = lines if self._ends_open(end) else lines + 1
-        if missing <= 1 and lines <= 0:
+        if lines <= 0:
             return end, False
+        missing = lines if self._ends_open(end) else lines + 1
         position = line = end
         while position > self.begin:
             start = max(self.begin, position - _BLOCK)

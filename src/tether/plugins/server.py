@@ -88,6 +88,7 @@ class ProcessOptions:
     text: bool | None = None
     encoding: str | None = None
     errors: str | None = None
+    log_max: int | None = None
 
     def over(self, process: Process) -> Process:
         """Return ``process`` with what was given here. Raises SpecError."""

@@ -6,11 +6,12 @@ import io
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tether.errors import TetherError
+from tether.guard.watcher import Readable
 from tether.ledger import rotation
 from tether.linux import inotify
 
@@ -42,7 +43,7 @@ class Capping:
         watch: has the owner's thread call a function whenever something can be read.
     """
 
-    def __init__(self, watch: Callable[[Any, Callable[[], bool]], None]) -> None:
+    def __init__(self, watch: Callable[[Readable, Callable[[], bool]], None]) -> None:
         self._watch = watch
         self._lock = threading.Lock()
         self._told: io.FileIO | None = None
@@ -68,7 +69,9 @@ class Capping:
             if capped is None:
                 return
             if capped.number is not None and self._told is not None:
-                inotify.stop(self._told.fileno(), capped.number)
+                # ValueError: the owner was shut down meanwhile.
+                with suppress(ValueError):
+                    inotify.stop(self._told.fileno(), capped.number)
                 self._tags.pop(capped.number, None)
             if not rotation.is_over(capped.path, capped.most):
                 return
