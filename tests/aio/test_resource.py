@@ -144,37 +144,46 @@ def test_an_end_that_is_cancelled_goes_on(run: Run, private_state: Path) -> None
 
     async def main() -> None:
         async with aio.Owner("ends") as owner:
-            resource = await owner.start(STUBBORN)
+            resource = await owner.start(
+                Process(["sh", "-c", "trap 'echo asked' TERM; echo up; read line; exit 3"], stdin="pipe", stdout="pipe")
+            )
+            assert resource.stdin is not None
             assert resource.stdout is not None
             assert await resource.stdout.readline() == b"up\n"
-            with anyio.move_on_after(0.05):
-                await resource.stop(grace=0.3)
-            assert resource.state is State.STOPPING
+            with anyio.CancelScope() as scope:
+                owner.on_change(lambda notice: scope.cancel() if notice.what == "stop" else None)
+                await resource.stop(grace=60)
+            assert scope.cancelled_caught
+            assert f"{resource.state}" == "stopping"
+            assert await resource.stdout.readline() == b"asked\n"
+            async with resource.stdin as stdin:
+                await stdin.send(b"go\n")
             with anyio.fail_after(20):
                 await resource.wait()
-            assert resource.state is State.GONE
+            assert (resource.state, resource.exit_code) == (State.GONE, 3)
 
     run(main)
 
 
 def test_a_block_that_is_cancelled_ends_its_resource(run: Run, private_state: Path) -> None:
-    """Before it is left: cancelled once, and again while it ends."""
+    """Before it is left, though its scope goes on cancelling."""
     seen: list[State] = []
 
-    async def use(owner: aio.Owner) -> None:
+    async def use(owner: aio.Owner, scope: anyio.CancelScope) -> None:
         resource = await owner.start(STUBBORN)
         try:
             async with resource:
                 assert resource.stdout is not None
                 await resource.stdout.readline()
+                scope.cancel()
                 await anyio.sleep(100)
         finally:
             seen.append(resource.state)
 
     async def main() -> None:
         async with aio.Owner("block") as owner:
-            with anyio.move_on_after(0.3):
-                await use(owner)
+            with anyio.CancelScope() as scope:
+                await use(owner, scope)
             assert seen == [State.GONE]
 
     run(main)
@@ -224,10 +233,11 @@ def test_who_asked_for_it_is_called_at_the_end(run: Run, private_state: Path, ca
             leave()
             leave()
             await resource.kill()
+            told = anyio.Event()
             resource.on_end(lambda: heard.append(("late", threading.get_ident() == here)))
+            resource.on_end(told.set)
             with anyio.fail_after(20):
-                while len(heard) < 2:
-                    await anyio.sleep(0.001)
+                await told.wait()
         assert heard == [("first", True), ("late", True)]
 
     run(main)

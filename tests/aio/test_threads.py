@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from aio.conftest import Run
@@ -83,8 +84,7 @@ def test_what_is_cancelled_before_its_turn_is_not_done(run: Run, monkeypatch: py
     async def main() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(ask, first)
-            while not began.is_set():
-                await anyio.sleep(0.001)
+            assert await anyio.to_thread.run_sync(began.wait, 20)
             group.start_soon(ask, done.append, "second")
             await anyio.wait_all_tasks_blocked()
             group.cancel_scope.cancel()

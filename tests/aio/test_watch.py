@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
-import pytest
 
 from aio.conftest import Run
 from tether import Notice, Process, aio
+
+if TYPE_CHECKING:
+    import pytest
 
 SLEEP = Process(["sleep", "100"], name="it")
 
@@ -49,10 +53,8 @@ def test_a_watch_is_closed(run: Run, private_state: Path) -> None:
                     group.start_soon(listen)
                 resource = await owner.start(SLEEP)
                 await resource.kill()
-                while len(heard) < 0:
-                    await anyio.sleep(0.001)
+                await resource.wait()
                 await anyio.wait_all_tasks_blocked()
-                await anyio.sleep(0.05)
                 watch.close()
             assert sorted(heard) == ["created", "exited", "gone", "kill", "ready"]
             assert await watch.next() is None
@@ -76,9 +78,9 @@ def test_a_loop_that_is_over_hears_nothing(private_state: Path) -> None:
     asyncio.run(begin())
     telemetry, before = owner._owner.telemetry, len(heard)
     assert before
-    assert len(telemetry._watches) == len(telemetry._listeners) == 1
+    assert (len(telemetry._watches), len(telemetry._listeners)) == (1, 1)
     asyncio.run(owner.shutdown())
-    assert telemetry._watches == telemetry._listeners == ()
+    assert (len(telemetry._watches), len(telemetry._listeners)) == (0, 0)
     assert len(heard) == before
 
 
@@ -87,10 +89,10 @@ def test_a_listener_is_called_in_the_loop(run: Run, private_state: Path, caplog:
 
     async def main() -> None:
         async with aio.Owner("events") as owner:
-            heard: list[str] = []
+            here, heard = threading.get_ident(), []
 
             def listen(notice: Notice) -> None:
-                anyio.get_current_task()
+                assert threading.get_ident() == here
                 heard.append(notice.what)
 
             leave = owner.on_change(listen)
