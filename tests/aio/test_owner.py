@@ -119,7 +119,11 @@ def test_whoever_asks_for_the_shutdown_waits_for_it(run: Run, private_state: Pat
     async def main() -> None:
         owner = aio.Owner("shutdown")
         resource = await owner.start(
-            Process(["sh", "-c", "trap 'echo asked' TERM; echo up; read line"], stdin="pipe", stdout="pipe")
+            Process(
+                ["sh", "-c", "trap 'echo asked' TERM; echo up; for i in 1 2 3; do read line && break; done"],
+                stdin="pipe",
+                stdout="pipe",
+            )
         )
         assert resource.stdin is not None
         assert resource.stdout is not None

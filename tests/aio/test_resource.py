@@ -145,7 +145,15 @@ def test_an_end_that_is_cancelled_goes_on(run: Run, private_state: Path) -> None
     async def main() -> None:
         async with aio.Owner("ends") as owner:
             resource = await owner.start(
-                Process(["sh", "-c", "trap 'echo asked' TERM; echo up; read line; exit 3"], stdin="pipe", stdout="pipe")
+                Process(
+                    [
+                        "sh",
+                        "-c",
+                        "trap 'echo asked' TERM; echo up; for i in 1 2 3; do read line && break; done; exit 3",
+                    ],
+                    stdin="pipe",
+                    stdout="pipe",
+                )
             )
             assert resource.stdin is not None
             assert resource.stdout is not None
