@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from tether.aio import loops
 from tether.aio.threads import Threads, begin_end, over
+from tether.errors import DeadlineExceeded
 from tether.model import State
 from tether.owner.resource import Resource
 
@@ -39,7 +40,8 @@ class Beginning:
         self._began = began
         self._lock = threading.Lock()
         self._withdrawn = False
-        self._end: Future[None] | None = None
+        self._ending: Future[None] | None = None
+        self._tell: Callable[[], object] = bool
 
     async def done(self, work: Callable[[], _T]) -> _T:
         """Have it done in a thread, and return what comes of it; if it is cancelled, end what it began before that is raised.
@@ -49,8 +51,9 @@ class Beginning:
         """
         loop = loops.current()
         event = loop.event()
+        self._tell = lambda: loop.call(event.set)
         future = _starts.begin(lambda: self._do(work))
-        future.add_done_callback(lambda _: loop.call(event.set))
+        future.add_done_callback(lambda _: self._tell())
         try:
             await loop.wait(event)
         except GeneratorExit:
@@ -59,7 +62,12 @@ class Beginning:
             raise
         except BaseException:
             self._withdraw(future)
-            await self._over(future)
+            # How its start ends now is no news.
+            try:
+                await loop.insist(event)
+            finally:
+                if self._ending is not None:
+                    await over(self._ending)
             raise
         return future.result()
 
@@ -72,19 +80,27 @@ class Beginning:
             self._kill()
 
     def _kill(self) -> None:
-        if self._began is not None and self._end is None:
-            self._end = begin_end(self._began.kill)
+        if self._began is not None and self._ending is None:
+            self._ending = begin_end(self._end, self._began)
 
-    async def _over(self, future: Future[_T]) -> None:
-        """Wait until nothing is done for it any more; how its start ends now is no news."""
-        try:
-            await over(future)
-        finally:
-            if self._end is not None:
-                await over(self._end)
-                if self._end.exception() is not None:
-                    # It stays on record, and is tried again.
-                    _log.error("a start was cancelled, and what it began could not be ended: %s", self._end.exception())
+    def _end(self, resource: Resource) -> None:
+        """End what was begun; whoever started it waits for its end, unless that can't be had."""
+        while True:
+            try:
+                resource.kill()
+            except DeadlineExceeded as error:
+                if resource._managed.handle is None:  # noqa: SLF001 - nobody else needs to know
+                    # It is still being created, and ended as soon as it is there.
+                    continue
+                self._give_up(error)
+            except Exception as error:
+                self._give_up(error)
+            return
+
+    def _give_up(self, error: Exception) -> None:
+        # It stays on record, and is tried again.
+        _log.error("a start was cancelled, and what it began could not be ended: %s", error)
+        self._tell()
 
     # -- in the thread that starts -------------------------------------------------------------------------------------
 
@@ -93,7 +109,7 @@ class Beginning:
         # What has no probe is handed out as soon as it was created, also if its end was asked for by then; and who restarts may
         # have begun the next life after that.
         if self._withdrawn and self._began is not None:
-            self._began.kill()
+            self._end(self._began)
         return result
 
     def say(self, text: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, TypeVar, cast
 from tether.aio import loops
 from tether.aio.beginning import Beginning
 from tether.aio.streams import ReceiveStream, SendStream
-from tether.aio.threads import ask, end, finish
+from tether.aio.threads import ask, begin_end, finish, outcome
 from tether.aio.watch import in_loop
 from tether.errors import DeadlineExceeded
 from tether.model import Identity, OnDeath, State, Usage
@@ -203,11 +203,19 @@ class Resource:
         """
         loop = loops.current()
         event = loop.event()
-        forget = self._resource.on_end(lambda: loop.call(event.set), of=of)
+        ended = False
+
+        def end() -> None:
+            nonlocal ended
+            ended = True
+            loop.call(event.set)
+
+        forget = self._resource.on_end(end, of=of)
         try:
-            ended = await loop.wait(event, timeout)
+            await loop.wait(event, timeout)
         finally:
             forget()
+        # It may have ended before the loop came to hear of it.
         if not ended:
             raise DeadlineExceeded(f"resource {self.name} is still {self.state.value} after {timeout:g} s")
         return self.exit_code
@@ -251,11 +259,11 @@ class Resource:
         Crash:
             The shim goes on and ends the tree.
         """
-        await end(self._resource.stop, grace)
+        await outcome(begin_end(self._resource.stop, grace))
 
     async def kill(self) -> None:
         """End it by force at once. Otherwise as `stop`."""
-        await end(self._resource.kill)
+        await outcome(begin_end(self._resource.kill))
 
     async def resume(self) -> None:
         """Continue it, should a signal have stopped it (SIGCONT). What has ended, or can't be stopped, is left alone."""

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from tether.aio import loops
 
-__all__ = ["Threads", "ask", "begin_end", "end", "finish", "outcome", "over"]
+__all__ = ["Threads", "ask", "begin_end", "finish", "outcome", "over"]
 
 _log = logging.getLogger("tether")
 
@@ -107,11 +107,6 @@ def begin_end(work: Callable[_P, _T], *args: _P.args, **more: _P.kwargs) -> Futu
     except RuntimeError:
         carry_out()
     return future
-
-
-async def end(work: Callable[_P, _T], *args: _P.args, **more: _P.kwargs) -> _T:
-    """Have an end done, and return when it is. One that is cancelled goes on all the same."""
-    return await outcome(begin_end(work, *args, **more))
 
 
 async def outcome(future: Future[_T]) -> _T:
