@@ -50,9 +50,15 @@ check: lint types test  ## what must pass before a commit
 docs: $(VENV)/.ready
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
 
+# PART=growth measures only how things grow with resources and old rows, and draws that for the docs.
 bench: $(VENV)/.ready  ## speeds, side by side with peers and the kernel's own floor
+ifdef PART
+	$(BIN)/python benchmarks/$(PART).py $(if $(filter growth,$(PART)),--svg docs/growth.svg)
+else
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/remote.py
+	$(BIN)/python benchmarks/growth.py --svg docs/growth.svg
+endif
 
 chaos: $(VENV)/.ready  ## SEEDS=1000 random crashes
 	$(BIN)/python benchmarks/chaos.py --seeds $(SEEDS)

@@ -246,6 +246,34 @@ def bench_memory(owner: Owner) -> None:
         resource.kill()
 
 
+def bench_logs() -> None:
+    """The last lines of a log of 1 GB, and of one without a line end, beside those of one of a few bytes."""
+
+    def cost(state: str) -> tuple[float, int]:
+        environ = {**os.environ, "TETHER_STATE_DIR": state}
+        command = [sys.executable, "-m", "tether", "logs", "it", "-n", "10"]
+        began = time.perf_counter()
+        process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)
+        _, _, usage = os.wait4(process.pid, 0)
+        process.returncode = 0
+        return (time.perf_counter() - began) * 1000, usage.ru_maxrss
+
+    with tempfile.TemporaryDirectory() as state, Owner("logs", state_dir=state) as owner:
+        resource = owner.start(Process(["echo", "hello"], name="it"))
+        resource.wait(10)
+        path = Path(resource.info()["log"])
+        small = [cost(state) for _ in range(5)]
+        for what, line in (("lines", b"%099d\n" % 0), ("one line", bytes(100))):
+            with path.open("ab") as file:
+                for _ in range(100):
+                    file.write(line * 100_000)
+            large = [cost(state) for _ in range(5)]
+            took, least = min(each for each, _ in large), min(each for each, _ in small)
+            say(f"tether logs -n 10 of 1 GB, {what}", took, least, "ms", "+ 100 ms", "of 6 bytes")
+            more = (min(each for _, each in large) - min(each for _, each in small)) / 1000
+            print(f"{'  memory beyond that':<46} {more:9.1f} MB   limit 20 MB")
+
+
 def main() -> None:
     """Run everything."""
     machine = f"Linux {os.uname().release}, {os.cpu_count()} processors, {len(psutil.pids())} processes"
@@ -260,6 +288,7 @@ def main() -> None:
     bench_first_start()
     bench_death(10, 10)
     bench_import()
+    bench_logs()
 
 
 if __name__ == "__main__":

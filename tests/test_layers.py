@@ -23,7 +23,7 @@ LAYERS = [
     {"drivers"},
     {"estate"},
     {"owner"},
-    {"aio"},
+    {"aio", "subprocess"},
     {"plugins", "cli", "testing", "__main__"},
 ]
 """From the bottom to the top; a module imports from its own layer and from those below."""

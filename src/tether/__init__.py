@@ -3,7 +3,7 @@
 What lies where, imports going downwards only:
 
     cli/  plugins/  testing/                         faces: what people and other frameworks touch
-    aio.py                                           front: the same names for asyncio
+    aio/                                             front: the same names for asyncio
     owner/                                           one app's resources, from the first start to the last end
     estate/                                          what a dead owner left; by hand, by the next owner, by a guard
     drivers/                                         one folder a kind of resource, found by entry point

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
-__all__ = ["Notice", "Telemetry", "Watch"]
+__all__ = ["Hearer", "Notice", "Telemetry", "Watch"]
 
 # No handler of ours: where the app has none, Python itself shows warnings on standard error, and nothing below.
 _log = logging.getLogger("tether")
@@ -93,7 +93,15 @@ class Watch:
         self.close()
 
 
-_Watch = TypeVar("_Watch", bound=Watch)
+class Hearer(Protocol):
+    """What takes in notices, in whatever thread they happen, and without blocking; None for the end."""
+
+    def put(self, notice: Notice | None) -> None:
+        """Take in a notice."""
+        ...
+
+
+_Hearer = TypeVar("_Hearer", bound=Hearer)
 
 
 class Telemetry:
@@ -101,7 +109,7 @@ class Telemetry:
 
     def __init__(self) -> None:
         self._listeners: tuple[Callable[[Notice], object], ...] = ()
-        self._watches: tuple[Watch, ...] = ()
+        self._watches: tuple[Hearer, ...] = ()
         self._closed = False
 
     def subscribe(self, listener: Callable[[Notice], object]) -> Callable[[], None]:
@@ -123,14 +131,14 @@ class Telemetry:
         """Return an iterator of the notices from now on."""
         return self.join(Watch(self.forget))
 
-    def join(self, watch: _Watch) -> _Watch:
+    def join(self, watch: _Hearer) -> _Hearer:
         """Have ``watch`` take in the notices from now on."""
         self._watches = (*self._watches, watch)
         if self._closed:
             watch.put(None)
         return watch
 
-    def forget(self, watch: Watch) -> None:
+    def forget(self, watch: Hearer) -> None:
         """Give ``watch`` nothing more."""
         self._watches = tuple(each for each in self._watches if each is not watch)
 

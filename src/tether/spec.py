@@ -14,10 +14,26 @@ from tether.errors import SpecError
 from tether.model import Inside, OnDeath, Ready, Spec, check_name
 from tether.redaction import redact, redact_text
 
-__all__ = ["CommandBase", "Process", "SpecBase", "checked_env", "checked_words", "has_port", "put_port", "redact"]
+__all__ = [
+    "AS_IT_IS",
+    "LOG_MAX",
+    "CommandBase",
+    "Process",
+    "SpecBase",
+    "checked_env",
+    "checked_words",
+    "has_port",
+    "put_port",
+    "redact",
+]
 
 Stream = Literal["log", "inherit", "null", "pipe"] | int | PathLike[str] | BinaryIO
 """A word, a descriptor, a path (read, or appended to), or a file that is open; also the constants of `subprocess`."""
+
+LOG_MAX = 50_000_000
+"""So many bytes a log may take before it is rotated, if nothing else is said."""
+
+_LEAST_LOG_MAX = 1 << 16
 
 _SIGNALS = frozenset(map(int, _signal.valid_signals()))
 
@@ -161,21 +177,29 @@ class CommandBase(SpecBase):
             raise SpecError("ready=healthy() is for containers, whose image may have a health check; use another probe")
 
 
-def _signal_number(signum: str | int) -> int:
+def _signal_number(signum: str | int, what: str) -> int:
     """Return the number of a signal that is given by name, with or without SIG, or by number."""
     if isinstance(signum, str):
         name = signum.upper()
         found = _signal.Signals.__members__.get(name if name.startswith("SIG") else f"SIG{name}")
         if found is None:
-            raise SpecError(f"stop: {signum!r} is the name of no signal")
+            raise SpecError(f"{what}: {signum!r} is the name of no signal")
         return int(found)
     if signum not in _SIGNALS:
-        raise SpecError(f"stop: {signum!r} is no signal")
+        raise SpecError(f"{what}: {signum!r} is no signal")
     return int(signum)
 
 
+AS_IT_IS = (1 << 32) - 1
+"""No user or group has this number: it means "as it is". Source: setresuid(2)."""
+
+
+def _is_log_max(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= _LEAST_LOG_MAX)
+
+
 def _check_user(name: str, value: Any) -> None:
-    if value is not None and not (isinstance(value, str) or (isinstance(value, int) and value >= 0)):
+    if value is not None and not (isinstance(value, str) or (isinstance(value, int) and 0 <= value < AS_IT_IS)):
         raise SpecError(f"{name}={value!r} must be a name or a number")
 
 
@@ -208,11 +232,14 @@ class Process(CommandBase):
         executable: the program to execute, where that is another than ``argv[0]``.
         stdin: "null", "inherit", "pipe", a path, a descriptor or an open file.
         stdout: "log" for a file in the state directory, "inherit", "null", "pipe", a path, a descriptor or an open file.
-        stderr: the same; "log" goes to the same file, "stdout" to wherever that goes.
+        stderr: the same; "log" goes to the same file, "own-log" to one of its own, "stdout" to wherever that goes.
+        text, encoding, errors: the pipes are streams of text, as in `subprocess`, if one of the three is given.
         pass_fds: descriptors that the command inherits under the same numbers.
         terminal: "own" for a session without a terminal, "share" for the app's session and terminal, "pty" for a new terminal,
             whose other end is ``stdin`` and ``stdout`` of the resource.
         process_group: with terminal="share": the group that it joins, 0 for one of its own; by default the app's.
+        ignored_signals: what it begins with ignored, as by nohup(1); by default nothing, whatever the app ignores.
+        blocked_signals: what it begins with blocked, likewise.
         port: a fixed port for ``{port}``; by default a free one is looked for.
         ready: when it counts as ready; None for as soon as it was executed.
         stop_signal: what asks it politely to end.
@@ -221,7 +248,8 @@ class Process(CommandBase):
         stop_grace: seconds from the polite signal to the end by force.
         stop_again: whether the polite signal is sent again while the grace runs; by default only while it is starting, for many
             programs take a second one for "at once".
-        ends: "tree" when the last process has ended, "main" has what the command leaves behind ended with it.
+        ends: "tree" when its last process has ended, where a command that failed has the rest ended; "last" when its last process
+            has ended, however the command did, as with `subprocess`; "main" has what the command leaves behind ended with it.
         user, group, extra_groups: whose the command is, by name or number; by default the app's. Only root can give others.
         umask: the file mode mask; by default the app's.
         rlimits: limits by the number of the resource (``resource.RLIMIT_NOFILE``), soft and hard; others are the app's.
@@ -234,6 +262,8 @@ class Process(CommandBase):
             owner's own rule.
         keep_for: with "keep", for how many seconds.
         needs: names of resources that must outlive it; None for every one started before it.
+        log_max: the bytes that its log may take before it is rotated, and again what was rotated out of it, where the last of it
+            stays; None for no limit.
         env_in: an environment that the command runs in, activated: a started `CondaEnv`, or its spec, which is started with it.
 
     ``{port}`` in an argument or in a value of ``env`` is replaced by the port, ``{{port}}`` by a literal ``{port}``.
@@ -249,7 +279,7 @@ class Process(CommandBase):
     umask: int | None = None
     stdin: Literal["null", "inherit", "pipe"] | int | PathLike[str] | BinaryIO = "null"
     stdout: Stream = "log"
-    stderr: Stream | Literal["stdout"] = "log"
+    stderr: Stream | Literal["own-log", "stdout"] = "log"
     pass_fds: Sequence[int] = ()
     port: int | None = None
     ready: Ready | None = None
@@ -266,7 +296,7 @@ class Process(CommandBase):
     process_group: int | None = None
     stop: Sequence[tuple[str | int, float]] = ()
     stop_again: bool | None = None
-    ends: Literal["tree", "main"] = "tree"
+    ends: Literal["tree", "last", "main"] = "tree"
     user: str | int | None = None
     group: str | int | None = None
     extra_groups: Sequence[str | int] | None = None
@@ -276,6 +306,12 @@ class Process(CommandBase):
     oom_score_adj: int | None = None
     memory: int | None = None
     cpus: float | None = None
+    ignored_signals: Sequence[str | int] = ()
+    blocked_signals: Sequence[str | int] = ()
+    text: bool = False
+    encoding: str | None = None
+    errors: str | None = None
+    log_max: int | None = LOG_MAX
     kind: str = field(default="process", init=False)
 
     def __post_init__(self) -> None:
@@ -286,16 +322,25 @@ class Process(CommandBase):
         if self.executable is not None:
             object.__setattr__(self, "executable", _text(self.executable, "executable"))
         object.__setattr__(self, "pass_fds", tuple(self.pass_fds))
-        object.__setattr__(self, "stop", tuple((_signal_number(each), float(span)) for each, span in self.stop))
+        object.__setattr__(self, "stop", tuple((_signal_number(each, "stop"), float(span)) for each, span in self.stop))
         if self.stop:
             object.__setattr__(self, "stop_signal", self.stop[0][0])
             object.__setattr__(self, "stop_grace", sum(span for _, span in self.stop))
+        for field_name in ("ignored_signals", "blocked_signals"):
+            numbers = tuple(_signal_number(each, field_name) for each in getattr(self, field_name))
+            object.__setattr__(self, field_name, numbers)
         self._check_common()
         _check_stream("stdin", self.stdin, ("inherit", "null", "pipe"))
         _check_stream("stdout", self.stdout, ("log", "inherit", "null", "pipe"))
-        _check_stream("stderr", self.stderr, ("log", "inherit", "null", "pipe", "stdout"))
+        _check_stream("stderr", self.stderr, ("log", "own-log", "inherit", "null", "pipe", "stdout"))
+        if (
+            isinstance(self.stderr, str)
+            and self.stderr == "own-log"
+            and not (self.terminal != "pty" and self.stdout == "log")
+        ):
+            raise SpecError('stderr="own-log" is for stdout="log"; else stderr="log" has the log for itself')
         self._check_word("terminal", ("own", "share", "pty"))
-        self._check_word("ends", ("tree", "main"))
+        self._check_word("ends", ("tree", "last", "main"))
         self._check_numbers()
         self._check_attributes()
 
@@ -304,6 +349,8 @@ class Process(CommandBase):
         _check_user("group", self.group)
         if isinstance(self.extra_groups, str):
             raise SpecError(f"extra_groups={self.extra_groups!r} must be a list of names or numbers")
+        for each in self.extra_groups or ():
+            _check_user("extra_groups", each)
         for limit, pair in self.rlimits.items():
             if not isinstance(limit, int) or not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise SpecError(
@@ -323,6 +370,11 @@ class Process(CommandBase):
             ),
             (self.memory is not None and self.memory <= 0, "memory", "more than 0 bytes"),
             (self.cpus is not None and self.cpus <= 0, "cpus", "more than 0 processors"),
+            (
+                not _is_log_max(self.log_max),
+                "log_max",
+                f"a number of bytes from {_LEAST_LOG_MAX} on, or None for no limit",
+            ),
         )
         for is_wrong, name, wanted in wrong:
             if is_wrong:
@@ -361,6 +413,7 @@ class Process(CommandBase):
             "stop_to": self.stop_to,
             "stop_grace": self.stop_grace,
             "stays_up": self.stays_up,
+            "log_max": self.log_max,
             "env_in": None if self.env_in is None else self.env_in.name,
         }
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from pathlib import Path
+
+import pytest
 
 from commandline import TETHER, on_terminal, tether
 from support import eventually
 from tether import Owner, Process
 from tether.cli.outputs import _File
+from tether.ledger.logs import CUT, LONGEST_LINE, aside, tail
 
 
 def _wrote(owner: Owner, name: str, script: str) -> str:
@@ -137,3 +141,72 @@ def test_inspect_and_where(owner: Owner, private_state: Path) -> None:
     assert "secret-value" not in tether("inspect", "b")
     assert ended["log"] in tether("where", "a")
     assert str(private_state) in tether("where")
+
+
+SMALL = """
+import resource, runpy, sys
+import tether.cli.logs, tether.cli.text
+size = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) << 10
+resource.setrlimit(resource.RLIMIT_AS, (size + (20 << 20), size + (20 << 20)))
+sys.argv[:1] = ["tether"]
+runpy.run_module("tether", run_name="__main__")
+"""
+
+
+def _with_little_memory(*arguments: str) -> bytes:
+    """Run a command that gets no more than 20 MB over what its imports take."""
+    command = [sys.executable, "-c", SMALL, *arguments]
+    return subprocess.run(command, capture_output=True, timeout=60, check=True).stdout
+
+
+@pytest.mark.slow  # programs that read much
+def test_a_log_of_1_gb_takes_little_memory(owner: Owner) -> None:
+    """Its last lines, those of several, and those since a time."""
+    resource = owner.start(Process(["true"], name="a", log_max=None))
+    resource.wait(10)
+    path = Path(resource.info()["log"])
+    lines = b"".join(b"2020-01-01 00:00:00 line %07d\n" % number for number in range(30_000))
+    with path.open("ab") as file:
+        file.truncate(1 << 30)
+        file.seek(1 << 30)
+        file.write(b"\n" + lines)
+    assert _with_little_memory("logs", "a", "-n", "2").splitlines() == lines.splitlines()[-2:]
+    assert _with_little_memory("logs", "a", "-n", "2", "-t").splitlines()[-1].endswith(b" line 0029999")
+    assert tail(path, 1) == "2020-01-01 00:00:00 line 0029999"
+
+
+@pytest.mark.slow  # programs that read much
+def test_a_line_of_1_gb_is_cut(owner: Owner) -> None:
+    """It takes no memory without bound, and that is said; where nothing is counted or put before it, it is printed as it is."""
+    resource = owner.start(Process(["true"], name="a", log_max=None))
+    resource.wait(10)
+    _wrote(owner, "b", "echo b")
+    path = Path(resource.info()["log"])
+    with path.open("ab") as file:
+        file.truncate(1 << 30)
+        file.seek(1 << 30)
+        file.write(b"end\nlast\n")
+    said = _with_little_memory("logs", "a", "-n", "3")
+    assert said.startswith(CUT + b"\0")
+    assert said.endswith(b"\0end\nlast\n")
+    assert len(said) < 2 * LONGEST_LINE
+    assert len(tail(path, 3)) < 2 * LONGEST_LINE
+    path.write_bytes(b"first\n" + bytes(50 << 20) + b"\nlast\n")
+    prefixed = _with_little_memory("logs", "a", "b").splitlines()
+    assert prefixed[0] == b"test/a | first"
+    assert prefixed[1].endswith(b"\0 [tether: a line of more than 1 MB; the rest of it is left out]")
+    assert len(prefixed[1]) < 2 * LONGEST_LINE
+    assert prefixed[2:] == [b"test/a | last", b"test/b | b"]
+    assert len(_with_little_memory("logs", "a", "--since", "1h")) == path.stat().st_size
+
+
+@pytest.mark.slow  # it is written so slowly that it is rotated several times
+def test_a_rotated_log_is_followed(owner: Owner) -> None:
+    """Every line once, until its end."""
+    code = "import time\nfor n in range(60_000):\n print('%07d' % n, flush=n % 100 == 0)\n if n % 6000 == 0: time.sleep(0.6)"
+    resource = owner.start(Process([sys.executable, "-c", code], name="a", log_max=1 << 16))
+    with subprocess.Popen([*TETHER, "logs", "-f", "a"], stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        assert list(map(int, follower.stdout)) == list(range(60_000))
+    assert follower.returncode == 0
+    assert aside(Path(resource.info()["log"])).exists()

@@ -38,6 +38,18 @@ def test_a_state_directory_that_is_not_there_is_not_made(private_state: Path, co
     assert _snapshot(private_state.parent) == before
 
 
+@pytest.mark.parametrize("command", [each for each in READERS if " it" not in each])
+def test_nothing_is_made_in_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """Where the state directory would be, and the caches of the clients that are asked."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for name in [name for name in os.environ if name.startswith("XDG_") or name == "TETHER_STATE_DIR"]:
+        monkeypatch.delenv(name)
+    tether(*command.split())
+    assert list(home.iterdir()) == []
+
+
 @pytest.mark.parametrize("command", READERS)
 def test_nothing_of_a_living_owner_is_changed(owner: Owner, private_state: Path, command: str) -> None:
     """Not even the mode of a directory that is open to others, which the next owner makes private."""

@@ -81,7 +81,7 @@ def show(owner: Owner, command: str, **more: object) -> str:
     """Run a command and return what it wrote."""
     job = owner.start(Process(["sh", "-c", command], stdout="pipe", stderr="stdout", **more))  # type: ignore[arg-type]
     assert job.stdout is not None
-    said = job.stdout.read().decode().strip()
+    said: str = job.stdout.read().decode().strip()
     job.wait(20)
     return said
 

@@ -105,6 +105,23 @@ def test_an_end_is_idempotent() -> None:
     assert lifecycle.advance(life, StopAsked("again", force=True)) == (life, ())
 
 
+@pytest.mark.parametrize(
+    ("asked", "force"),
+    [
+        ((StopAsked("a"),), False),
+        ((StopAsked("a", force=True),), True),
+        ((StopAsked("a"), StopAsked("b", force=True)), True),
+        ((StopAsked("a", force=True), StopAsked("b")), True),
+    ],
+)
+def test_an_end_by_force_of_what_is_being_created_stays_one(asked: tuple[Event, ...], force: bool) -> None:
+    """It is ended as it was asked for, as soon as there is something to end."""
+    life = Life()
+    for event in asked:
+        life, _ = lifecycle.advance(life, event)
+    assert lifecycle.advance(life, Created())[1][-1] == End("a", force=force)
+
+
 def test_an_illegal_transition_tells_the_history() -> None:
     """A fault of ours is told with all that led to it."""
     with pytest.raises(

@@ -291,3 +291,23 @@ def test_an_event_waits_for_nobody(rig: Rig) -> None:
         assert not hearing.is_alive()
         assert managed.state is State.READY
     assert rig.supervisor.wait(managed, None).exit_code == 3
+
+
+def test_who_waits_for_an_end_is_called(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """Once, when its name is free, also if another listener raises; not who left; at once if it has ended."""
+    managed = rig.start(FakeSpec(name="db"))
+    heard: list[object] = []
+    managed.on_end(lambda: 1 // 0)
+    managed.on_end(lambda: heard.append(rig.supervisor.by_name("db")))
+    leave = managed.on_end(lambda: heard.append("left"))
+    leave()
+    leave()
+    rig.supervisor.stop(managed, "over")
+    assert heard == [None]
+    managed.on_end(lambda: heard.append("late"))()
+    assert heard == [None, "late"]
+    assert "a listener for its end failed" in caplog.text
+    rig.supervisor.restart(managed, None, lambda _: None)
+    managed.on_end(lambda: heard.append("again"))
+    rig.driver.exit(managed.tag, 0)
+    assert heard == [None, "late", "again"]

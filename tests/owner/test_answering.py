@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 import logging
@@ -31,7 +30,6 @@ from tether import (
     SpecError,
     StartError,
     State,
-    aio,
     tcp,
 )
 from tether.ledger.reading import Reading
@@ -557,24 +555,6 @@ def test_events_are_an_iterator(owner: Owner) -> None:
     assert rest[-1].what == "gone"
     assert list(owner.watch()) == []
     assert heard == ["created", "ready"]
-
-
-def test_events_of_asyncio(private_state: Path) -> None:
-    """The same, with ``async for``, in the loop."""
-
-    async def go() -> list[str]:
-        async with aio.Owner("async") as owner:
-            loops: list[bool] = []
-            owner.on_change(lambda _: loops.append(asyncio.get_running_loop() is not None))
-            watch = owner.watch()
-            await owner.start(Process(["true"], name="it"))
-            await owner.shutdown()
-            heard = [notice.what async for notice in watch]
-            assert len(loops) == len(heard)
-            return heard
-
-    heard = asyncio.run(go())
-    assert heard[:2] == ["created", "ready"]
 
 
 def test_a_crash_is_a_warning(make_owner: Callable[..., Owner], caplog: pytest.LogCaptureFixture) -> None:

@@ -20,7 +20,6 @@ import support
 import tether
 from support import Runner, eventually
 from tether import (
-    DeadlineExceeded,
     ManagedPlugin,
     NotFound,
     Owner,
@@ -30,7 +29,7 @@ from tether import (
     SpecError,
     State,
 )
-from tether.errors import Gone, StateDirError, TetherError
+from tether.errors import Gone, StateDirError
 from tether.linux import members, proc, signals, tree
 
 
@@ -676,36 +675,3 @@ def test_two_processes_may_have_the_same_owner_name(runner: Runner) -> None:
         assert tree.is_running(pids[1])
         two.kill()
     eventually(lambda: not tree.is_running(pids[1]))
-
-
-def test_asyncio_has_the_same_names(private_state: Path) -> None:
-    """Nothing blocks the loop, and everything is awaited."""
-    import asyncio
-
-    from tether import aio
-
-    async def go() -> None:
-        async with aio.Owner("async") as owner:
-            async with await owner.start(Process(["sleep", "60"], name="it")) as resource:
-                assert (await owner.status())["pids"] == await resource.pids() == [resource.pid]
-                with pytest.raises(DeadlineExceeded):
-                    await resource.wait(0.05)
-            assert resource.state is State.GONE
-            jobs = [await owner.start(Process(["sh", "-c", f"exit {number}"])) for number in range(3)]
-            assert await asyncio.gather(*(job.wait(10) for job in jobs)) == [0, 1, 2]
-            with pytest.raises(TetherError):
-                await owner.adopt("nothing")
-
-    asyncio.run(go())
-    public = [
-        name
-        for name in dir(tether.Owner)
-        if not name.startswith("_") and name not in ("resource", "share_terminal", "hand_over", "release_in_fork")
-    ]
-    assert [name for name in public if not hasattr(aio.Owner, name)] == []
-    skipped = ("main", "resume", "stdin", "stdout", "stderr")
-    assert [
-        name
-        for name in dir(tether.Resource)
-        if not name.startswith("_") and name not in skipped and not hasattr(aio.Resource, name)
-    ] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from contextlib import suppress
 
 from tether.cli import text
 from tether.cli.arguments import Parser, seconds
@@ -143,10 +144,11 @@ def prune(argv: Sequence[str]) -> int:
 
 
 def _bytes(entry: Entry, records: Records) -> int:
-    try:
-        return logs.path(records.state_dir, entry.row.id).stat().st_size
-    except OSError:
-        return 0
+    freed = 0
+    for path in logs.files(records.state_dir, entry.row.id):
+        with suppress(OSError):
+            freed += path.stat().st_size
+    return freed
 
 
 _INSTALL = """\

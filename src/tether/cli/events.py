@@ -7,7 +7,7 @@ import time
 
 from tether.cli import text
 from tether.cli.arguments import Parser, count, moment
-from tether.cli.records import Records, meaning
+from tether.cli.records import Records, is_pattern, meaning
 from tether.errors import NotFound
 
 TYPE_CHECKING = False
@@ -60,13 +60,12 @@ def events(argv: Sequence[str]) -> int:
 
 def _wanted(names: Sequence[str], records: Records) -> tuple[list[str], list[str]]:
     """Return the ids of the resources, of every life that is on record, and of the owners that the names mean."""
-    entries = records.entries(ended=True)
-    owners = records.reading.owners(ended=True)
     tags: list[str] = []
     ids: list[str] = []
     for name in names:
+        entries = records.entries(ended=True) if is_pattern(name) else records.candidates(name, last=-1)
         meant = [entry.row.id for entry in meaning(name, entries)]
-        whole = [owner.id for owner in owners if name.endswith("/") and _is(owner, name[:-1])]
+        whole = [owner.id for owner in _owners(name, records)]
         if not meant and not whole:
             raise NotFound(
                 f"there is no resource {name!r} in {records.state_dir}. See 'tether ps --all' and 'tether events'"
@@ -76,10 +75,12 @@ def _wanted(names: Sequence[str], records: Records) -> tuple[list[str], list[str
     return tags, ids
 
 
-def _is(owner: OwnerRow, pattern: str) -> bool:
+def _owners(name: str, records: Records) -> list[OwnerRow]:
+    """The owners that ``NAME/`` means."""
     from fnmatch import fnmatchcase
 
-    return fnmatchcase(owner.name, pattern)
+    owners = records.reading.owners(ended=True) if name.endswith("/") else []
+    return [owner for owner in owners if fnmatchcase(owner.name, name[:-1])]
 
 
 def event_info(row: EventRow) -> dict[str, Any]:

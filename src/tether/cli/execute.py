@@ -8,10 +8,9 @@ import signal
 import stat
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from tether.errors import ExecError, TetherError
-from tether.linux import tier
+from tether.linux import descriptors, tier
 from tether.owner.owner import Owner
 from tether.spec import Process
 
@@ -55,7 +54,7 @@ def _run(
     mask: set[signal.Signals | int],
 ) -> int:
     parent = _open_parent() if (_is_clients() if with_parent is None else with_parent) else None
-    passed = _inheritable()
+    passed = descriptors.inheritable()
     words = list(command) if port is not None else [word.replace("{port}", "{{port}}") for word in command]
     called = name or _name_of(command[0].rpartition("/")[2])
     try:
@@ -107,20 +106,6 @@ def _name_of(text: str) -> str:
     # isalnum() alone takes letters of every alphabet.
     cleaned = "".join(each if each.isascii() and (each.isalnum() or each in "._-") else "-" for each in text)
     return cleaned.lstrip("._-")[:128] or "command"
-
-
-def _inheritable() -> list[int]:
-    """Descriptors above the first three that the shell, or whoever else, handed on."""
-    found = []
-    for entry in list(Path("/proc/self/fd").iterdir()):
-        fd = int(entry.name)
-        try:
-            if fd > 2 and os.get_inheritable(fd):
-                found.append(fd)
-        except OSError:
-            # That of the listing itself.
-            continue
-    return sorted(found)
 
 
 def _is_clients() -> bool:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections import deque
 
 from tether.cli import text
 from tether.cli.arguments import Parser, count, moment
 from tether.cli.outputs import Output, follow, output_of
 from tether.cli.records import Records
 from tether.errors import TetherError
-from tether.ledger.logs import last_lines
+from tether.ledger.logs import LONGEST_LINE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
     from tether.cli.records import Entry
@@ -73,7 +74,9 @@ def _begin(entry: Entry, number: int, given: Any, printer: _Printer, records: Re
         for data in output.begin(given.tail):
             printer.take(number, data, at=None)
     elif output.written is None or output.written >= given.since:
-        printer.take(number, last_lines(_since(b"".join(output.begin(None)), given.since), given.tail), at=None)
+        kept: Iterable[bytes] = _since(output.begin(None), given.since)
+        for line in kept if given.tail is None else deque(kept, given.tail):
+            printer.take(number, line, at=None)
     else:
         output.skip()
     if not given.follow:
@@ -100,15 +103,29 @@ def _own_time(line: bytes) -> float | None:
         return None
 
 
-def _since(data: bytes, since: float) -> bytes:
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield lines with their ends; one that is too long for the memory in several parts."""
+    rest = bytearray()
+    for piece in pieces:
+        *lines, last = piece.split(b"\n")
+        for line in lines:
+            yield bytes(rest) + line + b"\n"
+            rest.clear()
+        rest += last
+        if len(rest) > LONGEST_LINE:
+            yield bytes(rest)
+            rest.clear()
+    if rest:
+        yield bytes(rest)
+
+
+def _since(pieces: Iterable[bytes], since: float) -> Iterator[bytes]:
     """Leave out what is known to be from before a time; a line without a time is as old as the one above it."""
     at: float | None = None
-    kept = []
-    for line in data.splitlines(keepends=True):
+    for line in _lines(pieces):
         at = _own_time(line) or at
         if at is None or at >= int(since):
-            kept.append(line)
-    return b"".join(kept)
+            yield line
 
 
 # -- printing ----------------------------------------------------------------------------------------------------------
@@ -131,6 +148,7 @@ class _Printer:
         self._times = times
         self._is_terminal = sys.stdout.isatty()
         self._rest: dict[int, bytes] = {}
+        self._cut: set[int] = set()
 
     def take(self, number: int, data: bytes, at: float | None) -> None:
         """Print output; ``at`` is when it came, None if it had come before."""
@@ -138,11 +156,17 @@ class _Printer:
             if data:
                 text.write(self._harmless(data))
             return
-        lines = (self._rest.pop(number, b"") + data).split(b"\n")
-        if lines[-1]:
-            self._rest[number] = lines[-1]
-        for line in lines[:-1]:
-            self._line(number, line, at)
+        *lines, rest = (self._rest.pop(number, b"") + data).split(b"\n")
+        for line in lines:
+            if number in self._cut:
+                self._cut.remove(number)
+            else:
+                self._line(number, line, at)
+        if number not in self._cut and len(rest) > LONGEST_LINE:
+            self._line(number, rest + b" [tether: a line of more than 1 MB; the rest of it is left out]", at)
+            self._cut.add(number)
+        if rest and number not in self._cut:
+            self._rest[number] = rest
 
     def end(self, number: int) -> None:
         """Print what has no line end."""

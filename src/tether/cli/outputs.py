@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Output", "follow", "log_file", "output_of"]
 
 _PAUSE_S = 0.2
-_CHUNK = 1 << 16
 
 
 class Output:
@@ -60,22 +58,22 @@ class _File(Output):
     def __init__(self, tag: str, number: int, path: Path) -> None:
         super().__init__(tag, number)
         try:
-            self._file = path.open("rb")
+            self._file = files.Log(path)
         except OSError as error:
             raise TetherError(f"log {path} can't be read: {error.strerror}") from error
 
     @property
     def written(self) -> float | None:
-        return os.fstat(self._file.fileno()).st_mtime
+        return self._file.written
 
     def begin(self, lines: int | None) -> Iterable[bytes]:
-        return files.read_last(self._file, lines)
+        return self._file.last(lines)
 
     def skip(self) -> None:
-        self._file.seek(0, os.SEEK_END)
+        self._file.position = self._file.look()
 
     def news(self) -> Callable[[], bytes | None]:
-        return lambda: self._file.read(_CHUNK)
+        return self._file.news
 
 
 class _Kept(Output):

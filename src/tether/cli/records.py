@@ -25,6 +25,7 @@ __all__ = ["Entry", "Records", "state_dir"]
 
 _LEAST_OF_ID = 4
 _MOST_NAMED = 12
+_MOST_LOOKED_AT = 1000
 
 
 def state_dir() -> Path:
@@ -106,9 +107,16 @@ class Records:
 
     def entries(self, *, ended: bool = False) -> list[Entry]:
         """Return the resources that have not ended, or all, the oldest first."""
-        rows = self.reading.resources(ended=ended)
+        return self._entries(self.reading.resources(ended=ended))
+
+    def _entries(self, rows: Sequence[ResourceRow]) -> list[Entry]:
         owners = self.reading.owners_by_id(list({row.owner for row in rows}))
         return [Entry(row, owners[row.owner], self.standing(owners[row.owner])) for row in rows if row.owner in owners]
+
+    def candidates(self, name: str, *, last: int = _MOST_LOOKED_AT) -> list[Entry]:
+        """Return all that a name without a pattern may mean, of much that has ended the newest: found without meeting the rest."""
+        owner, slash, rest = name.rpartition("/")
+        return self._entries(self.reading.named(rest if slash else name, owner if slash else None, last=last))
 
     def standing(self, owner: OwnerRow) -> Standing:
         """Return what is known of an owner; it is found out once."""
@@ -128,25 +136,28 @@ class Records:
             NotFound: a name means nothing on record.
             SpecError: a name may mean several.
         """
-        entries = self.entries(ended=True)
         found: dict[str, Entry] = {}
         for name in names:
-            for entry in self._meant(name, entries, one_each=one_each):
+            for entry in self._meant(name, one_each=one_each):
                 found[entry.row.id] = entry
         return list(found.values())
 
-    def _meant(self, name: str, entries: list[Entry], *, one_each: bool) -> list[Entry]:
-        matching = meaning(name, entries)
+    def _meant(self, name: str, *, one_each: bool) -> list[Entry]:
+        if is_pattern(name):
+            # What lives goes before what has ended, which may be much.
+            matching = meaning(name, self.entries()) or meaning(name, self.entries(ended=True))
+        else:
+            matching = meaning(name, self.candidates(name))
         if not matching:
-            raise NotFound(self._unknown(name, entries))
+            raise NotFound(self._unknown(name))
         live = [entry for entry in matching if not entry.row.state.is_final]
         if one_each and len(live) > 1 and not is_pattern(name):
             several = ", ".join(f"{entry.full_name} (id {entry.row.id})" for entry in live)
             raise SpecError(f"{name!r} may mean {several}; use OWNER/NAME or the id")
         return live or list({entry.full_name: entry for entry in matching}.values())
 
-    def _unknown(self, name: str, entries: list[Entry]) -> str:
-        live = sorted({entry.full_name for entry in entries if not entry.row.state.is_final})
+    def _unknown(self, name: str) -> str:
+        live = sorted({entry.full_name for entry in self.entries()})
         running = ", ".join(live[:_MOST_NAMED]) or "nothing"
         more = f" and {len(live) - _MOST_NAMED} more" if len(live) > _MOST_NAMED else ""
         return f"there is no resource {name!r} in {self.state_dir}; running: {running}{more}. See 'tether ps --all'"

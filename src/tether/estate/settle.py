@@ -54,9 +54,10 @@ def _settle(
         got = ledger.claim_all(claim.text, {owner.id: owner.settler for owner in free.values()})
         if got:
             faults.point("sweep.claimed")
-        said = dict(receipts)
+        said: dict[str, Any] = {}
         for owner in got:
-            said = {**said_by_shims.read(state_dir, owner), **said}
+            said.update(said_by_shims.read(state_dir, owner))
+        said.update(receipts)
         settling = Settling(ledger, ledger.database, state_dir, claim.text, said, patient=patient, kept_too=kept_too)
         outcomes = settling.settle([free[owner] for owner in got]) if got else {}
     for owner in got:

@@ -90,11 +90,12 @@ class Settling:
         finally:
             for drivers in self._drivers.values():
                 drivers.close()
+        outcomes: dict[str, list[Outcome]] = {owner.id: [] for owner in owners}
         found: list[Case | Strays] = [*cases, *strays]
-        return {
-            owner.id: [each.outcome for each in found if each.owner is owner and each.outcome is not None]
-            for owner in owners
-        }
+        for each in found:
+            if each.outcome is not None:
+                outcomes[each.owner.id].append(each.outcome)
+        return outcomes
 
     # -- decide --------------------------------------------------------------------------------------------------------
 
@@ -190,9 +191,11 @@ class Settling:
         trees = [*(case.marks for case in cases if case.marks is not None), *(each.marks for each in strays)]
         try:
             found = census.find(trees) if trees else []
-            present = [case for case, live in zip(cases, found, strict=False) if live]
-            for case in cases:
-                if case not in present:
+            present = []
+            for case, live in zip(cases, found, strict=False):
+                if live:
+                    present.append(case)
+                else:
                     self._tried(case, self._already_gone)
             mine = self._take_over(present)
             for each, live in zip(strays, found[len(cases) :], strict=True):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from tether.errors import Gone, ReaperError, TetherError
 from tether.guard.launch import Hub, ShimChannel
-from tether.guard.watcher import Watcher
+from tether.guard.watcher import Readable, Watcher
 from tether.guard.wire import Kind, Message
 from tether.linux import attributes, cgroup
 from tether.linux.attributes import Attributes
@@ -41,8 +40,8 @@ class Shim:
 class Guard:
     """What ends everything should this process die.
 
-    A command inherits what this process has when it is started. A hub can't follow a change of privileges or namespaces, so there
-    is one for each set of them that was met; they all end with the same lifeline.
+    A command inherits what this process has when it is started. A hub can't follow a change of privileges or namespaces, nor enter
+    a session, so there is one for each set of them that was met; they all end with the same lifeline.
 
     Args:
         owner: the owner's id.
@@ -72,25 +71,26 @@ class Guard:
         self._orphans = threading.Condition()
         self._ended_orphans: set[int] = set()
 
-    def arm(self) -> Hub:
+    def arm(self, *, in_session: bool = False) -> Hub:
         """Return a hub, started if there is none: enough for what needs no shim. Raises ReaperError."""
         with self._lock:
             if self._hubs and not self._closed:
                 return next(iter(self._hubs.values()))[0]
-        return self._arm(attributes.read())[0]
+        return self._arm(attributes.read(), in_session=in_session)[0]
 
-    def _arm(self, now: Attributes) -> tuple[Hub, Attributes]:
+    def _arm(self, now: Attributes, *, in_session: bool = False) -> tuple[Hub, Attributes]:
+        shared = in_session or self.shares_terminal
+        key = (*now.privileges, b"%d" % os.getsid(0)) if shared else now.privileges
         with self._lock:
             if self._closed:
                 raise Gone(f"owner {self._name} was shut down; make a new one")
-            found = self._hubs.get(now.privileges)
+            found = self._hubs.get(key)
             if found is not None:
                 return found
             if self._watcher is None:
                 self._watcher = Watcher(self._name)
-            new_session = not self.shares_terminal
-            hub = Hub(self._owner, self._state_dir, self.cgroup, self._lifeline, new_session=new_session)
-            made = self._hubs[now.privileges] = hub, now
+            hub = Hub(self._owner, self._state_dir, self.cgroup, self._lifeline, new_session=not shared)
+            made = self._hubs[key] = hub, now
             self._last = hub
             self._watcher.watch(hub.control, lambda: self._hear(hub))
             return made
@@ -105,10 +105,13 @@ class Guard:
         """The hub's pid; None before the first start."""
         return self._last.pid if self._last else None
 
-    def shim(self) -> Shim:
-        """Return a shim that said that it holds the lifeline. Have the next one forked with `prepare`. Raises ReaperError."""
+    def shim(self, *, in_session: bool = False) -> Shim:
+        """Return a shim that said that it holds the lifeline. Have the next one forked with `prepare`. Raises ReaperError.
+
+        With ``in_session`` it is in the session of this process, as a command must be from its birth that is to be in that.
+        """
         now = attributes.read()
-        hub, born = self._arm(now)
+        hub, born = self._arm(now, in_session=in_session)
         try:
             return Shim(hub.shim(), hub, born, now)
         except ReaperError:
@@ -116,7 +119,7 @@ class Guard:
                 raise
             # It was killed just now: another takes its place.
             self._hub_ended(hub)
-            hub, born = self._arm(now)
+            hub, born = self._arm(now, in_session=in_session)
             return Shim(hub.shim(), hub, born, now)
 
     def prepare(self, shim: Shim) -> None:
@@ -128,7 +131,7 @@ class Guard:
         self.arm()
         return self._lifeline
 
-    def watch(self, sock: socket.socket, readable: Callable[[], bool]) -> None:
+    def watch(self, sock: Readable, readable: Callable[[], bool]) -> None:
         """Have the watching thread call ``readable`` whenever ``sock`` can be read, until it returns False."""
         if self._watcher is None:
             raise Gone(f"owner {self._name} was shut down")

@@ -5,17 +5,29 @@ from __future__ import annotations
 import logging
 import os
 import selectors
-import socket
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
-__all__ = ["Watcher"]
+__all__ = ["Readable", "Watcher"]
 
 _log = logging.getLogger("tether")
 
 
+class Readable(Protocol):
+    """What can be watched: a socket, or a file of the kernel's with news."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        ...
+
+    def close(self) -> None:
+        """Close it."""
+        ...
+
+
 class Watcher:
-    """Calls a function whenever its socket can be read."""
+    """Calls a function whenever what it belongs to can be read."""
 
     def __init__(self, name: str) -> None:
         # By way of selectors, which gevent and eventlet replace by ones that wait without holding up everybody else.
@@ -24,11 +36,11 @@ class Watcher:
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         # What is registered meanwhile an epoll notices by itself; others look at their list when they begin to wait.
         self._notices = isinstance(self._selector, getattr(selectors, "EpollSelector", ()))
-        self._watched: dict[int, tuple[socket.socket, Callable[[], bool]]] = {}
+        self._watched: dict[int, tuple[Readable, Callable[[], bool]]] = {}
         self._thread = threading.Thread(target=self._run, name=f"tether-{name}", daemon=True)
         self._thread.start()
 
-    def watch(self, sock: socket.socket, readable: Callable[[], bool]) -> None:
+    def watch(self, sock: Readable, readable: Callable[[], bool]) -> None:
         """Call ``readable`` whenever ``sock`` can be read, until it returns False; then ``sock`` is closed here."""
         fd = sock.fileno()
         self._watched[fd] = (sock, readable)

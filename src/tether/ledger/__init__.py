@@ -11,5 +11,6 @@ writer.py    what one owner records of its own, without anybody waiting
 prune.py     what ended long ago is forgotten
 proof.py     locks that prove that somebody lives
 place.py     the state directory: where it is, and that it is the user's alone
-logs.py      the output of resources
+logs.py      the output of resources, read while it grows
+rotation.py  a log is kept small
 """

@@ -67,13 +67,23 @@ class Look:
         """Return one resource."""
         return next(map(resource_row, self._select("SELECT * FROM resources WHERE id = ?", tag)), None)
 
-    def named(self, name: str, last: int = 100) -> list[ResourceRow]:
-        """Return what is or was called so, and what has an id that begins so; of many the newest, the oldest of them first."""
-        rows = self._select(
-            "SELECT * FROM (SELECT * FROM resources WHERE name = ? ORDER BY began DESC LIMIT ?) "
-            "UNION SELECT * FROM (SELECT * FROM resources WHERE id >= ? AND id < ? LIMIT ?) ORDER BY began",
-            *(name, last, name, name + "\U0010ffff", last),
-        )
+    def named(self, name: str, owner_name: str | None = None, *, last: int = 100) -> list[ResourceRow]:
+        """Return what is or was called so, of owners of a name or else of any, and then also what has an id that begins so.
+
+        Of many the newest; the oldest of them first.
+        """
+        if owner_name is not None:
+            query = (
+                "SELECT * FROM resources WHERE name = ? AND owner IN (SELECT id FROM owners WHERE name = ?) "
+                "ORDER BY began DESC LIMIT ?"
+            )
+            rows = self._select(query, name, owner_name, last)[::-1]
+        else:
+            rows = self._select(
+                "SELECT * FROM (SELECT * FROM resources WHERE name = ? ORDER BY began DESC LIMIT ?) "
+                "UNION SELECT * FROM (SELECT * FROM resources WHERE id >= ? AND id < ? LIMIT ?) ORDER BY began",
+                *(name, last, name, name + "\U0010ffff", last),
+            )
         return [resource_row(row) for row in rows]
 
     def kept(self, owner_name: str, name: str, *, ended: bool = False) -> list[ResourceRow]:

@@ -31,7 +31,7 @@ from tether.ledger.database import BUSY_S, Held, Replaced
 from tether.ledger.prune import Pruning
 from tether.ledger.rows import ResourceRow
 from tether.ledger.store import EventRow, Ledger
-from tether.linux import folder, whereabouts
+from tether.linux import inotify, whereabouts
 from tether.model import Handle, Identity, State
 
 __all__ = ["Writer"]
@@ -377,7 +377,7 @@ class Writer:
             return
         fds = [alarm.fileno()]
         with suppress(OSError):
-            self._names = io.FileIO(folder.watch(str(self._state_dir)))
+            self._names = io.FileIO(inotify.watch(str(self._state_dir)))
             fds.append(self._names.fileno())
         waiting = select.poll()
         for fd in fds:

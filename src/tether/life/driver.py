@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 if TYPE_CHECKING:
     # The command line looks through drivers, and must start in no time: what only types need is not imported.
     from tether.guard.line import Shim
+    from tether.guard.watcher import Readable
     from tether.life.machine import Ended, Event
     from tether.life.probes import Target
     from tether.linux.members import Marks
@@ -39,6 +39,7 @@ __all__ = [
     "HasInside",
     "HasLine",
     "HasLog",
+    "HasLogsApart",
     "HasMarks",
     "HasOutput",
     "HasPids",
@@ -53,7 +54,11 @@ __all__ = [
 ]
 
 
-def _no_shim() -> Shim:
+class _TakeShim(Protocol):
+    def __call__(self, *, in_session: bool = False) -> Shim: ...
+
+
+def _no_shim(*, in_session: bool = False) -> Shim:  # noqa: ARG001 - the contract's
     raise RuntimeError("only an owner starts processes")
 
 
@@ -68,10 +73,10 @@ class Context:
     Attributes:
         state_dir: for logs and the like.
         owner: the id of the owner whose resources these are; empty for who only looks.
-        shim: returns a shim that is armed. Only an owner has shims.
+        shim: returns a shim that is armed, with ``in_session=True`` one in the session of this process. Only an owner has shims.
         prepare: has the next one forked, once this one has its command.
-        watch: has the owner's thread call a function whenever a socket can be read, until that returns False; then the
-            socket is closed.
+        watch: has the owner's thread call a function whenever a socket, or the like, can be read, until that returns False; then
+            it is closed.
         emit: tells the owner what happened to the resource with a tag.
         await_orphans: waits until the reaper said that it ended the tree of a shim (by pid) that was killed, or is gone itself.
         lifeline: returns the descriptor that says when this process dies.
@@ -80,9 +85,9 @@ class Context:
 
     state_dir: Path
     owner: str = ""
-    shim: Callable[[], Shim] = _no_shim
+    shim: _TakeShim = _no_shim
     prepare: Callable[[Shim], None] = _ignore
-    watch: Callable[[socket.socket, Callable[[], bool]], None] = _ignore
+    watch: Callable[[Readable, Callable[[], bool]], None] = _ignore
     emit: Callable[[str, Event], None] = _ignore
     await_orphans: Callable[[int], None] = _ignore
     lifeline: Callable[[], int] = int
@@ -269,6 +274,15 @@ class HasLog(Protocol):
 
     def log_path(self, handle: Handle) -> Path | None:
         """Return the file, or None if this one has none."""
+        ...
+
+
+@runtime_checkable
+class HasLogsApart(Protocol):
+    """A driver whose resources may have more than one such file."""
+
+    def log_paths(self, handle: Handle) -> tuple[Path, ...]:
+        """Return the files: that of standard output, or of both, first."""
         ...
 
 

@@ -12,7 +12,7 @@ from tether.ledger.writer import Writer
 from tether.life.clock import Clock
 from tether.life.driver import CanAsk
 from tether.life.machine import End, Ended, Event, Life, StopAsked, Stuck
-from tether.life.managed import Managed
+from tether.life.managed import Managed, Wanted
 from tether.life.retries import Retries
 from tether.linux import faults
 from tether.model import State
@@ -87,7 +87,7 @@ class Ending:
             self._ledger.flush()
 
     def begin_stop(self, managed: Managed, why: str, *, grace: float | None = None) -> bool:
-        """Ask a resource to end, and return at once: its end is heard (see `Managed.when_over`), as is that it is stuck.
+        """Ask a resource to end, and return at once: its end is heard (see `Managed.on_end`), as is that it is stuck.
 
         Returns:
             False: it was not asked. Its driver waits while it ends something, so whoever can wait must call `stop`.
@@ -160,28 +160,28 @@ class Ending:
 
     # -- waiting -------------------------------------------------------------------------------------------------------
 
-    def wait(self, managed: Managed, timeout_s: float | None) -> Life:
+    def wait(self, managed: Managed, timeout_s: float | None, *, of: Wanted = "tree") -> Life:
         """Wait until the life that a resource has now is over, and return that, as it ended.
 
-        It is over when nothing of it runs, also where something else of it can't be removed now.
+        It is over when nothing of it runs, also where something else of it can't be removed now; with ``of="main"`` when its
+        command has ended, which may not be on record yet.
 
         Raises:
             DeadlineExceeded: it goes on.
             Gone: this is a fork of its owner.
         """
         managed.check_owned()
-        life = self._await_end(managed, managed.begun, timeout_s)
-        self._ledger.flush()
+        life = self._await_end(managed, managed.begun, timeout_s, of)
+        if of == "tree":
+            self._ledger.flush()
         return life
 
-    def _await_end(self, managed: Managed, begun: int, timeout_s: float | None) -> Life:
+    def _await_end(self, managed: Managed, begun: int, timeout_s: float | None, of: Wanted = "tree") -> Life:
         deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
         with managed.condition:
-            while managed.begun == begun and not managed.is_over:
+            while managed.begun == begun and not managed.has_ended(of):
                 left = None if deadline is None else deadline - self._clock.monotonic()
                 if left is not None and left <= 0:
-                    raise DeadlineExceeded(
-                        f"resource {managed.name} is still {managed.state.value} after {timeout_s:g} s"
-                    )
+                    raise DeadlineExceeded(f"resource {managed.name} is still {managed.state} after {timeout_s:g} s")
                 self._clock.wait(managed.condition, left)
             return managed.life if managed.begun == begun else managed.former

@@ -212,6 +212,7 @@ class Life:
 
     Attributes:
         stays_up: whether it is a server, so that to end by itself is to fail.
+        rest_goes_on: whether what its command leaves behind goes on, however that ended.
         state: the state.
         reason: why it is in this state, in words; empty where that goes without saying.
         exit_code: of the command, once it is known.
@@ -220,12 +221,14 @@ class Life:
         was_ready: whether it ever was.
         over: whether nothing of it runs any more, though something that was made for it may be left.
         hopeless: whether it was killed, and waiting for its end changes nothing.
+        forced: whether its end by force was asked for before there was something to end.
         asked: who else than its owner asked for its end, if somebody did.
         before: the state in which it was lost, to which it comes back.
         history: the names of the events so far, each with the state that it led to.
     """
 
     stays_up: bool = False
+    rest_goes_on: bool = False
     state: State = State.PENDING
     reason: str = ""
     exit_code: int | None = None
@@ -234,6 +237,7 @@ class Life:
     was_ready: bool = False
     over: bool = False
     hopeless: bool = False
+    forced: bool = False
     asked: str = ""
     before: State = State.READY
     history: tuple[str, ...] = ()
@@ -274,7 +278,7 @@ def _is_stopping(life: Life) -> bool:
 
 def _created(life: Life, _: Created) -> _Outcome:
     if life.state is State.STOPPING:
-        return replace(life, created=True), (Record("created"), End(life.reason))
+        return replace(life, created=True), (Record("created"), End(life.reason, force=life.forced))
     return replace(life, state=State.STARTING, created=True), (Record("created"), Probe())
 
 
@@ -302,6 +306,7 @@ def _main_exited(life: Life, event: MainExited) -> _Outcome:
     life = replace(life, exit_code=event.exit_code)
     said = describe_exit(event.exit_code)
     goes_on = event.exit_code == 0 and (life.state is State.STARTING or not life.stays_up)
+    goes_on = goes_on or life.rest_goes_on
     if _is_stopping(life) or event.ending or goes_on:
         return life, (Record("exited", said),)
     reason = f"ended by itself, {said}"
@@ -338,9 +343,10 @@ def _continued(life: Life, _: Continued) -> _Outcome:
 def _stop_asked(life: Life, event: StopAsked) -> _Outcome:
     if life.state is State.PENDING:
         # Somebody is just creating it, and ends it as soon as there is something to end.
-        return replace(life, state=State.STOPPING, reason=event.why), (Record("stop", event.why),)
+        pending = replace(life, state=State.STOPPING, reason=event.why, forced=event.force)
+        return pending, (Record("kill" if event.force else "stop", event.why),)
     if life.state is State.STOPPING:
-        return life, (End(event.why, force=event.force),)
+        return replace(life, forced=life.forced or event.force), (End(event.why, force=event.force),)
     stopping = replace(life, state=State.STOPPING, reason=event.why)
     return stopping, (Record("kill" if event.force else "stop", event.why), End(event.why, force=event.force))
 

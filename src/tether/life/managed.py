@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import threading
@@ -10,19 +11,24 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tether.errors import DriverUnavailable, Gone, StartError, TetherError
 from tether.ledger import logs
-from tether.life.driver import CanAttach, CanInsist, Driver, HasDetails, HasOutput, HasTarget
+from tether.life.driver import CanAttach, CanInsist, Driver, HasDetails, HasLogsApart, HasOutput, HasTarget
 from tether.life.machine import Event, Life, describe_exit
 from tether.life.probes import Target
 from tether.linux import sockets
 from tether.model import Handle, OnDeath, State
 
-__all__ = ["Managed", "Names", "new_id"]
+__all__ = ["Managed", "Names", "Wanted", "new_id"]
+
+_log = logging.getLogger("tether")
 
 _TAIL_LINES = 20
+
+Wanted = Literal["tree", "main", "outcome"]
+"""What of a resource somebody waits for: the end of all of it, of its command, or of all hope that it ends."""
 
 
 def new_id() -> str:
@@ -72,7 +78,7 @@ class Managed:
         self.spec = spec
         self.driver = driver
         self.on_death = on_death
-        self.life = Life(stays_up=spec.stays_up)
+        self.life = self.new_life()
         self.handle: Handle | None = None
         self.plan: Handle | None = None
         self.reserved: Handle | None = None
@@ -88,7 +94,7 @@ class Managed:
         self.condition = threading.Condition(threading.RLock())
         self.early: list[Event] = []
         self.heard: deque[Event] = deque()
-        self.heirs: list[Callable[[], object]] = []
+        self._on_end: dict[object, tuple[Wanted, Callable[[], object]]] = {}
         # Looked up by name, not isinstance(): that costs a start more than anything else of this object.
         self._port_of: Callable[[Handle], int | None] | None = getattr(driver, "port", None)
         self._log_of: Callable[[Handle], Path | None] | None = getattr(driver, "log_path", None)
@@ -97,9 +103,13 @@ class Managed:
         self._pids_of: Callable[[Handle], tuple[int, ...]] | None = getattr(driver, "pids", None)
         self._url_of: Callable[[Handle], str | None] | None = getattr(driver, "url", None)
 
-    def begin(self, life: Life, plan: Handle | None, reserved: Handle | None) -> None:
+    def new_life(self) -> Life:
+        """A life as its spec wants it, from the beginning."""
+        return Life(stays_up=self.spec.stays_up, rest_goes_on=getattr(self.spec, "ends", None) == "last")
+
+    def begin(self, plan: Handle | None, reserved: Handle | None) -> None:
         """Begin another life, under ``condition``."""
-        self.former, self.life = self.life, life
+        self.former, self.life = self.life, self.new_life()
         self.plan, self.handle, self.reserved = plan, None, reserved
         self.begun += 1
         self.early.clear()
@@ -125,27 +135,42 @@ class Managed:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing of it runs any more, though something else of it may be there that can't be removed now."""
-        return self.state.is_final or self.life.over
+        """Whether it has ended: nothing of it runs, though something else that was made for it may be left."""
+        return self.life.state.is_final or self.life.over
 
-    def when_over(self, tell: Callable[[], object]) -> None:
-        """Have ``tell`` called when this life is over, or waiting for that is hopeless; it must not block.
+    def has_ended(self, of: Wanted) -> bool:
+        """Whether all of it has ended, or its command alone, or whether there is no use in waiting for either."""
+        if of == "outcome" and self.life.hopeless:
+            return True
+        return self.is_over or (of == "main" and self.life.exit_code is not None)
 
-        It is called in whatever thread learns of it, or at once.
+    def on_end(self, listener: Callable[[], object], *, of: Wanted = "tree") -> Callable[[], None]:
+        """Have ``listener`` called once when it has ended, at once if it has; the function that is returned forgets it.
+
+        It is called in the thread that saw the end, with ``condition`` held: it must not block.
         """
+        key = object()
         with self.condition:
-            if not (self.is_over or self.life.hopeless):
-                self.heirs.append(tell)
-                return
-        tell()
+            if not self.has_ended(of):
+                self._on_end[key] = of, listener
+                return lambda: self._forget(key)
+        listener()
+        return lambda: None
 
-    def tell_heirs(self) -> None:
-        """Call who waits, if there is nothing to wait for any more."""
-        if not (self.is_over or self.life.hopeless):
-            return
-        heirs, self.heirs = self.heirs, []
-        for tell in heirs:
-            tell()
+    def _forget(self, key: object) -> None:
+        # Without the lock: a waiter that is cancelled waits for nobody.
+        self._on_end.pop(key, None)
+
+    def tell_end(self) -> None:
+        """Call who waits for an end that has come."""
+        for key, (of, listener) in list(self._on_end.items()):
+            if not self.has_ended(of):
+                continue
+            self._on_end.pop(key, None)
+            try:
+                listener()
+            except Exception:
+                _log.exception("%s: a listener for its end failed", self.name)
 
     def grace(self, asked: float | None) -> float:
         """The grace of an end: what was asked for, or its spec's."""
@@ -210,10 +235,19 @@ class Managed:
         """Its output, or the last lines of it, as text; empty if it goes elsewhere. Raises DriverUnavailable."""
         if self.handle is not None and isinstance(self.driver, HasOutput):
             return self.driver.read_log(self.handle, lines).decode(errors="replace")
-        if lines is not None:
-            return logs.tail(self.log_path, lines)
-        path = self.log_path
-        return path.read_bytes().decode(errors="replace") if path is not None and path.exists() else ""
+        said = [logs.tail(path, lines) for path in self.log_paths]
+        if len(said) < 2:
+            return "".join(said)
+        # What went to standard error comes last: it is what the end of a log is looked at for.
+        both = [line for each in said for line in each.splitlines()]
+        return "\n".join(both if lines is None else both[len(both) - lines :] if lines < len(both) else both)
+
+    @property
+    def log_paths(self) -> tuple[Path, ...]:
+        """The files with its output."""
+        if self.handle is not None and isinstance(self.driver, HasLogsApart):
+            return self.driver.log_paths(self.handle)
+        return () if self.log_path is None else (self.log_path,)
 
     def target(self) -> Target:
         """What a readiness probe looks at."""
@@ -222,7 +256,7 @@ class Managed:
         return Target(port=self.port, pids=self.pids, log=self._read_log_file, subject=self)
 
     def _read_log_file(self) -> bytes:
-        return b"" if self.log_path is None else self.log_path.read_bytes()
+        return b"" if self.log_path is None else logs.read(self.log_path)
 
     def details(self) -> dict[str, Any]:
         """What its driver tells of it beside what all do."""

@@ -354,7 +354,7 @@ class Supervisor(Ending):
             with managed.condition:
                 if managed.stops != stops:
                     raise Gone(f"resource {managed.name} was stopped while it was being restarted, and stays so")
-                managed.begin(Life(stays_up=managed.spec.stays_up), plan, reserved)
+                managed.begin(plan, reserved)
                 self._record(managed, [Record("again", why)])
         except BaseException:
             self._creation.release(managed)
@@ -407,7 +407,8 @@ class Supervisor(Ending):
             managed.condition.notify_all()
             if managed.state.is_final:
                 self._leave(managed)
-            managed.tell_heirs()
+            # Only now: who hears of its end may use its name again.
+            managed.tell_end()
         return [each for each in todo if isinstance(each, End)]
 
     def _record(self, managed: Managed, records: Iterable[Record]) -> None:

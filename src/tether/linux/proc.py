@@ -199,17 +199,11 @@ def _environ_of_threads(pid: int) -> bytes:
 
 
 def ignored_signals() -> list[int]:
-    """Return the signals that this process was started to ignore.
-
-    Python ignores two by itself (SIGPIPE, SIGXFSZ), of which nothing is known.
-    """
-    import signal
-
+    """Return the signals that this process ignores, those that Python ignores by itself included."""
     for line in read("/proc/self/status").splitlines():
         if line.startswith(b"SigIgn:"):
             bits = int(line.split()[1], 16)
-            own = {signal.SIGPIPE, signal.SIGXFSZ}
-            return [number for number in range(1, 65) if bits >> (number - 1) & 1 and number not in own]
+            return [number for number in range(1, 65) if bits >> (number - 1) & 1]
     return []
 
 

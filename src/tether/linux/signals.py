@@ -8,7 +8,15 @@ import signal
 
 from tether.linux import proc, tier
 
-__all__ = ["open_verified", "send", "wait_end"]
+__all__ = ["handed_on", "open_verified", "send", "wait_end"]
+
+
+def handed_on() -> list[int]:
+    """Return the signals that this process was started to ignore, as a command that it starts begins with them ignored.
+
+    Python ignores two by itself (SIGPIPE, SIGXFSZ), of which nothing is known. Source: signal(7), Python/pylifecycle.c.
+    """
+    return [each for each in proc.ignored_signals() if each not in (signal.SIGPIPE, signal.SIGXFSZ)]
 
 
 def open_verified(pid: int, start: int) -> int | None:

@@ -75,7 +75,7 @@ class _Ends:
             return
         if asked:
             self._due[name] = time.monotonic() + managed.grace(self._grace) + _STUCK_S
-            managed.when_over(lambda: self._news.put((name, None)))
+            managed.on_end(lambda: self._news.put((name, None)), of="outcome")
         else:
             self._begin_thread(name)
 

@@ -24,7 +24,7 @@ from tether.life.driver import Context, HasGuard
 from tether.life.machine import Event
 from tether.life.managed import Managed, new_id
 from tether.life.supervisor import Supervisor
-from tether.linux import identity, proc
+from tether.linux import identity, signals
 from tether.model import Inside, OnDeath, Progress, Spec, Terminal, check_name
 from tether.notices import Notice, Telemetry
 from tether.owner import door as doors
@@ -189,7 +189,7 @@ class Owner(Answering):
             mask: the signals that commands have blocked, a bit each, the lowest for signal 1.
         """
         self._guard.shares_terminal = True
-        self._terminal = Terminal(os.getpgrp(), tuple(proc.ignored_signals()), mask)
+        self._terminal = Terminal(os.getpgrp(), tuple(signals.handed_on()), mask)
 
     def hand_over(self, resource: Resource, *, grace_s: float, parent: int | None = None) -> None:
         """Have the guard take this process's place, as ``tether run`` does. See `tether.owner.handover`."""
@@ -239,7 +239,7 @@ class Owner(Answering):
         if self._spending is not None:
             self._spending.check(spec)
         # Whatever it is, it is not created before there is somebody to end it.
-        self._guard.arm()
+        self._guard.arm(in_session=getattr(spec, "terminal", None) == "share")
         self._door.open(self._guard.watch)
         on_death = spec.on_death or self.on_death
         progress, hold = on_progress or _silent, self._holding(held)

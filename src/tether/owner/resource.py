@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, Self, cast
+from typing import IO, Any, Literal, Self, cast
 
-from tether.errors import Gone, SpecError
-from tether.life.driver import CanCopy, CanExecute, CanPause, HasInside, HasStreamsApart
+from tether.errors import DeadlineExceeded, Gone, SpecError
+from tether.life.driver import CanCopy, CanExecute, CanPause, CanSignal, HasInside, HasStreamsApart
 from tether.life.managed import Managed
 from tether.life.supervisor import Supervisor
-from tether.model import Handle, Identity, OnDeath, State, Usage
-from tether.owner import show
+from tether.linux import signals
+from tether.model import Handle, Identity, OnDeath, Progress, State, Usage
+from tether.owner import conversation, following, show
 
 __all__ = ["Resource"]
 
 
 def _silent(_: str) -> None:
     return None
+
+
+def _check(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise SpecError(f"{name}={value!r} is not known; use one of {', '.join(map(repr, allowed))}")
 
 
 class Resource:
@@ -115,10 +123,11 @@ class Resource:
 
         Args:
             tail: how many lines; None for all.
-            stream: of a container, only what went to one of the two.
+            stream: only what went to one of the two: of a container, and of a process with ``stderr="own-log"``, whose standard
+                error comes last without this.
 
         Raises:
-            SpecError: the two are not kept apart for this kind.
+            SpecError: the two are not kept apart.
         """
         if stream is None:
             return self._managed.log(tail)
@@ -126,6 +135,20 @@ class Resource:
         if not isinstance(driver, HasStreamsApart):
             raise SpecError(f"{self.name} is of kind {self.kind}, whose standard output and error are not kept apart")
         return "" if handle is None else driver.read_stream(handle, stream, tail).decode(errors="replace")
+
+    def lines(self, *, follow: bool = False, tail: int | None = None) -> following.Lines:
+        """Return an iterator of the lines of its output, without their ends: of what `logs` returns. It may be closed early.
+
+        Args:
+            follow: go on with what is written, until all of it has ended; of one that is restarted, until its end before that.
+            tail: begin with so many lines; None for all.
+
+        Raises:
+            SpecError: its output goes to a pipe, which is there to be read.
+        """
+        if "stdout" in self._managed.streams:
+            raise SpecError(f"the output of {self.name} goes to a pipe: read its stdout, or start it with stdout='log'")
+        return following.lines(self._managed, follow=follow, tail=tail)
 
     def info(self) -> dict[str, Any]:
         """Return all of the above, ready for JSON and without secrets."""
@@ -157,29 +180,100 @@ class Resource:
     # The pipes are this resource's until they are closed: also after it has ended, as with `subprocess.Popen`.
 
     @property
-    def stdin(self) -> BinaryIO | None:
+    def stdin(self) -> IO[Any] | None:
         """The pipe to its standard input, if the spec said "pipe"."""
-        return cast("BinaryIO | None", self._stream("stdin"))
+        return cast("IO[Any] | None", self._stream("stdin"))
 
     @property
-    def stdout(self) -> BinaryIO | None:
+    def stdout(self) -> IO[Any] | None:
         """The pipe from its standard output, if the spec said "pipe"."""
-        return cast("BinaryIO | None", self._stream("stdout"))
+        return cast("IO[Any] | None", self._stream("stdout"))
 
     @property
-    def stderr(self) -> BinaryIO | None:
+    def stderr(self) -> IO[Any] | None:
         """The pipe from its standard error, if the spec said "pipe"."""
-        return cast("BinaryIO | None", self._stream("stderr"))
+        return cast("IO[Any] | None", self._stream("stderr"))
 
     # -- what can be done with it --------------------------------------------------------------------------------------
 
-    def wait(self, timeout: float | None = None) -> int | None:
+    def wait(self, timeout: float | None = None, *, of: Literal["tree", "main"] = "tree") -> int | None:
         """Wait until all of it has ended, and return the exit code of its command (None if unknown).
+
+        Args:
+            timeout: seconds; None for as long as it takes.
+            of: "main" waits for the command alone, as `subprocess` does: what that left behind may go on.
 
         Raises:
             DeadlineExceeded: it goes on after ``timeout`` seconds; also a `TimeoutError`.
         """
-        return self._supervisor.wait(self._managed, timeout).exit_code
+        _check("of", of, ("tree", "main"))
+        return self._supervisor.wait(self._managed, timeout, of=of).exit_code
+
+    def communicate(
+        self,
+        input: str | bytes | None = None,  # noqa: A002 - as in subprocess
+        timeout: float | None = None,
+    ) -> tuple[Any, Any]:
+        """Send ``input`` to its standard input, read its pipes until they end, and wait for its command; as `subprocess` does.
+
+        What was read by way of ``stdout`` or ``stderr`` before is not told again.
+
+        Args:
+            input: what it reads; text if its pipes are, else bytes. Its standard input is closed after that.
+            timeout: seconds. After that it may be called again, without ``input``, and nothing of the output is lost.
+
+        Returns:
+            What came from standard output and error; None for what is no pipe.
+
+        Raises:
+            DeadlineExceeded: it goes on after ``timeout`` seconds; it is not ended.
+            SpecError: there is no pipe for ``input``, or its pipes are not of this machine.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        going = conversation.of(self._managed)
+        try:
+            going.proceed(input, deadline)
+        except DeadlineExceeded:
+            raise DeadlineExceeded(f"the output of {self.name} has not ended after {timeout:g} s") from None
+        self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()), of="main")
+        return going.heard("stdout"), going.heard("stderr")
+
+    def poll(self) -> int | None:
+        """Return the exit code of its command, without waiting; None while that runs, as with `subprocess.Popen`."""
+        return self.exit_code
+
+    def send_signal(self, sig: int, to: Literal["main", "group", "tree"] = "main") -> None:
+        """Send a signal to its command, to that with its process group, or to every process of it.
+
+        What has ended already is left alone, as by `subprocess.Popen`. It ends by a signal as by itself: `stop` and `kill` are what
+        ends it in order.
+
+        Raises:
+            SpecError: its kind takes no signals, or there is no such signal.
+            PermissionError: its command is another user's by now.
+        """
+        _check("to", to, ("main", "group", "tree"))
+        if sig and sig not in signal.valid_signals():
+            raise SpecError(f"{sig!r} is no signal, so that none was sent to {self.name}")
+        driver, handle, main = self._managed.driver, self._managed.handle, self.main
+        if not isinstance(driver, CanSignal):
+            raise SpecError(f"{self.name} is of kind {self.kind}, which takes no signals")
+        if handle is None or self.state.is_final or (to == "main" and self.exit_code is not None):
+            return
+        if to == "main" and main is not None:
+            # At once, and with the kernel's answer.
+            signals.send(main.pid, main.start, sig)
+        else:
+            driver.signal(handle, sig, to)
+
+    def on_end(self, listener: Callable[[], object], *, of: Literal["tree", "main"] = "tree") -> Callable[[], None]:
+        """Have ``listener`` called once when all of it has ended, at once if it has; the function that is returned ends that.
+
+        With ``of="main"`` when its command has ended, whatever that left behind.
+        It takes no thread to wait so. It is called in the thread that saw the end, and must not block; one that raises is logged.
+        """
+        _check("of", of, ("tree", "main"))
+        return self._managed.on_end(listener, of=of)
 
     def stop(self, grace: float | None = None) -> None:
         """End it politely, by force after ``grace`` seconds (by default those of its spec). Returns when it has ended.
@@ -276,14 +370,15 @@ class Resource:
         if handle is not None and not self.state.is_final and isinstance(driver, CanPause):
             driver.resume(handle)
 
-    def restart(self) -> None:
+    def restart(self, *, on_progress: Progress | None = None) -> None:
         """Stop it and start it again, under the same name and id, on the same port. Returns when it is ready.
 
-        One restart comes after the other; a `stop` or `kill` beside it holds.
+        One restart comes after the other; a `stop` or `kill` beside it holds. ``on_progress`` is called with a line of text
+        whenever there is something new to say.
 
         Raises:
             SpecError, ExecError: it can't be started again (its program has gone, ...): it was not ended, and goes on.
             StartError: it did not come up again.
             Gone: it was stopped meanwhile, or its owner shut down, and stays so.
         """
-        self._supervisor.restart(self._managed, None, _silent)
+        self._supervisor.restart(self._managed, None, on_progress or _silent)

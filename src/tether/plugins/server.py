@@ -58,7 +58,7 @@ class ProcessOptions:
     umask: int | None = None
     stdin: Literal["null", "inherit", "pipe"] | int | os.PathLike[str] | BinaryIO | None = None
     stdout: Stream | None = None
-    stderr: Stream | Literal["stdout"] | None = None
+    stderr: Stream | Literal["own-log", "stdout"] | None = None
     pass_fds: Sequence[int] | None = None
     port: int | None = None
     ready: Ready | None = None
@@ -73,7 +73,7 @@ class ProcessOptions:
     process_group: int | None = None
     stop: Sequence[tuple[str | int, float]] | None = None
     stop_again: bool | None = None
-    ends: Literal["tree", "main"] | None = None
+    ends: Literal["tree", "last", "main"] | None = None
     user: str | int | None = None
     group: str | int | None = None
     extra_groups: Sequence[str | int] | None = None
@@ -83,6 +83,12 @@ class ProcessOptions:
     oom_score_adj: int | None = None
     memory: int | None = None
     cpus: float | None = None
+    ignored_signals: Sequence[str | int] | None = None
+    blocked_signals: Sequence[str | int] | None = None
+    text: bool | None = None
+    encoding: str | None = None
+    errors: str | None = None
+    log_max: int | None = None
 
     def over(self, process: Process) -> Process:
         """Return ``process`` with what was given here. Raises SpecError."""

@@ -32,7 +32,8 @@ class Output:
         self._container = container
 
     def _saved(self, tag: str, stream: str | None) -> Path:
-        return logs.path(self._state_dir, tag if stream is None else f"{tag}.{stream}")
+        log = logs.path(self._state_dir, tag)
+        return log if stream is None else logs.of_stream(log, stream)
 
     def read(self, handle: Handle, lines: int | None, stream: str | None = None) -> bytes:
         """Return the last lines, or all, of both streams or of one; of one that has ended, as far as it was saved."""

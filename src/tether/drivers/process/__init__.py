@@ -1,6 +1,8 @@
 """Process trees of this machine.
 
 request.py  what a shim is asked
+held.py     a tree that this process holds
+capping.py  its logs are kept small
 driver.py   starts, finds, inspects, adopts, stops and destroys
 """
 

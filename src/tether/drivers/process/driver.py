@@ -8,14 +8,15 @@ import signal
 import socket
 import threading
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from tether.drivers import Context
 from tether.drivers.process import receipts, request
+from tether.drivers.process.capping import Capping
 from tether.drivers.process.held import Held
 from tether.drivers.process.receipts import outcome, outcome_of
 from tether.drivers.process.streams import Streams
-from tether.errors import Busy, DeadlineExceeded, Gone, GuardLost, NotCreated, TetherError, exec_error
+from tether.errors import Busy, DeadlineExceeded, Gone, GuardLost, NotCreated, SpecError, TetherError, exec_error
 from tether.guard import wire
 from tether.guard.launch import ShimChannel
 from tether.guard.line import Shim, describe_stuck
@@ -47,6 +48,7 @@ class ProcessDriver:
         self._held: dict[str, Held] = {}
         self._streams: dict[str, dict[str, Any]] = {}
         self._reserved: dict[str, tuple[Shim, Handle]] = {}
+        self._capping = Capping(context.watch)
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
@@ -57,7 +59,7 @@ class ProcessDriver:
             ReaperError: there is no shim to guard it.
             NotCreated: limits were asked for that can't be set here.
         """
-        shim = self._context.shim()
+        shim = self._context.shim(in_session=spec.terminal == "share")
         channel = shim.channel
         try:
             self._limit(spec, channel)
@@ -72,6 +74,8 @@ class ProcessDriver:
             "main": None,
             "port": port,
             "log": str(self._log(tag)) if _is_logged(spec) else None,
+            "error_log": str(logs.of_stream(self._log(tag), "stderr")) if spec.stderr == "own-log" else None,
+            "log_max": spec.log_max,
             "cgroup": channel.cgroup,
             "tier": channel.tier,
             "uid": os.getuid(),
@@ -152,6 +156,11 @@ class ProcessDriver:
 
     def _hold(self, channel: ShimChannel, handle: Handle) -> None:
         held = self._held[handle.tag] = Held(channel)
+        most: int | None = handle.data.get("log_max")
+        for log in self.log_paths(handle):
+            if most is not None:
+                # First: it may have ended before this thread goes on.
+                self._capping.begin(log.name, log, most)
         self._context.watch(channel.socket, lambda: self._receive(held, handle))
 
     def _execute(self, shim: Shim, asked: dict[str, Any], fds: list[int], handle: Handle, name: str) -> list[int]:
@@ -193,13 +202,15 @@ class ProcessDriver:
             held.note_stuck(describe_stuck(message), hopeless)
             self._context.emit(handle.tag, Stuck(_describe_stuck(held.stuck), hopeless=hopeless))
         elif message.kind == Kind.ENDED:
-            self._ended(held, handle.tag, outcome_of(message))
+            self._ended(held, handle, outcome_of(message))
         return True
 
-    def _ended(self, held: Held, tag: str, event: Ended) -> None:
+    def _ended(self, held: Held, handle: Handle, event: Ended) -> None:
         # The socket stays open until the shim closes its end: `_receive` must see the end of it.
-        self._held.pop(tag, None)
-        self._context.emit(tag, event)
+        self._held.pop(handle.tag, None)
+        for log in self.log_paths(handle):
+            self._capping.end(log.name)
+        self._context.emit(handle.tag, event)
         held.end()
 
     def _end_lost(self, held: Held, handle: Handle) -> None:
@@ -208,11 +219,15 @@ class ProcessDriver:
         said = receipts.of_life(self._context.state_dir, self._context.owner, handle.tag, handle.data.get("life", 1))
         if said is not None:
             # It had only lost its line to us.
-            self._ended(held, handle.tag, outcome(said))
+            self._ended(held, handle, outcome(said))
             return
         self._context.await_orphans(held.channel.pid)
         proof = self._end_rest(handle)
-        self._ended(held, handle.tag, Ended(None, "its shim was killed, so its tree was ended", proof=proof))
+        self._ended(held, handle, Ended(None, "its shim was killed, so its tree was ended", proof=proof))
+
+    def close(self) -> None:
+        """Rotate logs no more. See `tether.drivers.HasConnections`."""
+        self._capping.close()
 
     # -- look ----------------------------------------------------------------------------------------------------------
 
@@ -256,6 +271,19 @@ class ProcessDriver:
     def log_path(self, handle: Handle) -> Path | None:
         """Return the log file."""
         return Path(handle.data["log"]) if handle.data.get("log") else None
+
+    def log_paths(self, handle: Handle) -> tuple[Path, ...]:
+        """Return the log, and that of its standard error where that is apart. See `tether.drivers.HasLogsApart`."""
+        return tuple(Path(log) for name in ("log", "error_log") if (log := handle.data.get(name)))
+
+    def read_stream(self, handle: Handle, stream: Literal["stdout", "stderr"], lines: int | None) -> bytes:
+        """Return what went to one of the two. See `tether.drivers.HasStreamsApart`. Raises SpecError: they go to one log."""
+        paths = self.log_paths(handle)
+        if len(paths) < 2:
+            raise SpecError(
+                "its standard output and error are not kept apart: start it with stderr='own-log', or stderr='pipe'"
+            )
+        return logs.read(paths[stream == "stderr"], lines)
 
     def streams(self, handle: Handle) -> dict[str, Any]:
         """Hand over the pipes; whoever asked for them has them from then on. See `tether.drivers.HasStreams`."""

@@ -1,4 +1,4 @@
-"""A tree that this process holds the line to: whether it has ended, or why not."""
+"""A tree that this process holds the line to, and the wait for its end."""
 
 from __future__ import annotations
 

@@ -22,16 +22,18 @@ _ON_DEATH = {"kill": 0, "stop": 1, "keep": 2}
 
 def _environment(spec: Process, tag: str, port: int | None) -> dict[bytes, bytes]:
     """The app's own unless the spec clears it, the spec's on top, and the tag; a tree within another tree names both."""
-    outer = os.environb.get(_RESOURCE)
+    outer, marks = os.environb.get(_RESOURCE), os.environb.get(_OWNER)
     env = {} if spec.clear_env else dict(os.environb)
-    # Held by lineage: the owner's tag is for what plugins start by themselves.
-    env.pop(_OWNER, None)
-    env[_RESOURCE] = b"%s:%s" % (outer, tag.encode()) if outer else tag.encode()
     for name, value in spec.env.items():
         if value is None:
             env.pop(os.fsencode(name), None)
         else:
             env[os.fsencode(name)] = os.fsencode(put_port(value, port))
+    # Last, for a spec may have a copy of the app's environment. The command is held by lineage: the owner's tag is for what plugins
+    # start by themselves.
+    if env.get(_OWNER) == marks:
+        env.pop(_OWNER, None)
+    env[_RESOURCE] = b"%s:%s" % (outer, tag.encode()) if outer else tag.encode()
     return env
 
 
@@ -182,8 +184,8 @@ def build(
         "env": [b"%s=%s" % item for item in env.items()],
         "cwd": cwd,
         "target": targets,
-        "ignored": list(terminal.ignored) if terminal else [],
-        "mask": terminal.mask if terminal else None,
+        "ignored": list(terminal.ignored) if terminal else [int(each) for each in spec.ignored_signals],
+        "mask": terminal.mask if terminal else _signed(sum(1 << (int(each) - 1) for each in set(spec.blocked_signals))),
         # As a shell takes a script without a first line that names its interpreter.
         "shell": 1 if terminal else None,
         "on_death": _ON_DEATH[on_death],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tether.errors import SpecError, StateDirError
-from tether.ledger import place
+from tether.ledger import logs, place
 from tether.spec import Process
 
 __all__ = ["Streams"]
@@ -36,6 +37,7 @@ class Streams:
         self.ours: dict[str, Any] = {}
         self._opened: list[int] = []
         self._log = log
+        self._text = (spec.encoding, spec.errors) if _is_text(spec) else None
         try:
             if spec.terminal == "pty":
                 self._open_terminal()
@@ -70,7 +72,8 @@ class Streams:
 
     def _open(self, name: str, what: Any, inherited: int) -> int | None:
         openers: dict[str, Callable[[], int | None]] = {
-            "log": self._open_log,
+            "log": lambda: self._open_log(self._log),
+            "own-log": lambda: self._open_log(None if self._log is None else logs.of_stream(self._log, "stderr")),
             "inherit": lambda: _inherited(inherited),
             "null": lambda: self._keep(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)),
             "pipe": lambda: self._open_pipe(name),
@@ -85,31 +88,41 @@ class Streams:
         os.fstat(fd)
         return int(fd)
 
-    def _open_log(self) -> int:
-        if self._log is None:
+    def _open_log(self, log: Path | None) -> int:
+        if log is None:
             raise SpecError("there is no log here")
         try:
-            return self._keep(place.open_private(self._log, os.O_WRONLY | os.O_APPEND))
+            return self._keep(place.open_private(log, os.O_WRONLY | os.O_APPEND))
         except OSError as error:
             raise StateDirError(
-                f"its log {self._log} can't be opened: {error.strerror}; nothing was started. Was the state directory removed?"
+                f"its log {log} can't be opened: {error.strerror}; nothing was started. Was the state directory removed?"
             ) from error
 
     def _open_pipe(self, name: str) -> int:
         read, write = os.pipe()
         if name == "stdin":
-            self.ours[name] = os.fdopen(write, "wb")
-            return self._keep(read)
-        self.ours[name] = os.fdopen(read, "rb")
-        return self._keep(write)
+            self._keep(read)
+            self._take(name, os.fdopen(write, "wb"))
+            return read
+        self._keep(write)
+        self._take(name, os.fdopen(read, "rb"))
+        return write
+
+    def _take(self, name: str, ours: Any) -> None:
+        """Our end of a pipe, as text where that is wanted."""
+        self.ours[name] = ours
+        if self._text is not None:
+            self.ours[name] = io.TextIOWrapper(ours, *self._text, write_through=name == "stdin")
 
     def _open_terminal(self) -> None:
         """A terminal of the command's own: one pair, whose other end is read and written here."""
         ours, theirs = os.openpty()
         os.set_inheritable(ours, False)
         self._keep(theirs)
-        self.ours["stdin"] = os.fdopen(os.dup(ours), "wb", buffering=0)
-        self.ours["stdout"] = os.fdopen(ours, "rb", buffering=0)
+        # As text it can't be read without a buffer.
+        buffering = 0 if self._text is None else -1
+        self._take("stdin", os.fdopen(os.dup(ours), "wb", buffering=buffering))
+        self._take("stdout", os.fdopen(ours, "rb", buffering=buffering))
         for target in range(3):
             self._add(target, theirs)
 
@@ -125,6 +138,10 @@ class Streams:
         for stream in self.ours.values():
             stream.close()
         self.ours = {}
+
+
+def _is_text(spec: Process) -> bool:
+    return spec.text or spec.encoding is not None or spec.errors is not None
 
 
 def _inherited(fd: int) -> int | None:
