@@ -72,7 +72,7 @@ def _affinity(text: bytes) -> bytes:
 
 @lru_cache(maxsize=16)
 def _parse(told: bytes) -> tuple[tuple[bytes, ...], int | None, bytes]:
-    """Return users, groups, capabilities and filters, the umask if it is there, and the processors; the same lines come each time."""
+    """Return privileges, the umask if it is told, and the processors. The same lines come each time."""
     fields = dict(line.split(b":\t", 1) for line in told.splitlines() if b":\t" in line)
     umask = int(fields[b"Umask"], 8) if b"Umask" in fields else None
     return tuple(fields.get(name, b"") for name in _PRIVILEGES), umask, _affinity(fields[b"Cpus_allowed"])

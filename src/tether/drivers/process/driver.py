@@ -88,6 +88,7 @@ class ProcessDriver:
         self._held: dict[str, _Held] = {}
         self._streams: dict[str, dict[str, Any]] = {}
         self._reserved: dict[str, tuple[Shim, Handle]] = {}
+        self._run_dir = context.state_dir / "run"
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
@@ -159,11 +160,10 @@ class ProcessDriver:
         streams = None
         try:
             log = handle.data["log"]
-            streams = Streams(spec, None if log is None else Path(log))
+            streams = Streams(spec, log)
             asked = request.build(
-                *(spec, tag, handle.data["life"], on_death, handle.data["port"]),
-                *(None if log is None else Path(log), self._context.terminal(), self._run_dir),
-                *((shim.born, shim.now), streams.targets),
+                *(spec, tag, handle.data["life"], on_death, handle.data["port"], log),
+                *(self._context.terminal(), str(self._run_dir), (shim.born, shim.now), streams.targets),
             )
             main = self._execute(shim, asked, streams.fds, handle, name)
         except BaseException as error:
@@ -336,10 +336,6 @@ class ProcessDriver:
             return outcome(json.loads(path.read_bytes()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-
-    @property
-    def _run_dir(self) -> Path:
-        return self._context.state_dir / "run"
 
     # -- end -----------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from tether.errors import SpecError, StateDirError
@@ -30,7 +29,7 @@ class Streams:
         OSError: a file or descriptor of the spec can't be opened, as in subprocess; nothing was started.
     """
 
-    def __init__(self, spec: Process, log: Path | None) -> None:
+    def __init__(self, spec: Process, log: str | None) -> None:
         self.fds: list[int] = []
         self.targets: list[int] = []
         self.ours: dict[str, Any] = {}
