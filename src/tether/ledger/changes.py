@@ -7,6 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
 from tether.ledger.rows import ResourceRow, handle_text
@@ -37,6 +38,13 @@ __all__ = [
 FINAL = "('gone', 'failed')"
 IS_LIVE = f"state NOT IN {FINAL}"
 HAS_ENDED = f"state IN {FINAL}"
+
+
+_COLUMNS = tuple(each.name for each in fields(ResourceRow))
+_PUT = (
+    f"INSERT INTO resources ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "
+    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{each} = excluded.{each}' for each in _COLUMNS)} WHERE fence <= excluded.fence"
+)
 
 
 def _text(text: str) -> str:
@@ -102,19 +110,13 @@ def new_resource(
 def put_resource(db: sqlite3.Connection, row: ResourceRow) -> None:
     """Record a resource as it is, unless somebody with a higher fence has it there."""
     values = {
-        **{key: value for key, value in vars(row).items() if key not in ("state", "spec", "handle")},
+        **vars(row),
         "state": row.state.value,
         "reason": _text(row.reason),
         "spec": json.dumps(row.spec),
         "handle": handle_text(row.handle),
     }
-    columns = ", ".join(values)
-    put = ", ".join(f"{column} = excluded.{column}" for column in values)
-    db.execute(
-        f"INSERT INTO resources ({columns}) VALUES ({', '.join('?' * len(values))}) "
-        f"ON CONFLICT (id) DO UPDATE SET {put} WHERE fence <= excluded.fence",
-        tuple(values.values()),
-    )
+    db.execute(_PUT, [values[column] for column in _COLUMNS])
 
 
 def remove_pending(db: sqlite3.Connection, tag: str) -> None:

@@ -41,6 +41,9 @@ _log = logging.getLogger("tether")
 _ATTEMPT_S = 0.05
 """So long one attempt waits for who holds the ledger; then it counts as held, and ends do not even look."""
 
+_GATHER_S = 0.005
+"""So long the thread waits for more, once there is something: who starts or ends something will commit it himself before that."""
+
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _QUIET_S = 2.0
@@ -363,6 +366,8 @@ class Writer:
         while not (self._closed and self.is_complete):
             timeout = pause if self._is_blocked else _QUIET_S if missing else self._pruning.pause_s()
             woken = waiting.poll(None if timeout is None else 1000 * timeout)
+            if woken and not self._closed:
+                time.sleep(_GATHER_S)
             for fd in fds:
                 with suppress(OSError):
                     os.read(fd, 65536)
