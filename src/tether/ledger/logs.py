@@ -16,7 +16,7 @@ _MOST_TAIL_BYTES = 16 << 20
 
 def path(state_dir: Path, tag: str) -> Path:
     """Return the file for the output of the resource with a tag, written as it comes or saved at its end."""
-    return state_dir / "logs" / f"{tag}.log"
+    return state_dir.joinpath("logs", f"{tag}.log")
 
 
 def files(state_dir: Path, tag: str) -> tuple[Path, ...]:

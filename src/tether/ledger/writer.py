@@ -21,7 +21,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from tether.ledger.prune import Pruning
 from tether.ledger.rows import ResourceRow
 from tether.ledger.store import EventRow, Ledger
 from tether.linux import folder, whereabouts
-from tether.model import Handle, Identity, State
+from tether.model import Handle, Identity, State, altered
 
 __all__ = ["Writer"]
 
@@ -224,7 +223,7 @@ class Writer:
     def _change_live(self, tag: str, **values: Any) -> None:
         row = self._live.get(tag)
         if row is not None:
-            self._live[tag] = replace(row, **values)
+            self._live[tag] = altered(row, **values)
 
     # -- how it is committed -------------------------------------------------------------------------------------------
 

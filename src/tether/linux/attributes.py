@@ -106,6 +106,6 @@ def read() -> Attributes:
         _umask() if umask is None else umask,
         os.getpriority(os.PRIO_PROCESS, 0),
         affinity,
-        int(proc.read("/proc/self/oom_score_adj")),
+        int(proc.read_line("/proc/self/oom_score_adj")),
         tuple([(limit, *resource.getrlimit(limit)) for limit in _LIMITS]),
     )

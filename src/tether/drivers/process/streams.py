@@ -39,7 +39,9 @@ class Streams:
             if spec.terminal == "pty":
                 self._open_terminal()
             else:
-                self._add(0, self._open("stdin", spec.stdin, 0))
+                if _word(spec.stdin) != "null":
+                    # That the shim has there already.
+                    self._add(0, self._open("stdin", spec.stdin, 0))
                 self._add(1, self._open("stdout", spec.stdout, 1))
                 self._add(2, self._open_stderr(spec))
             for fd in spec.pass_fds:

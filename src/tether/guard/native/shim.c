@@ -729,6 +729,26 @@ static void wait_and_heed(void)
         drop_guest();
 }
 
+/* Say to the owner, or to those who may come and go, that the lifeline or lease is held. Should the owner not hear it, its end of the
+ * channel is closed here, which ends this shim. */
+static void say_armed(void)
+{
+    const struct inheritance *from = shim.from;
+    outbox_begin(&box, from->leased != NULL ? KIND_ARMED : KIND_SHIM);
+    put_text(&box, KEY_TIER, from->subreaper ? (from->folder[0] != '\0' ? "cgroup" : "shim") : "portable");
+    if (from->leased != NULL) {
+        say();
+        return;
+    }
+    put_number(&box, KEY_PID, getpid());
+    put_number(&box, KEY_START, (int64_t)start_of(getpid()));
+    put_text(&box, KEY_CGROUP, from->folder);
+    if (outbox_send(&box, from->shims, from->offered) == 0)
+        from->slot->flags |= SLOT_ARMED;
+    close(from->shims);
+    close(from->offered);
+}
+
 int shim_serve(const struct inheritance *inheritance)
 {
     shim.from = inheritance;
@@ -747,9 +767,7 @@ int shim_serve(const struct inheritance *inheritance)
         return 1;
     if (inheritance->leased != NULL && !lease_open(inheritance->channel, number_of(inheritance->leased, KEY_LEASE_MS, 0)))
         return 1;
-    outbox_begin(&box, KIND_ARMED);
-    put_text(&box, KEY_TIER, inheritance->subreaper ? (inheritance->folder[0] != '\0' ? "cgroup" : "shim") : "portable");
-    say();
+    say_armed();
     if (inheritance->leased != NULL) {
         begin(inheritance->leased);
         inbox_clear(inheritance->leased);
