@@ -49,7 +49,7 @@ _PUT = (
 
 def _text(text: str) -> str:
     """Return a text that can be stored, without secrets; what is no text (names of files may be any bytes) is escaped."""
-    return scrub(text).encode("utf-8", "backslashreplace").decode()
+    return scrub(text).encode("utf-8", "backslashreplace").decode() if text else ""
 
 
 def add_event(db: sqlite3.Connection, owner: str, tag: str | None, name: str, what: str, detail: str) -> None:

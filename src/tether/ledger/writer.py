@@ -19,8 +19,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,7 @@ class Writer:
         self._batch: list[_Entry] = []
         self._committing = threading.RLock()
         self._inside = 0
+        self._at_once: set[int] = set()
         self._generation = 0
         self._is_blocked = False
         self._knows_all = True
@@ -234,7 +235,19 @@ class Writer:
             # Without one, for want of threads or descriptors, whoever flushes next commits it.
             with suppress(RuntimeError, OSError):
                 self._begin_thread()
-        self._wake()
+        if threading.get_ident() not in self._at_once:
+            self._wake()
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What the calling thread enters meanwhile it commits itself at the end, so that no other one is woken for that."""
+        self._at_once.add(threading.get_ident())
+        try:
+            yield
+        finally:
+            self._at_once.discard(threading.get_ident())
+            if not self.flush():
+                self._wake()
 
     def _append(self, entry: _Entry) -> None:
         if len(self._entries) > _MOST_ENTRIES:
@@ -341,6 +354,8 @@ class Writer:
         except RuntimeError:
             self._thread = None
             raise
+        # It looks at the file once it watches: that may have been replaced before.
+        self._wake()
 
     def _wake(self) -> None:
         # A system call and no lock: it may come from a signal handler that interrupted another.

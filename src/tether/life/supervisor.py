@@ -227,7 +227,8 @@ class Supervisor:
             raise
         try:
             faults.point("start.spawned")
-            self._created(managed, handle)
+            with self._ledger.at_once():
+                self._created(managed, handle)
             faults.point("start.created")
             if managed.spec.ready is not None:
                 readiness.await_ready(managed, self._clock, progress, lambda *step: self._advance_from(managed, *step))

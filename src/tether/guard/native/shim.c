@@ -58,6 +58,7 @@ static struct shim {
     bool has_tree, spawning, exited;
     int error_number, error_folder;
     pid_t main;
+    uint64_t inode;
     int status;
     struct stopping stopping;
     struct killing killing;
@@ -299,6 +300,20 @@ static void refuse(int number, bool folder)
     shim.error_folder = folder;
 }
 
+static uint64_t inode_of(pid_t pid)
+{
+    struct stat status;
+    int fd = is_portable() ? -1 : sys_pidfd_open(pid);
+    /* Since Linux 6.9 the number of a pidfd's inode is never given twice; before, all of them have the same one. */
+    struct stat own;
+    uint64_t inode = 0;
+    if (fd >= 0 && fstat(fd, &status) == 0 && shim.from->hub >= 0 && fstat(shim.from->hub, &own) == 0 && own.st_ino != status.st_ino)
+        inode = status.st_ino;
+    if (fd >= 0)
+        close(fd);
+    return inode;
+}
+
 static void begin(const struct inbox *request)
 {
     if (shim.has_tree || shim.error_number != 0)
@@ -339,20 +354,8 @@ static void begin(const struct inbox *request)
     /* It is our child and not waited for: the number can't be anybody else's yet. */
     shim.tree.marks.main = shim.from->slot->main = child;
     shim.tree.marks.start = shim.from->slot->start = start_of(child);
-}
-
-static uint64_t inode_of(pid_t pid)
-{
-    struct stat status;
-    int fd = is_portable() ? -1 : sys_pidfd_open(pid);
-    /* Since Linux 6.9 the number of a pidfd's inode is never given twice; before, all of them have the same one. */
-    struct stat own;
-    uint64_t inode = 0;
-    if (fd >= 0 && fstat(fd, &status) == 0 && shim.from->hub >= 0 && fstat(shim.from->hub, &own) == 0 && own.st_ino != status.st_ino)
-        inode = status.st_ino;
-    if (fd >= 0)
-        close(fd);
-    return inode;
+    /* Now, while that comes to its command: later somebody waits for it. */
+    shim.inode = inode_of(child);
 }
 
 /* The command was executed, or could not be. */
@@ -372,7 +375,7 @@ static void read_error(void)
     outbox_begin(&box, KIND_SPAWNED);
     put_number(&box, KEY_PID, shim.main);
     put_number(&box, KEY_START, (int64_t)shim.tree.marks.start);
-    put_number(&box, KEY_INODE, (int64_t)inode_of(shim.main));
+    put_number(&box, KEY_INODE, (int64_t)shim.inode);
     say();
     fault("shim.spawned");
     if (shim.channel < 0 && shim.from->leased == NULL)
