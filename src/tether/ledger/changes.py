@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -52,12 +52,21 @@ def _text(text: str) -> str:
     return scrub(text).encode("utf-8", "backslashreplace").decode() if text else ""
 
 
+_ADD = "INSERT INTO events (at, owner, resource, name, what, detail) VALUES "
+
+
+def _add_events(
+    db: sqlite3.Connection, owner: str, tag: str | None, name: str, said: Sequence[tuple[str, str]]
+) -> None:
+    now = time.time()
+    values = [value for what, detail in said for value in (now, owner, tag, name, what, _text(detail))]
+    # In one statement, for those of a start.
+    db.execute(_ADD + ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(said)), values)
+
+
 def add_event(db: sqlite3.Connection, owner: str, tag: str | None, name: str, what: str, detail: str) -> None:
     """Record that something happened."""
-    db.execute(
-        "INSERT INTO events (at, owner, resource, name, what, detail) VALUES (?, ?, ?, ?, ?, ?)",
-        (time.time(), owner, tag, name, what, _text(detail)),
-    )
+    _add_events(db, owner, tag, name, [(what, detail)])
 
 
 def add_owner(
@@ -134,7 +143,7 @@ def write(
     tag: str,
     fence: int,
     state: State,
-    events: Iterable[tuple[str, str]],
+    events: Sequence[tuple[str, str]],
     reason: str = "",
     exit_code: int | None = None,
     url: str | None = None,
@@ -146,8 +155,8 @@ def write(
         "handle = coalesce(?, handle), changed = ? WHERE id = ? AND fence = ? RETURNING owner, name",
         (state.value, _text(reason), exit_code, url, handle_text(handle), time.time(), tag, fence),
     ).fetchone()
-    for what, detail in events if row else ():
-        add_event(db, row["owner"], tag, row["name"], what, detail)
+    if row and events:
+        _add_events(db, row["owner"], tag, row["name"], events)
     return row is not None
 
 
