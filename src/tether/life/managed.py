@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,19 +30,33 @@ def new_id() -> str:
 
 
 class Names:
-    """The names that an owner makes for resources without one."""
+    """The names of an owner's resources: those in use, and those that it makes for resources without one."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
+        self._used: Counter[str] = Counter()
 
-    def choose(self, text: str, used: Collection[str]) -> str:
+    def __contains__(self, name: str) -> bool:
+        return self._used[name] > 0
+
+    def add(self, name: str) -> None:
+        """It is in use from now on."""
+        self._used[name] += 1
+
+    def remove(self, name: str) -> None:
+        """It is in use once less."""
+        self._used[name] -= 1
+        if not self._used[name]:
+            del self._used[name]
+
+    def choose(self, text: str) -> str:
         """Return a name made of ``text``, with a number if it was used before."""
         cleaned = "".join(character if character.isalnum() or character in "._-" else "-" for character in text)
         base = cleaned.lstrip("._-")[:100] or "resource"
         while True:
             number = self._numbers[base] = self._numbers.get(base, 0) + 1
             name = base if number == 1 else f"{base}-{number}"
-            if name not in used:
+            if name not in self:
                 return name
 
 

@@ -165,7 +165,7 @@ class Supervisor:
         if row.state.is_final:
             return managed
         with self._lock:
-            self._managed[managed.tag] = managed
+            self._take_in(managed)
         faults.point("adopt.taken")
         try:
             exit_code = driver.adopt(row.handle, managed.fence)
@@ -200,20 +200,25 @@ class Supervisor:
 
     def _enter(self, spec: Spec, driver: Driver, on_death: OnDeath) -> Managed:
         with self._lock:
-            used = {managed.name for managed in self._managed.values()}
-            missing = set(spec.needs or ()) - used
+            missing = {each for each in spec.needs or () if each not in self._names}
             if missing:
                 raise SpecError(f"{spec.name or spec.kind} needs {', '.join(sorted(missing))}, which was not started")
-            name = spec.name or self._names.choose(spec.default_name or spec.kind, used)
-            if name in used:
+            name = spec.name or self._names.choose(spec.default_name or spec.kind)
+            if name in self._names:
                 raise Busy(f"resource {name} is running already; stop it first, or give the new one another name")
             managed = Managed(new_id(), name, spec, driver, on_death)
-            self._managed[managed.tag] = managed
+            self._take_in(managed)
             return managed
+
+    def _take_in(self, managed: Managed) -> None:
+        """It is live from now on. Called with the lock."""
+        self._managed[managed.tag] = managed
+        self._names.add(managed.name)
 
     def _leave(self, managed: Managed) -> None:
         with self._lock:
-            self._managed.pop(managed.tag, None)
+            if self._managed.pop(managed.tag, None) is not None:
+                self._names.remove(managed.name)
 
     def _attempt(self, managed: Managed, progress: Progress) -> None:
         try:
@@ -278,9 +283,9 @@ class Supervisor:
             # What it depends on (a lock file, the address of an engine) may have changed since.
             self._ledger.plan_again(managed.tag, managed.fence, plan)
         with self._lock:
-            if any(other.name == managed.name for other in self._managed.values()):
+            if managed.name in self._names:
                 raise Busy(f"another resource is called {managed.name} by now; stop that first")
-            self._managed[managed.tag] = managed
+            self._take_in(managed)
         try:
             self._creation.begin_life(managed)
             reserved = self._creation.reserve(managed)
