@@ -29,6 +29,14 @@ _SPARES = 2
 _HELLO_S = 20.0
 """How long an owner waits for the hub or a shim to say that it is armed."""
 
+_FORK = wire.encode(Kind.FORK, {})
+
+_SOON_S = 0.5
+"""After so long without a shim the hub is woken, should somebody have stopped it."""
+
+_TRIES = 3
+"""So many shims may be killed before they are of use, until a start gives up."""
+
 _SETTLE = (
     "import json, runpy, sys; more = json.loads(sys.argv[1]); sys.path += [each for each in more if each not in sys.path]; "
     "sys.argv[1:2] = []; runpy.run_module('tether.estate', run_name='__main__', alter_sys=True)"
@@ -44,14 +52,14 @@ class ShimChannel:
         socket: from this process to the shim.
         pid, start: its identity.
         cgroup: the folder that its command will be born in, or None.
-        tier: how it will hold the tree; known once it said that it is armed.
+        tier: how it will hold the tree.
     """
 
     socket: socket.socket
     pid: int
     start: int
     cgroup: str | None
-    tier: str = ""
+    tier: str
 
     def spawn(self, request: dict[str, Any], fds: list[int]) -> Message | None:
         """Have the shim execute its command, and return its answer; None if the shim was lost. Raises OSError."""
@@ -126,7 +134,7 @@ class Hub:
 
     def _arm(self, config: dict[str, Any]) -> Message:
         self.control.settimeout(_HELLO_S)
-        self._shims.settimeout(_HELLO_S)
+        self._shims.settimeout(_SOON_S)
         try:
             wire.send(self.control, Kind.CONFIG, config)
             for _ in range(_SPARES):
@@ -157,7 +165,7 @@ class Hub:
     def prepare(self) -> None:
         """Have the hub fork a shim for the next start, so that no start waits for a fork."""
         with contextlib.suppress(OSError):
-            wire.send(self._shims, Kind.FORK)
+            self._shims.sendall(_FORK, socket.MSG_NOSIGNAL)
 
     def shim(self) -> ShimChannel:
         """Return a shim that said that it holds the lifeline. Ask for the next one with `prepare`.
@@ -165,54 +173,47 @@ class Hub:
         Raises:
             ReaperError: the hub has gone, or no shim said so in time.
         """
-        for _ in range(3):
-            channel = self._receive_shim()
-            if channel is None:
+        for _ in range(_TRIES):
+            received = self._hear_shim()
+            if received is None:
                 break
-            if self._is_armed(channel):
-                return channel
-            # It was killed while it waited.
-            channel.socket.close()
-            self.prepare()
-        raise ReaperError(f"the guard (pid {self.pid}) has no shim that is armed; nothing was started, try again")
-
-    def _receive_shim(self) -> ShimChannel | None:
-        with self._next:
-            try:
-                self._shims.settimeout(0.5)
-                try:
-                    received = wire.receive(self._shims)
-                except TimeoutError:
-                    # Somebody may have stopped it.
-                    self.wake()
-                    self._shims.settimeout(_HELLO_S)
-                    received = wire.receive(self._shims)
-            except OSError:
-                return None
-        if received is None:
-            return None
-        message, fds = received
-        if message.kind != Kind.SHIM or not fds:
-            # For the next start: by then there may be room again.
+            message, fds = received
+            if message.kind == Kind.SHIM and fds:
+                return self._channel(message, fds[0])
+            # For the next try or start: by then there may be room again.
             self.prepare()
             number = message.number("errno") or errno.EMFILE
-            raise ReaperError(f"no shim can be had now: {os.strerror(number)}; nothing was started, try again")
+            if number != errno.ESRCH:
+                raise ReaperError(f"no shim can be had now: {os.strerror(number)}; nothing was started, try again")
+            # One was killed before it said anything.
+        raise ReaperError(f"the guard (pid {self.pid}) has no shim that is armed; nothing was started, try again")
+
+    def _hear_shim(self) -> tuple[Message, list[int]] | None:
+        with self._next:
+            try:
+                return wire.receive(self._shims)
+            except TimeoutError:
+                # Somebody may have stopped it.
+                self.wake()
+            except OSError:
+                return None
+            try:
+                self._shims.settimeout(_HELLO_S)
+                return wire.receive(self._shims)
+            except OSError:
+                return None
+            finally:
+                self._shims.settimeout(_SOON_S)
+
+    def _channel(self, message: Message, fd: int) -> ShimChannel:
         pid = message.number("pid") or 0
         self.forked.add(pid)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, _above_standard(fds[0]))
-        return ShimChannel(sock, pid, message.number("start") or 0, message.text("cgroup") or None)
-
-    def _is_armed(self, channel: ShimChannel) -> bool:
-        channel.socket.settimeout(_HELLO_S)
-        try:
-            hello = wire.receive(channel.socket)
-        except OSError:
-            return False
-        channel.socket.settimeout(None)
-        if hello is None or hello[0].kind != Kind.ARMED:
-            return False
-        channel.tier = hello[0].text("tier")
-        return True
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, _above_standard(fd))
+        # The app may have set one for all sockets.
+        sock.settimeout(None)
+        return ShimChannel(
+            sock, pid, message.number("start") or 0, message.text("cgroup") or None, message.text("tier")
+        )
 
     def say_bye(self) -> None:
         """Tell the hub that the owner ends in order: nothing is left to settle."""

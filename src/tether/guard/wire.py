@@ -9,11 +9,11 @@ import enum
 import os
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FIELDS", "VERSION", "Kind", "Message", "decode", "encode", "receive", "send"]
+__all__ = ["FIELDS", "VERSION", "Encoded", "Kind", "Message", "decode", "encode", "encode_fields", "receive", "send"]
 
 VERSION = 1
 _MOST = 32 << 20
@@ -24,6 +24,7 @@ _BODY = struct.Struct("<BB")
 _FIELD = struct.Struct("<HI")
 _NUMBER = struct.Struct("<q")
 _NUMBER_FIELD = struct.Struct("<HIq")
+_SEVERAL = (list, tuple)
 _ANCILLARY = socket.CMSG_SPACE(_FDS_AT_ONCE * struct.calcsize("i"))
 
 
@@ -171,18 +172,35 @@ class Message:
         return list(self.fields.get(name, ()))
 
 
+class Encoded(bytes):
+    """Fields as they are sent, for what is sent again and again."""
+
+    __slots__ = ()
+
+
+def _encode_field(key: int, value: Any) -> bytes:
+    if isinstance(value, int):
+        return _NUMBER_FIELD.pack(key, _NUMBER.size, value)
+    data = os.fsencode(value) if isinstance(value, str) else value
+    return _FIELD.pack(key, len(data)) + data
+
+
+def encode_fields(name: str, values: Iterable[Any]) -> Encoded:
+    """Return a field that comes several times."""
+    key, _ = FIELDS[name]
+    return Encoded(b"".join([_encode_field(key, value) for value in values]))
+
+
 def encode(kind: Kind, fields: Mapping[str, Any]) -> bytes:
     """Return the bytes of a message. A list or tuple is a field that comes several times; None is left out."""
     parts = [_BODY.pack(VERSION, kind)]
     for name, value in fields.items():
-        key, _ = FIELDS[name]
-        for each in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(each, int):
-                parts.append(_NUMBER_FIELD.pack(key, 8, each))
-            elif each is not None:
-                data = os.fsencode(each) if isinstance(each, str) else each
-                parts.append(_FIELD.pack(key, len(data)))
-                parts.append(data)
+        if isinstance(value, Encoded):
+            parts.append(value)
+        elif isinstance(value, _SEVERAL):
+            parts.append(encode_fields(name, value))
+        elif value is not None:
+            parts.append(_encode_field(FIELDS[name][0], value))
     body = b"".join(parts)
     return _HEAD.pack(len(body)) + body
 

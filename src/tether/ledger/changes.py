@@ -6,7 +6,8 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from tether.ledger.rows import ResourceRow, handle_text
@@ -40,17 +41,33 @@ IS_LIVE = f"state NOT IN {FINAL}"
 HAS_ENDED = f"state IN {FINAL}"
 
 
+_COLUMNS = tuple(each.name for each in fields(ResourceRow))
+_PUT = (
+    f"INSERT INTO resources ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "
+    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{each} = excluded.{each}' for each in _COLUMNS)} WHERE fence <= excluded.fence"
+)
+
+
 def _text(text: str) -> str:
     """Return a text that can be stored, without secrets; what is no text (names of files may be any bytes) is escaped."""
-    return scrub(text).encode("utf-8", "backslashreplace").decode()
+    return scrub(text).encode("utf-8", "backslashreplace").decode() if text else ""
+
+
+_ADD = "INSERT INTO events (at, owner, resource, name, what, detail) VALUES "
+
+
+def _add_events(
+    db: sqlite3.Connection, owner: str, tag: str | None, name: str, said: Sequence[tuple[str, str]]
+) -> None:
+    now = time.time()
+    values = [value for what, detail in said for value in (now, owner, tag, name, what, _text(detail))]
+    # In one statement, for those of a start.
+    db.execute(_ADD + ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(said)), values)
 
 
 def add_event(db: sqlite3.Connection, owner: str, tag: str | None, name: str, what: str, detail: str) -> None:
     """Record that something happened."""
-    db.execute(
-        "INSERT INTO events (at, owner, resource, name, what, detail) VALUES (?, ?, ?, ?, ?, ?)",
-        (time.time(), owner, tag, name, what, _text(detail)),
-    )
+    _add_events(db, owner, tag, name, [(what, detail)])
 
 
 def add_owner(
@@ -103,19 +120,13 @@ def new_resource(
 def put_resource(db: sqlite3.Connection, row: ResourceRow) -> None:
     """Record a resource as it is, unless somebody with a higher fence has it there."""
     values = {
-        **{key: value for key, value in vars(row).items() if key not in ("state", "spec", "handle")},
+        **vars(row),
         "state": row.state.value,
         "reason": _text(row.reason),
         "spec": json.dumps(row.spec),
         "handle": handle_text(row.handle),
     }
-    columns = ", ".join(values)
-    put = ", ".join(f"{column} = excluded.{column}" for column in values)
-    db.execute(
-        f"INSERT INTO resources ({columns}) VALUES ({', '.join('?' * len(values))}) "
-        f"ON CONFLICT (id) DO UPDATE SET {put} WHERE fence <= excluded.fence",
-        tuple(values.values()),
-    )
+    db.execute(_PUT, [values[column] for column in _COLUMNS])
 
 
 def remove_pending(db: sqlite3.Connection, tag: str) -> None:
@@ -133,7 +144,7 @@ def write(
     tag: str,
     fence: int,
     state: State,
-    events: Iterable[tuple[str, str]],
+    events: Sequence[tuple[str, str]],
     reason: str = "",
     exit_code: int | None = None,
     url: str | None = None,
@@ -145,8 +156,8 @@ def write(
         "handle = coalesce(?, handle), changed = ? WHERE id = ? AND fence = ? RETURNING owner, name",
         (state.value, _text(reason), exit_code, url, handle_text(handle), time.time(), tag, fence),
     ).fetchone()
-    for what, detail in events if row else ():
-        add_event(db, row["owner"], tag, row["name"], what, detail)
+    if row and events:
+        _add_events(db, row["owner"], tag, row["name"], events)
     return row is not None
 
 

@@ -45,7 +45,7 @@ _PAUSE_S = 0.01
 
 def path(state_dir: Path, tag: str) -> Path:
     """Return the file for the output of the resource with a tag, written as it comes or saved at its end."""
-    return state_dir / "logs" / f"{tag}.log"
+    return state_dir.joinpath("logs", f"{tag}.log")
 
 
 def aside(log: Path) -> Path:

@@ -89,7 +89,7 @@ def prepare(folder: Path) -> Path:
     return folder
 
 
-def open_private(path: Path, flags: int) -> int:
+def open_private(path: str | Path, flags: int) -> int:
     """Open a file of the state directory, made with mode 0600; a symbolic link in its place is refused. Raises OSError."""
     fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     if stat.S_IMODE(os.fstat(fd).st_mode) & 0o077:

@@ -19,9 +19,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from tether.ledger.prune import Pruning
 from tether.ledger.rows import ResourceRow
 from tether.ledger.store import EventRow, Ledger
 from tether.linux import inotify, whereabouts
-from tether.model import Handle, Identity, State
+from tether.model import Handle, Identity, State, altered
 
 __all__ = ["Writer"]
 
@@ -40,6 +39,9 @@ _log = logging.getLogger("tether")
 
 _ATTEMPT_S = 0.05
 """So long one attempt waits for who holds the ledger; then it counts as held, and ends do not even look."""
+
+_GATHER_S = 0.005
+"""So long the thread waits for more, once there is something: who starts or ends something will commit it himself before that."""
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
@@ -87,6 +89,7 @@ class Writer:
         self._committing = threading.RLock()
         self._beginning = threading.Lock()
         self._inside = 0
+        self._at_once: set[int] = set()
         self._generation = 0
         self._is_blocked, self._blocked_at, self._is_said = False, 0.0, False
         self._knows_all = True
@@ -224,7 +227,7 @@ class Writer:
     def _change_live(self, tag: str, **values: Any) -> None:
         row = self._live.get(tag)
         if row is not None:
-            self._live[tag] = replace(row, **values)
+            self._live[tag] = altered(row, **values)
 
     # -- how it is committed -------------------------------------------------------------------------------------------
 
@@ -237,7 +240,19 @@ class Writer:
             # Without one, for want of threads or descriptors, whoever flushes next commits it.
             with suppress(RuntimeError, OSError):
                 self._begin_thread()
-        self._wake()
+        if threading.get_ident() not in self._at_once:
+            self._wake()
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What the calling thread enters meanwhile it commits itself at the end, so that no other one is woken for that."""
+        self._at_once.add(threading.get_ident())
+        try:
+            yield
+        finally:
+            self._at_once.discard(threading.get_ident())
+            if not self.flush():
+                self._wake()
 
     def _append(self, entry: _Entry) -> None:
         if len(self._entries) > _MOST_ENTRIES:
@@ -362,6 +377,8 @@ class Writer:
         except RuntimeError:
             self._thread = None
             raise
+        # It looks at the file once it watches: that may have been replaced before.
+        self._wake()
 
     def _wake(self) -> None:
         # A system call and no lock: it may come from a signal handler that interrupted another.
@@ -386,6 +403,8 @@ class Writer:
         while not (self._closed and self.is_complete):
             timeout = pause if self._is_blocked else _QUIET_S if missing else self._pruning.pause_s()
             woken = waiting.poll(None if timeout is None else 1000 * timeout)
+            if woken and not self._closed:
+                time.sleep(_GATHER_S)
             for fd in fds:
                 with suppress(OSError):
                     os.read(fd, 65536)

@@ -11,10 +11,10 @@ starting, stopping, adoption and settling are tested without a process.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tether.errors import TetherError
-from tether.model import State
+from tether.model import State, altered
 
 __all__ = [
     "Adopted",
@@ -278,22 +278,22 @@ def _is_stopping(life: Life) -> bool:
 
 def _created(life: Life, _: Created) -> _Outcome:
     if life.state is State.STOPPING:
-        return replace(life, created=True), (Record("created"), End(life.reason, force=life.forced))
-    return replace(life, state=State.STARTING, created=True), (Record("created"), Probe())
+        return altered(life, created=True), (Record("created"), End(life.reason, force=life.forced))
+    return altered(life, state=State.STARTING, created=True), (Record("created"), Probe())
 
 
 def _probed(life: Life, _: Probed) -> _Outcome:
-    return replace(life, state=State.READY, reason="", was_ready=True), (Record("ready"),)
+    return altered(life, state=State.READY, reason="", was_ready=True), (Record("ready"),)
 
 
 def _refused(life: Life, event: Refused) -> _Outcome:
     if life.state is State.STOPPING and not life.doomed:
-        return replace(life, state=State.GONE), (Record("gone", f"{life.reason}, before it was created"),)
-    return replace(life, state=State.FAILED, reason=event.reason), (Record("failed", event.reason),)
+        return altered(life, state=State.GONE), (Record("gone", f"{life.reason}, before it was created"),)
+    return altered(life, state=State.FAILED, reason=event.reason), (Record("failed", event.reason),)
 
 
 def _not_ready(life: Life, event: NotReady) -> _Outcome:
-    doomed = replace(life, state=State.STOPPING, reason=event.reason, doomed=event.reason)
+    doomed = altered(life, state=State.STOPPING, reason=event.reason, doomed=event.reason)
     return doomed, (Record("not ready", event.reason), End(event.reason))
 
 
@@ -303,51 +303,51 @@ def _main_exited(life: Life, event: MainExited) -> _Outcome:
     A command that ends with 0 before it is ready may have made a daemon of itself, and one that is no server may have
     left helpers: the tree is the unit, and goes on. A server that was ready, or a failure, takes the rest along.
     """
-    life = replace(life, exit_code=event.exit_code)
+    life = altered(life, exit_code=event.exit_code)
     said = describe_exit(event.exit_code)
     goes_on = event.exit_code == 0 and (life.state is State.STARTING or not life.stays_up)
     goes_on = goes_on or life.rest_goes_on
     if _is_stopping(life) or event.ending or goes_on:
         return life, (Record("exited", said),)
     reason = f"ended by itself, {said}"
-    doomed = replace(life, state=State.STOPPING, reason=reason, doomed=reason)
+    doomed = altered(life, state=State.STOPPING, reason=reason, doomed=reason)
     return doomed, (Record("exited", said), End("its command ended by itself"))
 
 
 def _ended(life: Life, event: Ended) -> _Outcome:
     code = life.exit_code if event.exit_code is None else event.exit_code
-    life = replace(life, exit_code=code)
+    life = altered(life, exit_code=code)
     if life.doomed:
-        final = replace(life, state=State.FAILED, reason=life.doomed)
+        final = altered(life, state=State.FAILED, reason=life.doomed)
     elif _is_stopping(life) or event.asked:
-        final = replace(life, state=State.GONE, reason=life.asked or event.why)
+        final = altered(life, state=State.GONE, reason=life.asked or event.why)
     elif code == 0 and life.state is State.READY and not life.stays_up:
-        final = replace(life, state=State.GONE, reason="finished with exit code 0")
+        final = altered(life, state=State.GONE, reason="finished with exit code 0")
     else:
         reason = f"{event.why}, {describe_exit(code)}"
-        final = replace(life, state=State.FAILED, reason=reason)
+        final = altered(life, state=State.FAILED, reason=reason)
     detail = f"{final.reason} [{event.proof}]" if event.proof else final.reason
     return final, (Record("gone" if final.state is State.GONE else "failed", detail),)
 
 
 def _paused(life: Life, event: Paused) -> _Outcome:
     if event.signum is None:
-        return (life if life.reason else replace(life, reason=_PAUSED)), (Record("paused", "by its engine"),)
+        return (life if life.reason else altered(life, reason=_PAUSED)), (Record("paused", "by its engine"),)
     return life, (Record("paused", f"signal {event.signum}"),)
 
 
 def _continued(life: Life, _: Continued) -> _Outcome:
-    return (replace(life, reason="") if life.reason == _PAUSED else life), (Record("continued"),)
+    return (altered(life, reason="") if life.reason == _PAUSED else life), (Record("continued"),)
 
 
 def _stop_asked(life: Life, event: StopAsked) -> _Outcome:
     if life.state is State.PENDING:
         # Somebody is just creating it, and ends it as soon as there is something to end.
-        pending = replace(life, state=State.STOPPING, reason=event.why, forced=event.force)
+        pending = altered(life, state=State.STOPPING, reason=event.why, forced=event.force)
         return pending, (Record("kill" if event.force else "stop", event.why),)
     if life.state is State.STOPPING:
-        return replace(life, forced=life.forced or event.force), (End(event.why, force=event.force),)
-    stopping = replace(life, state=State.STOPPING, reason=event.why)
+        return altered(life, forced=life.forced or event.force), (End(event.why, force=event.force),)
+    stopping = altered(life, state=State.STOPPING, reason=event.why)
     return stopping, (Record("kill" if event.force else "stop", event.why), End(event.why, force=event.force))
 
 
@@ -355,42 +355,42 @@ def _asked_outside(life: Life, event: AskedOutside) -> _Outcome:
     if _is_stopping(life):
         return life, ()
     stopping = State.LOST if life.state is State.LOST else State.STOPPING
-    return replace(life, state=stopping, before=State.STOPPING, reason=event.who, asked=event.who), (
+    return altered(life, state=stopping, before=State.STOPPING, reason=event.who, asked=event.who), (
         Record("stop", event.who),
     )
 
 
 def _stuck(life: Life, event: Stuck) -> _Outcome:
-    stuck = replace(life, reason=event.reason, over=life.over or event.over, hopeless=event.hopeless)
+    stuck = altered(life, reason=event.reason, over=life.over or event.over, hopeless=event.hopeless)
     return stuck, (Record("stuck", event.reason),)
 
 
 def _left_over(life: Life, event: LeftOver) -> _Outcome:
     """Its command has ended, so nobody waits for that any more; what is left is ended as if its owner had asked."""
-    life = replace(life, over=True)
+    life = altered(life, over=True)
     if _is_stopping(life):
-        return replace(life, reason=event.reason), (Record("stuck", event.reason),)
+        return altered(life, reason=event.reason), (Record("stuck", event.reason),)
     finished = life.exit_code == 0 and life.state is State.READY and not life.stays_up
     why = "finished with exit code 0" if finished else f"{event.why}, {describe_exit(life.exit_code)}"
-    stopping = replace(life, state=State.STOPPING, reason=event.reason, doomed="" if finished else why)
+    stopping = altered(life, state=State.STOPPING, reason=event.reason, doomed="" if finished else why)
     return stopping, (Record("stuck", event.reason), End(why))
 
 
 def _unreachable(life: Life, event: Unreachable) -> _Outcome:
     if life.state is State.LOST:
         return life, ()
-    return replace(life, state=State.LOST, before=life.state, reason=event.reason), (Record("lost", event.reason),)
+    return altered(life, state=State.LOST, before=life.state, reason=event.reason), (Record("lost", event.reason),)
 
 
 def _reached(life: Life, _: Reached) -> _Outcome:
     if life.state is not State.LOST:
         return life, ()
     reason = "stopped before it was lost" if life.before is State.STOPPING else ""
-    return replace(life, state=life.before, reason=reason), (Record("found again"),)
+    return altered(life, state=life.before, reason=reason), (Record("found again"),)
 
 
 def _adopted(life: Life, event: Adopted) -> _Outcome:
-    return replace(life, created=True), (Record("adopted", event.by),)
+    return altered(life, created=True), (Record("adopted", event.by),)
 
 
 _PAUSED = "paused"
@@ -430,4 +430,4 @@ def advance(life: Life, event: Event) -> tuple[Life, tuple[Instruction, ...]]:
         raise IllegalTransition(life, event)
     following, instructions = step(life, event)
     entry = f"{type(event).__name__} -> {following.state.name}"
-    return replace(following, history=(*life.history[-31:], entry)), instructions
+    return altered(following, history=(*life.history[-31:], entry)), instructions

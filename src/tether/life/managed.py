@@ -7,7 +7,7 @@ import os
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from tether.life.probes import Target
 from tether.linux import sockets
 from tether.model import Handle, OnDeath, State
 
-__all__ = ["Managed", "Names", "Wanted", "new_id"]
+__all__ = ["Managed", "Wanted", "new_id"]
 
 _log = logging.getLogger("tether")
 
@@ -34,23 +34,6 @@ Wanted = Literal["tree", "main", "outcome"]
 def new_id() -> str:
     """Return a new tag: short, and never used before."""
     return secrets.token_hex(8)
-
-
-class Names:
-    """The names that an owner makes for resources without one."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
-
-    def choose(self, text: str, used: Collection[str]) -> str:
-        """Return a name made of ``text``, with a number if it was used before."""
-        cleaned = "".join(character if character.isalnum() or character in "._-" else "-" for character in text)
-        base = cleaned.lstrip("._-")[:100] or "resource"
-        while True:
-            number = self._numbers[base] = self._numbers.get(base, 0) + 1
-            name = base if number == 1 else f"{base}-{number}"
-            if name not in used:
-                return name
 
 
 class Managed:

@@ -24,6 +24,7 @@ from tether.life.creation import Creation
 from tether.life.driver import CanAdopt, Context, Driver
 from tether.life.drivers import Drivers
 from tether.life.ending import Ending
+from tether.life.live import Live
 from tether.life.machine import (
     Adopted,
     AskedOutside,
@@ -40,7 +41,7 @@ from tether.life.machine import (
     Refused,
     StopAsked,
 )
-from tether.life.managed import Managed, Names, new_id
+from tether.life.managed import Managed, new_id
 from tether.linux import faults
 from tether.model import Handle, OnDeath, Progress, Spec, State
 from tether.notices import Notice, Telemetry
@@ -80,20 +81,16 @@ class Supervisor(Ending):
         self._context = context(self.emit)
         self.drivers = Drivers(self._context)
         self._creation = Creation(ledger, self._record)
-        # A signal handler may shut down what it interrupted, in the same thread.
-        self._lock = threading.RLock()
+        self._live = Live()
         self._is_closing = self._is_closed = False
-        self._managed: dict[str, Managed] = {}
-        self._names = Names()
 
     def live(self) -> list[Managed]:
         """Return what has not ended, in the order of its start."""
-        with self._lock:
-            return list(self._managed.values())
+        return self._live.all()
 
     def by_name(self, name: str) -> Managed | None:
         """Return the live resource of this name."""
-        return next((managed for managed in self.live() if managed.name == name), None)
+        return self._live.by_name(name)
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
@@ -136,7 +133,7 @@ class Supervisor(Ending):
             )
         except BaseException:
             self._creation.release(managed)
-            self._leave(managed)
+            self._live.leave(managed)
             raise
         try:
             faults.point("start.recorded")
@@ -171,8 +168,8 @@ class Supervisor(Ending):
         )
         if row.state.is_final:
             return managed
-        with self._lock:
-            self._managed[managed.tag] = managed
+        with self._live.lock:
+            self._live.add(managed)
         faults.point("adopt.taken")
         try:
             self._meet(managed, driver)
@@ -227,27 +224,22 @@ class Supervisor(Ending):
             self._attempt(managed, progress)
 
     def _enter(self, spec: Spec, driver: Driver, on_death: OnDeath) -> Managed:
-        with self._lock:
+        with self._live.lock:
             self._check_open()
-            used = {managed.name for managed in self._managed.values()}
-            missing = set(spec.needs or ()) - used
+            missing = {each for each in spec.needs or () if self._live.by_name(each) is None}
             if missing:
                 raise SpecError(f"{spec.name or spec.kind} needs {', '.join(sorted(missing))}, which was not started")
-            name = spec.name or self._names.choose(spec.default_name or spec.kind, used)
-            if name in used:
+            name = spec.name or self._live.choose_name(spec.default_name or spec.kind)
+            if self._live.by_name(name) is not None:
                 raise Busy(f"resource {name} is running already; stop it first, or give the new one another name")
             managed = Managed(new_id(), name, spec, driver, on_death)
             managed.creator = threading.get_ident()
-            self._managed[managed.tag] = managed
+            self._live.add(managed)
             return managed
 
     def _check_open(self) -> None:
         if self._is_closing:
             raise Gone("the owner is being shut down, and starts nothing any more; make a new one")
-
-    def _leave(self, managed: Managed) -> None:
-        # Without the lock, as in `emit`: the watching thread waits for nobody.
-        self._managed.pop(managed.tag, None)
 
     def _attempt(self, managed: Managed, progress: Progress) -> None:
         try:
@@ -261,7 +253,8 @@ class Supervisor(Ending):
             raise
         try:
             faults.point("start.spawned")
-            self._created(managed, handle)
+            with self._ledger.at_once():
+                self._created(managed, handle)
             faults.point("start.created")
             self.await_ready(managed, progress)
         except BaseException:
@@ -343,11 +336,11 @@ class Supervisor(Ending):
         if plan is not None:
             # What it depends on (a lock file, the address of an engine) may have changed since.
             self._ledger.plan_again(managed.tag, managed.fence, plan)
-        with self._lock:
+        with self._live.lock:
             self._check_open()
-            if any(other.name == managed.name for other in self._managed.values()):
+            if self._live.by_name(managed.name) is not None:
                 raise Busy(f"another resource is called {managed.name} by now; stop that first")
-            self._managed[managed.tag] = managed
+            self._live.add(managed)
         try:
             self._creation.begin_life(managed)
             reserved = self._creation.reserve(managed, former)
@@ -358,7 +351,7 @@ class Supervisor(Ending):
                 self._record(managed, [Record("again", why)])
         except BaseException:
             self._creation.release(managed)
-            self._leave(managed)
+            self._live.leave(managed)
             raise
 
     # -- events --------------------------------------------------------------------------------------------------------
@@ -369,7 +362,7 @@ class Supervisor(Ending):
         A signal handler may be ending the owner while the start that it interrupted holds its resource: what is heard of that is
         taken in by another thread then, in the order in which it came.
         """
-        managed = self._managed.get(tag)
+        managed = self._live.get(tag)
         if managed is None:
             return
         managed.heard.append(event)
@@ -406,7 +399,7 @@ class Supervisor(Ending):
             self._record(managed, [each for each in todo if isinstance(each, Record)])
             managed.condition.notify_all()
             if managed.state.is_final:
-                self._leave(managed)
+                self._live.leave(managed)
             # Only now: who hears of its end may use its name again.
             managed.tell_end()
         return [each for each in todo if isinstance(each, End)]
@@ -436,12 +429,12 @@ class Supervisor(Ending):
 
     def refuse_starts(self) -> None:
         """Start and restart nothing any more: what is live now is all that there will be."""
-        with self._lock:
+        with self._live.lock:
             self._is_closing = True
 
     def release_in_fork(self) -> None:
         """In a fork of the owner, where no lock may be waited for: nothing is known of what is the owner's."""
-        for managed in self._managed.values():
+        for managed in self._live.all():
             managed.release_in_fork()
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import resource
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tether.linux import proc
 
@@ -27,7 +28,18 @@ _PRIVILEGES = (
     b"CapBnd",
     b"CapAmb",
 )
-_NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_children", "user", "uts")
+_PARTS = (
+    (b"\nUmask:", b"\nState:"),
+    (b"\nUid:", b"\nFDSize:"),
+    (b"\nGroups:", b"\nNStgid:"),
+    (b"\nCapInh:", b"\nMems_allowed:"),
+)
+"""Where the lines of a status that matter begin and end: the others (memory, switches) differ each time."""
+
+_NAMESPACES = tuple(
+    b"/proc/thread-self/ns/" + name
+    for name in (b"cgroup", b"ipc", b"mnt", b"net", b"pid_for_children", b"time_for_children", b"user", b"uts")
+)
 _LIMITS = tuple(sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}))
 
 
@@ -58,10 +70,16 @@ def _affinity(text: bytes) -> bytes:
     return number.to_bytes(max(8, (number.bit_length() + 63) // 64 * 8), "little")
 
 
-def _umask(fields: dict[bytes, bytes]) -> int:
-    """The file mode mask; a kernel before 4.7 does not tell, so it is set and set back there."""
-    if b"Umask" in fields:
-        return int(fields[b"Umask"], 8)
+@lru_cache(maxsize=16)
+def _parse(told: bytes) -> tuple[tuple[bytes, ...], int | None, bytes]:
+    """Return privileges, the umask if it is told, and the processors. The same lines come each time."""
+    fields = dict(line.split(b":\t", 1) for line in told.splitlines() if b":\t" in line)
+    umask = int(fields[b"Umask"], 8) if b"Umask" in fields else None
+    return tuple(fields.get(name, b"") for name in _PRIVILEGES), umask, _affinity(fields[b"Cpus_allowed"])
+
+
+def _umask() -> int:
+    """The file mode mask, from a kernel before 4.7, which does not tell: it is set and set back."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
@@ -71,7 +89,7 @@ def _namespaces() -> list[bytes]:
     found = []
     for name in _NAMESPACES:
         try:
-            found.append(os.readlink(f"/proc/thread-self/ns/{name}").encode())
+            found.append(os.readlink(name))
         except OSError:
             # A kernel without this kind.
             continue
@@ -80,15 +98,14 @@ def _namespaces() -> list[bytes]:
 
 def read() -> Attributes:
     """Look at the calling thread: these are attributes of threads, and a child inherits those of the one that forks."""
-    lines = proc.read("/proc/thread-self/status").splitlines()
-    fields = dict(line.split(b":\t", 1) for line in lines if b":\t" in line)
+    text = proc.read("/proc/thread-self/status")
+    told, umask, affinity = _parse(b"".join([text[text.find(begin) : text.find(end)] for begin, end in _PARTS]))
     root = os.stat("/")
-    privileges = [fields.get(name, b"") for name in _PRIVILEGES]
     return Attributes(
-        (*privileges, *_namespaces(), b"%d:%d" % (root.st_dev, root.st_ino)),
-        _umask(fields),
+        (*told, *_namespaces(), b"%d:%d" % (root.st_dev, root.st_ino)),
+        _umask() if umask is None else umask,
         os.getpriority(os.PRIO_PROCESS, 0),
-        _affinity(fields[b"Cpus_allowed"]),
-        int(proc.read("/proc/self/oom_score_adj")),
-        tuple((limit, *resource.getrlimit(limit)) for limit in _LIMITS),
+        affinity,
+        int(proc.read_line("/proc/self/oom_score_adj")),
+        tuple([(limit, *resource.getrlimit(limit)) for limit in _LIMITS]),
     )

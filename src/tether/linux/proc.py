@@ -18,6 +18,7 @@ __all__ = [
     "newest_pid",
     "parse_stat",
     "read",
+    "read_line",
     "read_stat",
     "start_time",
     "thread_count",
@@ -84,7 +85,7 @@ def parse_stat(data: bytes) -> Stat:
 def read_stat(pid: int) -> Stat | None:
     """Return what /proc says of ``pid``, or None if there is no such process."""
     try:
-        return parse_stat(_read_line(f"/proc/{pid}/stat"))
+        return parse_stat(read_line(f"/proc/{pid}/stat"))
     except (OSError, ValueError):
         # ValueError: an empty read, from a process that went between open and read.
         return None
@@ -93,7 +94,7 @@ def read_stat(pid: int) -> Stat | None:
 def start_time(pid: int) -> int | None:
     """Return when ``pid`` started, in clock ticks since boot; None if there is no such process."""
     try:
-        data = _read_line(f"/proc/{pid}/stat")
+        data = read_line(f"/proc/{pid}/stat")
         return int(data[data.rindex(b")") + 2 :].split(b" ", 20)[19])
     except (OSError, ValueError):
         return None
@@ -104,7 +105,7 @@ def all_pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
 
 
-def _read_line(path: str) -> bytes:
+def read_line(path: str) -> bytes:
     """Read a file of one short line with one call: a read of less than a page is cut nowhere. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -145,7 +146,7 @@ def children_by_parent() -> dict[bytes, list[str]]:
 def thread_count(pid: int) -> int:
     """Return how many threads a live process has; 0 for a zombie, or if it has gone."""
     try:
-        line = _read_line(f"/proc/{pid}/stat")
+        line = read_line(f"/proc/{pid}/stat")
         fields = line[line.rindex(b")") + 2 :].split(b" ", 18)
     except (OSError, ValueError):
         return 0

@@ -49,6 +49,7 @@ class ProcessDriver:
         self._streams: dict[str, dict[str, Any]] = {}
         self._reserved: dict[str, tuple[Shim, Handle]] = {}
         self._capping = Capping(context.watch)
+        self._run_dir = context.state_dir / "run"
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
@@ -130,11 +131,10 @@ class ProcessDriver:
         streams = None
         try:
             log = handle.data["log"]
-            streams = Streams(spec, None if log is None else Path(log))
+            streams = Streams(spec, log)
             asked = request.build(
-                *(spec, tag, handle.data["life"], on_death, handle.data["port"]),
-                *(None if log is None else Path(log), self._context.terminal(), self._run_dir),
-                *((shim.born, shim.now), streams.targets),
+                *(spec, tag, handle.data["life"], on_death, handle.data["port"], log),
+                *(self._context.terminal(), str(self._run_dir), (shim.born, shim.now), streams.targets),
             )
             main = self._execute(shim, asked, streams.fds, handle, name)
         except BaseException as error:
@@ -170,7 +170,7 @@ class ProcessDriver:
             answer = shim.channel.spawn(asked, fds)
         except OSError:
             answer = None
-        if answer is None:
+        if answer is None or answer.kind not in (Kind.SPAWNED, Kind.REFUSED):
             # If it had come as far as executing it, that is ended first: by the hub, and by what marks it.
             self._context.await_orphans(shim.channel.pid)
             self._end_rest(handle)
@@ -332,10 +332,6 @@ class ProcessDriver:
             return outcome(json.loads(path.read_bytes()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-
-    @property
-    def _run_dir(self) -> Path:
-        return self._context.state_dir / "run"
 
     # -- end -----------------------------------------------------------------------------------------------------------
 

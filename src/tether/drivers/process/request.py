@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
 from tether.errors import SpecError
+from tether.guard.wire import Encoded, encode_fields
 from tether.linux import members
 from tether.linux.attributes import Attributes
 from tether.model import Inside, OnDeath, Terminal
@@ -20,36 +21,60 @@ _OWNER, _RESOURCE = members.OWNER.encode(), members.RESOURCE.encode()
 _ON_DEATH = {"kill": 0, "stop": 1, "keep": 2}
 
 
-def _environment(spec: Process, tag: str, port: int | None) -> dict[bytes, bytes]:
-    """The app's own unless the spec clears it, the spec's on top, and the tag; a tree within another tree names both."""
-    outer, marks = os.environb.get(_RESOURCE), os.environb.get(_OWNER)
-    env = {} if spec.clear_env else dict(os.environb)
+class _Own:
+    """The app's own variables: encoded once for all starts that find the same ones."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[dict[bytes, bytes], Encoded] = {}, Encoded()
+
+    def read(self) -> tuple[dict[bytes, bytes], Encoded]:
+        """Return them, and as they are sent: without the tags, which say whose this process is."""
+        seen = self._seen
+        # What os.environ keeps them in: to go through that itself takes longer than to send them, and fails if another thread
+        # sets one meanwhile.
+        now = vars(os.environb).get("_data", os.environb)
+        if now != seen[0]:
+            own = dict(now)
+            sent = [b"%s=%s" % item for item in own.items() if item[0] not in (_OWNER, _RESOURCE)]
+            seen = self._seen = own, encode_fields("env", sent)
+        return seen
+
+
+_own = _Own()
+
+
+def _environment(spec: Process, tag: str, port: int | None) -> tuple[Encoded, bytes]:
+    """Return the app's own variables unless the spec clears them, the spec's on top, and the tag; with the path for programs."""
+    own, sent = _own.read()
+    outer, marks = own.get(_RESOURCE), own.get(_OWNER)
+    said: dict[bytes, bytes | None] = {}
     for name, value in spec.env.items():
-        if value is None:
-            env.pop(os.fsencode(name), None)
-        else:
-            env[os.fsencode(name)] = os.fsencode(put_port(value, port))
-    # Last, for a spec may have a copy of the app's environment. The command is held by lineage: the owner's tag is for what plugins
-    # start by themselves.
-    if env.get(_OWNER) == marks:
-        env.pop(_OWNER, None)
-    env[_RESOURCE] = b"%s:%s" % (outer, tag.encode()) if outer else tag.encode()
-    return env
+        said[os.fsencode(name)] = None if value is None else os.fsencode(put_port(value, port))
+    # A spec may have a copy of the app's environment. This is held by lineage: the owner's tag is for what plugins start by
+    # themselves. A tree within another tree names both.
+    if said.get(_OWNER) == marks:
+        said.pop(_OWNER, None)
+    said[_RESOURCE] = b"%s:%s" % (outer, tag.encode()) if outer else tag.encode()
+    if spec.clear_env:
+        own, sent = {}, Encoded()
+    elif spec.env:
+        rest = [b"%s=%s" % item for item in own.items() if item[0] not in said and item[0] != _OWNER]
+        sent = encode_fields("env", rest)
+    more = encode_fields("env", [b"%s=%s" % item for item in said.items() if item[1] is not None])
+    path = said.get(b"PATH", own.get(b"PATH"))
+    return Encoded(sent + more), os.defpath.encode() if path is None else path
 
 
-def _programs(program: bytes, cwd: bytes | None, env: dict[bytes, bytes]) -> list[bytes]:
-    """Where the program is, or may be: like execvp(3) with the PATH and working directory of the command itself."""
+@lru_cache(maxsize=256)
+def _programs(program: bytes, cwd: bytes | None, path: bytes) -> Encoded:
+    """Return where the program may be: execvp(3) with the path and folder of the command itself, which tries each."""
+    return encode_fields("program", _candidates(program, cwd, path))
+
+
+def _candidates(program: bytes, cwd: bytes | None, path: bytes) -> list[bytes]:
     if b"/" in program:
         return [program]
-    folders = env.get(b"PATH", os.defpath.encode()).split(b":")
-    found = []
-    for folder in folders:
-        path = os.path.join(cwd or b"", folder, program)
-        if os.path.lexists(path):
-            found.append(path)
-            if os.access(path, os.X_OK) and not os.path.isdir(path):
-                break
-    return found
+    return [os.path.join(cwd or b"", folder, program) for folder in path.split(b":")]
 
 
 def _user(user: str | int | None) -> int | None:
@@ -76,9 +101,8 @@ def _group(group: str | int) -> int:
 
 def _attributes(spec: Process, born: Attributes, now: Attributes) -> dict[str, Any]:
     """What the command is to have and would not inherit from its shim: the app's own by now, and what the spec says."""
-    limits = {limit: (soft, hard) for limit, soft, hard in now.limits if (limit, soft, hard) not in born.limits}
-    # A shim lifts this one for itself, so it is always said.
-    limits.update({limit: (soft, hard) for limit, soft, hard in now.limits if limit == _NOFILE})
+    # A shim lifts the number of descriptors for itself, so that is always said.
+    limits = {each[0]: each[1:] for each in now.limits if each[0] == _NOFILE or each not in born.limits}
     limits.update(spec.rlimits)
     affinity = now.affinity if now.affinity != born.affinity else None
     if spec.affinity is not None:
@@ -136,9 +160,9 @@ def check(spec: Process) -> None:
     if spec.env_in is not None or not (spec.executable or spec.argv):
         return
     program = os.fsencode(put_port(str(spec.executable or spec.argv[0]), spec.port))
-    found = _programs(program, cwd, _environment(spec, "", spec.port))
+    path = _environment(spec, "", spec.port)[1]
     # One that only its own user may execute is for that user's kernel to judge.
-    if not any(os.path.exists(os.path.join(cwd or b"", path)) for path in found):
+    if not any(os.path.exists(os.path.join(cwd or b"", each)) for each in _candidates(program, cwd, path)):
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), program)
 
 
@@ -148,9 +172,9 @@ def build(
     life: int,
     on_death: OnDeath,
     port: int | None,
-    log: Path | None,
+    log: str | None,
     terminal: Terminal | None,
-    run_dir: Path,
+    run_dir: str,
     attributes: tuple[Attributes, Attributes],
     targets: list[int],
 ) -> dict[str, Any]:
@@ -174,14 +198,14 @@ def build(
     if spec.env_in is not None and isinstance(spec.env_in, Inside):
         words = spec.env_in.inside(words, spec.env)
     argv = [os.fsencode(put_port(word, port)) for word in words]
-    env = _environment(spec, tag, port)
+    env, path = _environment(spec, tag, port)
     program = os.fsencode(spec.executable) if spec.executable is not None else argv[0]
     return {
         "tag": tag,
         "life": life,
         "arg": argv,
-        "program": _programs(program, cwd, env),
-        "env": [b"%s=%s" % item for item in env.items()],
+        "program": _programs(program, cwd, path),
+        "env": env,
         "cwd": cwd,
         "target": targets,
         "ignored": list(terminal.ignored) if terminal else [int(each) for each in spec.ignored_signals],
@@ -192,8 +216,8 @@ def build(
         "keep_ms": int(min(spec.keep_for, 1e9) * 1000),
         "to_main": int(spec.stop_to == "main"),
         "ends_with_main": int(spec.ends == "main"),
-        "log": None if log is None else str(log),
-        "run_dir": str(run_dir),
+        "log": log,
+        "run_dir": run_dir,
         **_ladder(spec),
         **_lead(spec, terminal),
         **_attributes(spec, *attributes),

@@ -31,7 +31,7 @@ class Streams:
         OSError: a file or descriptor of the spec can't be opened, as in subprocess; nothing was started.
     """
 
-    def __init__(self, spec: Process, log: Path | None) -> None:
+    def __init__(self, spec: Process, log: str | None) -> None:
         self.fds: list[int] = []
         self.targets: list[int] = []
         self.ours: dict[str, Any] = {}
@@ -42,7 +42,9 @@ class Streams:
             if spec.terminal == "pty":
                 self._open_terminal()
             else:
-                self._add(0, self._open("stdin", spec.stdin, 0))
+                if _word(spec.stdin) != "null":
+                    # That the shim has there already.
+                    self._add(0, self._open("stdin", spec.stdin, 0))
                 self._add(1, self._open("stdout", spec.stdout, 1))
                 self._add(2, self._open_stderr(spec))
             for fd in spec.pass_fds:
@@ -73,7 +75,7 @@ class Streams:
     def _open(self, name: str, what: Any, inherited: int) -> int | None:
         openers: dict[str, Callable[[], int | None]] = {
             "log": lambda: self._open_log(self._log),
-            "own-log": lambda: self._open_log(None if self._log is None else logs.of_stream(self._log, "stderr")),
+            "own-log": lambda: self._open_log(None if self._log is None else logs.of_stream(Path(self._log), "stderr")),
             "inherit": lambda: _inherited(inherited),
             "null": lambda: self._keep(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)),
             "pipe": lambda: self._open_pipe(name),
@@ -88,7 +90,7 @@ class Streams:
         os.fstat(fd)
         return int(fd)
 
-    def _open_log(self, log: Path | None) -> int:
+    def _open_log(self, log: str | Path | None) -> int:
         if log is None:
             raise SpecError("there is no log here")
         try:

@@ -155,7 +155,6 @@ static bool folder_of(const struct slot *slot, char *folder, size_t room)
 static _Noreturn void become_shim(const struct inheritance *inheritance)
 {
     close(hub.control);
-    close(hub.shims);
     _exit(shim_serve(inheritance));
 }
 
@@ -182,34 +181,24 @@ static void fork_shim(void)
     *slot = (struct slot){.number = ++hub.forked};
     static struct inheritance inheritance;
     inheritance = (struct inheritance){
-        .channel = ends[1], .lifeline = hub.lifeline, .owner = hub.owner, .hub = hub.self, .hub_pid = getpid(),
+        .channel = ends[1], .shims = hub.shims, .offered = ends[0], .lifeline = hub.lifeline, .owner = hub.owner, .hub = hub.self, .hub_pid = getpid(),
         .signals = hub.signals, .receipts = hub.receipts, .subreaper = hub.subreaper, .slot = slot,
     };
     if (folder_of(slot, inheritance.folder, sizeof inheritance.folder) && !cgroup_make(inheritance.folder))
         inheritance.folder[0] = '\0';
     pid_t pid = fork();
-    if (pid == 0) {
-        close(ends[0]);
+    if (pid == 0)
         become_shim(&inheritance);
-    }
     int error = errno;
+    close(ends[0]);
     close(ends[1]);
     if (pid < 0) {
         /* Out of pids or memory: said, and tried again at the next start. */
-        slot->pid = 0;
-        close(ends[0]);
         refuse(error);
         return;
     }
     slot->pid = pid;
     hub.living++;
-    outbox_begin(&box, KIND_SHIM);
-    put_number(&box, KEY_PID, pid);
-    put_number(&box, KEY_START, (int64_t)start_of(pid));
-    put_text(&box, KEY_CGROUP, inheritance.folder);
-    if (outbox_send(&box, hub.shims, ends[0]) < 0 && errno != EAGAIN)
-        drop(&hub.shims, &hub.shims_inbox);
-    close(ends[0]);
 }
 
 static void read_shims(void)
@@ -255,6 +244,9 @@ static void reap(void)
     pid_t pid;
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
         struct slot *slot = slot_of(pid);
+        if (slot != NULL && (slot->flags & SLOT_ARMED) == 0 && hub.shims >= 0)
+            /* Killed before it said that it was there: the owner waits for one that is. */
+            refuse(ESRCH);
         if (pid == hub.settler) {
             settler_ended(status);
         } else if (slot == NULL) {

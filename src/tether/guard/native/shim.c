@@ -58,6 +58,7 @@ static struct shim {
     bool has_tree, spawning, exited;
     int error_number, error_folder;
     pid_t main;
+    uint64_t inode;
     int status;
     struct stopping stopping;
     struct killing killing;
@@ -299,6 +300,20 @@ static void refuse(int number, bool folder)
     shim.error_folder = folder;
 }
 
+static uint64_t inode_of(pid_t pid)
+{
+    struct stat status;
+    int fd = is_portable() ? -1 : sys_pidfd_open(pid);
+    /* Since Linux 6.9 the number of a pidfd's inode is never given twice; before, all of them have the same one. */
+    struct stat own;
+    uint64_t inode = 0;
+    if (fd >= 0 && fstat(fd, &status) == 0 && shim.from->hub >= 0 && fstat(shim.from->hub, &own) == 0 && own.st_ino != status.st_ino)
+        inode = status.st_ino;
+    if (fd >= 0)
+        close(fd);
+    return inode;
+}
+
 static void begin(const struct inbox *request)
 {
     if (shim.has_tree || shim.error_number != 0)
@@ -339,20 +354,8 @@ static void begin(const struct inbox *request)
     /* It is our child and not waited for: the number can't be anybody else's yet. */
     shim.tree.marks.main = shim.from->slot->main = child;
     shim.tree.marks.start = shim.from->slot->start = start_of(child);
-}
-
-static uint64_t inode_of(pid_t pid)
-{
-    struct stat status;
-    int fd = is_portable() ? -1 : sys_pidfd_open(pid);
-    /* Since Linux 6.9 the number of a pidfd's inode is never given twice; before, all of them have the same one. */
-    struct stat own;
-    uint64_t inode = 0;
-    if (fd >= 0 && fstat(fd, &status) == 0 && shim.from->hub >= 0 && fstat(shim.from->hub, &own) == 0 && own.st_ino != status.st_ino)
-        inode = status.st_ino;
-    if (fd >= 0)
-        close(fd);
-    return inode;
+    /* Now, while that comes to its command: later somebody waits for it. */
+    shim.inode = inode_of(child);
 }
 
 /* The command was executed, or could not be. */
@@ -372,7 +375,7 @@ static void read_error(void)
     outbox_begin(&box, KIND_SPAWNED);
     put_number(&box, KEY_PID, shim.main);
     put_number(&box, KEY_START, (int64_t)shim.tree.marks.start);
-    put_number(&box, KEY_INODE, (int64_t)inode_of(shim.main));
+    put_number(&box, KEY_INODE, (int64_t)shim.inode);
     say();
     fault("shim.spawned");
     if (shim.channel < 0 && shim.from->leased == NULL)
@@ -572,7 +575,11 @@ static bool reap(void)
         if (pid == 0)
             return false;
         if (WIFSTOPPED(status)) {
-            if (pid == shim.main && !shim.killing.on) {
+            /* What it says of its start comes first, also of a command that stops itself at once. */
+            struct pollfd begun = {shim.error, POLLIN, 0};
+            if (shim.error >= 0 && poll(&begun, 1, 0) > 0)
+                read_error();
+            if (pid == shim.main && !shim.spawning && !shim.killing.on) {
                 outbox_begin(&box, KIND_PAUSED);
                 put_number(&box, KEY_SIGNAL, WSTOPSIG(status));
                 say();
@@ -729,6 +736,26 @@ static void wait_and_heed(void)
         drop_guest();
 }
 
+/* Say to the owner, or to those who may come and go, that the lifeline or lease is held. Should the owner not hear it, its end of the
+ * channel is closed here, which ends this shim. */
+static void say_armed(void)
+{
+    const struct inheritance *from = shim.from;
+    outbox_begin(&box, from->leased != NULL ? KIND_ARMED : KIND_SHIM);
+    put_text(&box, KEY_TIER, from->subreaper ? (from->folder[0] != '\0' ? "cgroup" : "shim") : "portable");
+    if (from->leased != NULL) {
+        say();
+        return;
+    }
+    put_number(&box, KEY_PID, getpid());
+    put_number(&box, KEY_START, (int64_t)start_of(getpid()));
+    put_text(&box, KEY_CGROUP, from->folder);
+    if (outbox_send(&box, from->shims, from->offered) == 0)
+        from->slot->flags |= SLOT_ARMED;
+    close(from->shims);
+    close(from->offered);
+}
+
 int shim_serve(const struct inheritance *inheritance)
 {
     shim.from = inheritance;
@@ -747,9 +774,7 @@ int shim_serve(const struct inheritance *inheritance)
         return 1;
     if (inheritance->leased != NULL && !lease_open(inheritance->channel, number_of(inheritance->leased, KEY_LEASE_MS, 0)))
         return 1;
-    outbox_begin(&box, KIND_ARMED);
-    put_text(&box, KEY_TIER, inheritance->subreaper ? (inheritance->folder[0] != '\0' ? "cgroup" : "shim") : "portable");
-    say();
+    say_armed();
     if (inheritance->leased != NULL) {
         begin(inheritance->leased);
         inbox_clear(inheritance->leased);

@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum { SLOT_KEPT = 1, SLOT_LOST = 2 };
+enum { SLOT_KEPT = 1, SLOT_LOST = 2, SLOT_ARMED = 4 };
 
 /* What a hub must know of a shim should that be killed, in memory that both share: nothing said there can get lost. */
 struct slot {
@@ -26,6 +26,8 @@ struct inbox;
 /* What a shim inherits from its hub. */
 struct inheritance {
     int channel;     /* to the owner */
+    int shims;       /* where the owner hears of shims */
+    int offered;     /* the owner's end of the channel, to be sent there */
     int lifeline;    /* ends with the owner */
     int owner;       /* a pidfd of the owner, or -1 */
     int hub;         /* a pidfd of the hub, or -1 */

@@ -16,9 +16,9 @@ enum kind {
     KIND_LOST = 4,   /* hub to owner: a shim was killed, and its tree was ended here */
     KIND_STUCK = 5,  /* members that were killed and are still there */
     KIND_FORK = 6,   /* owner to hub: fork a shim */
-    KIND_SHIM = 7,   /* hub to owner: a shim, with the owner's end of its channel */
+    KIND_SHIM = 7,   /* shim to owner: it holds the lifeline; with the owner's end of its channel */
     KIND_REFUSED = 8,
-    KIND_ARMED = 9,    /* shim to owner: it holds the lifeline */
+    KIND_ARMED = 9,    /* shim to who may come and go: it holds the lease */
     KIND_SPAWNED = 10, /* shim to owner: the command was executed */
     KIND_EXITED = 11,  /* shim to owner: the command itself has ended */
     KIND_PAUSED = 12,  /* shim to owner: a signal stopped the command */
