@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["files", "last_lines", "path", "read_last", "start_of_last", "tail"]
+__all__ = ["files", "last_lines", "path", "read_from", "read_last", "start_of_last", "tail"]
 
 _BLOCK = 64 * 1024
 _MOST_TAIL_BYTES = 16 << 20
 """So much of a log is returned as text, should its lines be that long."""
+_MOST_AT_ONCE = 16 << 20
 
 
 def path(state_dir: Path, tag: str) -> Path:
@@ -64,6 +65,18 @@ def read_last(file: BinaryIO, lines: int | None) -> Iterator[bytes]:
     while left > 0 and (data := file.read(min(_BLOCK, left))):
         left -= len(data)
         yield data
+
+
+def read_from(file: Path, start: int) -> tuple[bytes, int]:
+    """Return what a file has from a position on, 16 MB at most, and where that ends; from its start if it got shorter.
+
+    Raises OSError.
+    """
+    with file.open("rb") as opened:
+        position = start if start <= opened.seek(0, os.SEEK_END) else 0
+        opened.seek(position)
+        data = opened.read(_MOST_AT_ONCE)
+    return data, position + len(data)
 
 
 def tail(file: Path | None, lines: int) -> str:

@@ -55,6 +55,7 @@ class Managed:
         plan: by what it is found before that; None where the tag is enough.
         reserved: what is to hold it, on record before it is created; None for kinds without such.
         streams: the pipes to it, which stay until they are closed.
+        answers_at: where its probe found that it answers; empty where that is not known better than by its port.
         number: of its life; each restart begins another.
         fence: the number of its ownership.
     """
@@ -69,6 +70,7 @@ class Managed:
         self.handle: Handle | None = None
         self.plan: Handle | None = None
         self.reserved: Handle | None = None
+        self.answers_at = ""
         self.number = 1
         self.streams: dict[str, Any] = {}
         self.fence = 1
@@ -124,7 +126,7 @@ class Managed:
         """Where it answers, if it does."""
         if self._url_of is not None:
             return None if self.handle is None else self._url_of(self.handle)
-        return None if self.port is None else f"http://127.0.0.1:{self.port}"
+        return None if self.port is None else self.answers_at or f"http://127.0.0.1:{self.port}"
 
     @property
     def log_path(self) -> Path | None:
@@ -144,10 +146,10 @@ class Managed:
         """What a readiness probe looks at."""
         if self.handle is not None and isinstance(self.driver, HasTarget):
             return replace(self.driver.target(self.handle), subject=self)
-        return Target(port=self.port, pids=self.pids, log=self._read_log_file, subject=self)
+        return Target(port=self.port, pids=self.pids, log_from=self._log_from, subject=self)
 
-    def _read_log_file(self) -> bytes:
-        return b"" if self.log_path is None else self.log_path.read_bytes()
+    def _log_from(self, start: int) -> tuple[bytes, int]:
+        return (b"", 0) if self.log_path is None else logs.read_from(self.log_path, start)
 
     def details(self) -> dict[str, Any]:
         """What its driver tells of it beside what all do."""

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from tether.errors import (
@@ -82,13 +83,13 @@ class Supervisor:
         self._owner = owner
         self._ledger = ledger
         self._telemetry = telemetry
-        self._context = context(self.emit)
+        self._managed: dict[str, Managed] = {}
+        self._context = replace(context(self.emit), subject=self._managed.get)
         self._clock = clock or SystemClock()
         self.drivers = Drivers(self._context)
         self._creation = Creation(ledger, self._record)
         self._retries = Retries()
         self._lock = threading.Lock()
-        self._managed: dict[str, Managed] = {}
         self._names = Names()
 
     def live(self) -> list[Managed]:
@@ -159,6 +160,7 @@ class Supervisor:
         managed.handle = row.handle
         managed.fence = row.fence + 1
         managed.number = row.life
+        managed.answers_at = row.url or ""
         managed.life = Life(
             stays_up=spec.stays_up, state=row.state, reason=row.reason, exit_code=row.exit_code, was_ready=True
         )
@@ -288,6 +290,7 @@ class Supervisor:
             raise
         with managed.condition:
             managed.plan, managed.handle, managed.reserved = plan, None, reserved
+            managed.answers_at = ""
             managed.life = Life(stays_up=managed.spec.stays_up)
             managed.early.clear()
             self._record(managed, [Record("again", why)])

@@ -1,0 +1,182 @@
+"""Asks a server by HTTP, with one limit for all of it: name, connection, TLS, request and answer, however that trickles in."""
+
+from __future__ import annotations
+
+import io
+import queue
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Sequence
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+from urllib.parse import quote
+
+from tether.life.probes import Asked
+from tether.redaction import redact_text
+
+__all__ = ["ask", "connect", "context"]
+
+_MOST_OF_A_BODY = 1 << 20
+_MOST_SAID = 200
+_IN_A_PATH = "/?&=%:;,@!$'()*+~#[]-._|^{}\"<>\\`"
+"""What is sent as it is; quote() leaves letters and digits alone."""
+
+
+def left(deadline: float) -> float:
+    """Return the seconds up to a moment of `time.monotonic`. Raises TimeoutError if it is over."""
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds
+
+
+def context(asked: Asked) -> ssl.SSLContext:
+    """Return how a server's certificate is checked. Raises OSError if the authorities can't be read."""
+    made = ssl.create_default_context(cafile=asked.ca_file)
+    if not asked.verify:
+        made.check_hostname = False
+        made.verify_mode = ssl.CERT_NONE
+    return made
+
+
+def connect(hosts: Sequence[str], port: int, deadline: float) -> tuple[socket.socket, str]:
+    """Connect to the first of some hosts that accepts, and return the connection with that host. Raises OSError."""
+    failed: OSError = OSError("it has no address")
+    addresses = [(host, *found) for host in hosts for found in _addresses(host.strip("[]"), port, deadline)]
+    for number, (host, family, address) in enumerate(addresses):
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            # One that swallows everything leaves the others their share.
+            sock.settimeout(left(deadline) / (len(addresses) - number))
+            sock.connect(address)
+        except OSError as error:
+            sock.close()
+            failed = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock, host
+    raise failed
+
+
+def _addresses(host: str, port: int, deadline: float) -> list[tuple[socket.AddressFamily, Any]]:
+    """Resolve a name; in a thread of its own, for nothing else can end that in time. Raises OSError."""
+    if not any(character.isalpha() for character in host) or ":" in host:
+        return _resolved(host, port)
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def resolve() -> None:
+        try:
+            answers.put(_resolved(host, port))
+        except OSError as error:
+            answers.put(error)
+
+    threading.Thread(target=resolve, name="tether-resolve", daemon=True).start()
+    try:
+        answer = answers.get(timeout=left(deadline))
+    except queue.Empty:
+        raise TimeoutError("its name is not resolved in time") from None
+    if isinstance(answer, OSError):
+        raise answer
+    return list(answer)
+
+
+def _resolved(host: str, port: int) -> list[tuple[socket.AddressFamily, Any]]:
+    try:
+        return [(each[0], each[4]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    except UnicodeError:
+        raise OSError("no host can have such a name") from None
+
+
+class _Answer(io.RawIOBase):
+    """What a connection brings, none of it after the deadline."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock = sock
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._sock.settimeout(left(self._deadline))
+        return self._sock.recv_into(buffer)
+
+
+class _Line:
+    """A connection as http.client takes one."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock = sock
+        self._deadline = deadline
+
+    def sendall(self, data: bytes) -> None:
+        self._sock.settimeout(left(self._deadline))
+        self._sock.sendall(data)
+
+    def makefile(self, *_: Any, **__: Any) -> io.BufferedReader:
+        return io.BufferedReader(_Answer(self._sock, self._deadline))
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def ask(
+    asked: Asked, hosts: Sequence[str], port: int, *, tls: ssl.SSLContext | None, limit_s: float
+) -> tuple[str, str]:
+    """Ask once.
+
+    Args:
+        asked: what.
+        hosts: addresses of the server, of which the first that accepts a connection is asked.
+        port: its port.
+        tls: how its certificate is checked; None for a server without TLS.
+        limit_s: the time limit for all of it.
+
+    Returns:
+        What is missing, empty for nothing, and the host that accepted the connection.
+    """
+    question = f"{asked.method} {asked.shown_path} on port {port}"
+    deadline = time.monotonic() + limit_s
+    host = ""
+    try:
+        sock, host = connect(hosts, port, deadline)
+        with sock:
+            if tls is not None:
+                sock.settimeout(left(deadline))
+                sock = tls.wrap_socket(sock, server_hostname=host.strip("[]"))
+            with sock:
+                return _answered(
+                    asked, question, HTTPConnection(host, port), _Line(sock, deadline), tls is not None
+                ), host
+    except TimeoutError as error:
+        return (
+            f"{question} does not answer: nothing whole within {limit_s:.3g} s{f', {error}' if str(error) else ''}",
+            host,
+        )
+    except (OSError, HTTPException, ValueError) as error:
+        said = redact_text(f"{type(error).__name__}: {error}")[:_MOST_SAID]
+        return f"{question} does not answer: {said}", host
+
+
+def _answered(asked: Asked, question: str, connection: HTTPConnection, line: _Line, by_tls: bool) -> str:
+    connection.sock = line
+    connection.auto_open = 0
+    if by_tls:
+        # Else the header Host names the port that everybody means.
+        connection.default_port = 443
+    connection.request(asked.method, quote(asked.path, safe=_IN_A_PATH), body=asked.body, headers=dict(asked.headers))
+    with connection.getresponse() as response:
+        if not asked.takes(response.status):
+            wanted = sorted(asked.status) if isinstance(asked.status, frozenset) else []
+            return f"{question} answered {response.status}" + (
+                f", not {' or '.join(map(str, wanted))}" if wanted else ""
+            )
+        if asked.expects is None:
+            return ""
+        body = response.read(_MOST_OF_A_BODY)
+    is_fine = asked.expects(body) if callable(asked.expects) else asked.expects.search(body)
+    return "" if is_fine else f"{question} answered {response.status}, with another body than is expected"
