@@ -121,7 +121,7 @@ class _Line:
         return io.BufferedReader(_Answer(self._sock, self._deadline))
 
     def close(self) -> None:
-        self._sock.close()
+        """Leave that to who connected: an answer may still be read when http.client has no more use for the connection."""
 
 
 def ask(
