@@ -103,6 +103,13 @@ def test_the_body_that_counts(expects: Any, *, passes: bool) -> None:
         assert "fine" not in missing
 
 
+def test_functions_that_raise_say_not_yet() -> None:
+    """Of status or body: nobody who looks is stopped by that."""
+    with site() as served:
+        assert "answered 200" in look(tether.http(status=lambda _: 1 / 0), at(served))
+        assert "another body" in look(tether.http(expects=lambda _: 1 / 0), at(served))
+
+
 def test_secrets_of_a_request_are_not_shown() -> None:
     """Neither in what is missing, nor in a repr."""
     ready = tether.http("/up?token=hunter2", headers={"X-Token": "hunter2"}, body="hunter2")

@@ -38,6 +38,9 @@ from tether import Process, Ready, Service, SpecError
         (lambda: tether.http(scheme="http", verify=False), "are for https"),
         (lambda: tether.http(ca_file="x", verify=False), "nothing is"),
         (lambda: tether.http(attempt=0), "attempt=0"),
+        (lambda: tether.http(attempt=float("inf")), "attempt=inf"),
+        (lambda: tether.http(ca_file=5), "must be a path"),  # type: ignore[arg-type]
+        (lambda: tether.http(ca_file="a\0b"), "must be a path"),
         (lambda: tether.http(timeout="1"), "time limit above 0"),  # type: ignore[arg-type]
         (lambda: tether.tcp(timeout=float("nan")), "time limit above 0"),
         (lambda: tether.log("\ud800"), "regular expression"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tether.errors import TetherError
+from tether.life.connections import connect
 from tether.life.probes import Target
 from tether.linux import sockets
 from tether.model import Ready
@@ -109,9 +110,6 @@ def _url(target: Target, scheme: str, host: str) -> str:
 
 
 def _tcp(_: Ready, target: Target) -> Look:
-    # With what it needs it takes longer to import than all of the rest, and many owners probe nothing by a connection.
-    from tether.life import web
-
     def look(limit_s: float) -> Seen:
         hosts = _where(target)
         if isinstance(hosts, Seen):
@@ -120,7 +118,7 @@ def _tcp(_: Ready, target: Target) -> Look:
         if target.direct is not None:
             hosts, port = [target.direct[0]], target.direct[1]
         try:
-            sock, host = web.connect(hosts, port, time.monotonic() + min(limit_s, _TCP_S))
+            sock, host = connect(hosts, port, time.monotonic() + min(limit_s, _TCP_S))
         except OSError as error:
             return Seen(f"no connection to {hosts[0]}:{port}: {str(error) or 'not in time'}")
         sock.close()
@@ -130,6 +128,7 @@ def _tcp(_: Ready, target: Target) -> Look:
 
 
 def _http(ready: Ready, target: Target) -> Look:
+    # With what it needs it takes longer to import than all of the rest, and most owners probe nothing by HTTP.
     from tether.life import web
 
     asked = ready.target

@@ -15,6 +15,7 @@ from tether.redaction import redact_text
 __all__ = ["Asked", "Target", "all_of", "any_of", "call", "healthy", "http", "log", "tcp"]
 
 _ATTEMPT_S = 5.0
+_LONGEST_ATTEMPT_S = 86_400.0
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 """A method, or the name of a header. Source: RFC 9110, 5.6.2."""
 
@@ -128,8 +129,10 @@ def http(
         raise SpecError("http(): ca_file= and verify= are for https")
     if ca_file is not None and not verify:
         raise SpecError("http(): ca_file= says what is checked, and verify=False that nothing is")
-    if isinstance(attempt, bool) or not isinstance(attempt, int | float) or not attempt > 0:
-        raise SpecError(f"http(): attempt={attempt!r} must be more than 0 seconds")
+    if isinstance(attempt, bool) or not isinstance(attempt, int | float) or not 0 < attempt <= _LONGEST_ATTEMPT_S:
+        raise SpecError(f"http(): attempt={attempt!r} must be more than 0 seconds, and at most a day")
+    if ca_file is not None and (not isinstance(ca_file, str | os.PathLike) or "\0" in str(ca_file)):
+        raise SpecError(f"http(): ca_file={ca_file!r} must be a path")
     asked = Asked(
         path,
         method.upper(),

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import io
-import queue
 import socket
 import ssl
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 from urllib.parse import quote
 
+from tether.life.connections import connect, left
 from tether.life.probes import Asked
 from tether.redaction import redact_text
 
-__all__ = ["ask", "connect", "context"]
+__all__ = ["ask", "context"]
 
 _MOST_OF_A_BODY = 1 << 20
 _MOST_SAID = 200
 _IN_A_PATH = "/?&=%:;,@!$'()*+~#[]-._|^{}\"<>\\`"
 """What is sent as it is; quote() leaves letters and digits alone."""
-
-
-def left(deadline: float) -> float:
-    """Return the seconds up to a moment of `time.monotonic`. Raises TimeoutError if it is over."""
-    seconds = deadline - time.monotonic()
-    if seconds <= 0:
-        raise TimeoutError
-    return seconds
 
 
 def context(asked: Asked) -> ssl.SSLContext:
@@ -39,56 +30,6 @@ def context(asked: Asked) -> ssl.SSLContext:
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE
     return made
-
-
-def connect(hosts: Sequence[str], port: int, deadline: float) -> tuple[socket.socket, str]:
-    """Connect to the first of some hosts that accepts, and return the connection with that host. Raises OSError."""
-    failed: OSError = OSError("it has no address")
-    addresses = [(host, *found) for host in hosts for found in _addresses(host.strip("[]"), port, deadline)]
-    for number, (host, family, address) in enumerate(addresses):
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            # One that swallows everything leaves the others their share.
-            sock.settimeout(left(deadline) / (len(addresses) - number))
-            sock.connect(address)
-        except OSError as error:
-            sock.close()
-            failed = error
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock, host
-    raise failed
-
-
-def _addresses(host: str, port: int, deadline: float) -> list[tuple[socket.AddressFamily, Any]]:
-    """Resolve a name; in a thread of its own, for nothing else can end that in time. Raises OSError."""
-    if not any(character.isalpha() for character in host) or ":" in host:
-        return _resolved(host, port)
-    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def resolve() -> None:
-        try:
-            answers.put(_resolved(host, port))
-        except OSError as error:
-            answers.put(error)
-
-    threading.Thread(target=resolve, name="tether-resolve", daemon=True).start()
-    try:
-        answer = answers.get(timeout=left(deadline))
-    except queue.Empty:
-        raise TimeoutError("its name is not resolved in time") from None
-    if isinstance(answer, OSError):
-        raise answer
-    return list(answer)
-
-
-def _resolved(host: str, port: int) -> list[tuple[socket.AddressFamily, Any]]:
-    try:
-        return [(each[0], each[4]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    except UnicodeError:
-        raise OSError("no host can have such a name") from None
 
 
 class _Answer(io.RawIOBase):
@@ -170,7 +111,7 @@ def _answered(asked: Asked, question: str, connection: HTTPConnection, line: _Li
         connection.default_port = 443
     connection.request(asked.method, quote(asked.path, safe=_IN_A_PATH), body=asked.body, headers=dict(asked.headers))
     with connection.getresponse() as response:
-        if not asked.takes(response.status):
+        if not _says_yes(asked.takes, response.status):
             wanted = sorted(asked.status) if isinstance(asked.status, frozenset) else []
             return f"{question} answered {response.status}" + (
                 f", not {' or '.join(map(str, wanted))}" if wanted else ""
@@ -178,5 +119,13 @@ def _answered(asked: Asked, question: str, connection: HTTPConnection, line: _Li
         if asked.expects is None:
             return ""
         body = response.read(_MOST_OF_A_BODY)
-    is_fine = asked.expects(body) if callable(asked.expects) else asked.expects.search(body)
+    is_fine = _says_yes(asked.expects if callable(asked.expects) else asked.expects.search, body)
     return "" if is_fine else f"{question} answered {response.status}, with another body than is expected"
+
+
+def _says_yes(function: Callable[[Any], Any], value: object) -> bool:
+    """Ask a function that may be the user's: what it can't cope with is a "not yet", as with `call`."""
+    try:
+        return bool(function(value))
+    except Exception:
+        return False
