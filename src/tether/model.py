@@ -170,6 +170,11 @@ class Ready:
             return (self,)
         return tuple(part for each in self.target for part in each.parts)
 
+    @property
+    def by_tls(self) -> bool:
+        """Whether one of its parts says that the server speaks TLS."""
+        return any(getattr(part.target, "scheme", None) == "https" for part in self.parts)
+
     def first_of(self, *kinds: str) -> str:
         """Return the first of these kinds that is among its parts; empty if none is."""
         return next((part.kind for part in self.parts if part.kind in kinds), "")

@@ -276,6 +276,17 @@ def test_a_server_is_found_where_it_listens(owner: Owner, address: str, where: s
     assert server.info()["url"] == server.url
 
 
+def test_the_next_owner_knows_where_it_answers(private_state: Path) -> None:
+    """It adopts a server, and its url as it was found."""
+    with Owner("app") as first:
+        url = first.start(listening("::1", "{port}", name="kept", on_death="keep", ready=tether.http())).url
+    with Owner("app") as second:
+        server = second.adopt("kept")
+        assert (server.url or "").startswith("http://[::1]:")
+        assert server.url == url
+        server.kill()
+
+
 def test_a_server_that_listens_at_another_port_is_named(owner: Owner) -> None:
     """It did not mind what it was told."""
     spec = listening("127.0.0.1", "0", name="other", env={"PORT": "{port}"}, ready=tether.tcp(timeout=2))

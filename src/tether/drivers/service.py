@@ -77,7 +77,7 @@ class Service(SpecBase):
             object.__setattr__(self, "ready", Ready("health", None, _START_S))
         elif self.ready.first_of("log"):
             raise SpecError("a service's log is not to be seen from here; use another probe")
-        elif scheme != "https" and any(_wants_tls(part) for part in self.ready.parts):
+        elif scheme != "https" and self.ready.by_tls:
             raise SpecError(f"ready={self.ready!r} asks by https, and the service is at {self.address}")
         self._check_common()
 
@@ -147,10 +147,6 @@ def _checked(url: str) -> str:
 
 def _bare(url: str) -> str:
     return redact_text(bare(url)).rstrip("/")
-
-
-def _wants_tls(probe: Ready) -> bool:
-    return probe.kind == "http" and probe.target.scheme == "https"
 
 
 class ServiceDriver:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tether.errors import TetherError
 from tether.life.connections import connect
-from tether.life.probes import Target
+from tether.life.probes import Asked, Target, http
 from tether.linux import sockets
 from tether.model import Ready
 from tether.redaction import redact_text
@@ -131,7 +131,7 @@ def _http(ready: Ready, target: Target) -> Look:
     # With what it needs it takes longer to import than all of the rest, and most owners probe nothing by HTTP.
     from tether.life import web
 
-    asked = ready.target
+    asked = ready.target if isinstance(ready.target, Asked) else http(ready.target).target
     by_tls = asked.scheme == "https" or (asked.scheme is None and target.tls)
     made: list[SSLContext] = []
 

@@ -125,8 +125,11 @@ class Managed:
     def url(self) -> str | None:
         """Where it answers, if it does."""
         if self._url_of is not None:
-            return None if self.handle is None else self._url_of(self.handle)
-        return None if self.port is None else self.answers_at or f"http://127.0.0.1:{self.port}"
+            url = None if self.handle is None else self._url_of(self.handle)
+        else:
+            url = None if self.port is None else self.answers_at or f"http://127.0.0.1:{self.port}"
+        by_tls = url is not None and url.startswith("http:") and self.spec.ready is not None and self.spec.ready.by_tls
+        return f"https:{url.partition(':')[2]}" if url is not None and by_tls else url
 
     @property
     def log_path(self) -> Path | None:
