@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         StateDirError,
         TetherError,
     )
-    from tether.life.probes import call, healthy, http, log, tcp
+    from tether.life.probes import all_of, any_of, call, healthy, http, log, tcp
     from tether.model import Ready, State, Usage
     from tether.notices import Notice
     from tether.owner.budget import Budget
@@ -102,6 +102,8 @@ __all__ = [
     "StateDirError",
     "TetherError",
     "Usage",
+    "all_of",
+    "any_of",
     "apart",
     "call",
     "get_all_managed_pids",
@@ -134,7 +136,7 @@ _MODULES = {
     "owner.budget": "Budget",
     "owner.owner": "Owner",
     "owner.plugin": "ManagedPlugin",
-    "life.probes": "call healthy http log tcp",
+    "life.probes": "all_of any_of call healthy http log tcp",
     "protocol": (
         "CloudAwarePlugin CloudProviderType LifecycleAwarePlugin PluginExecutionMode RemoteResourceInfo "
         "get_all_managed_pids get_total_estimated_cost has_active_cloud_resources is_cloud_aware is_lifecycle_aware"

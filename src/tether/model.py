@@ -129,24 +129,65 @@ class Usage:
     memory_bytes: int | None = None
 
 
-@dataclass(frozen=True)
+_READY_KINDS = {
+    "http": "http",
+    "tcp": "tcp",
+    "log": "log",
+    "call": "call",
+    "health": "healthy",
+    "all": "all_of",
+    "any": "any_of",
+}
+"""Kinds of probes, and what makes each."""
+
+
+@dataclass(frozen=True, repr=False)
 class Ready:
-    """When a resource counts as ready; made by `tether.http`, `tcp`, `log`, `call` and `healthy`.
+    """When a resource counts as ready; made by `tether.http`, `tcp`, `log`, `call`, `healthy`, `all_of` and `any_of`.
 
     Attributes:
-        kind: which of the five.
-        target: a path, a pattern or a function; None for tcp and health.
+        kind: which of the seven.
+        target: what is asked, a pattern, a function, or the probes that are combined; None for tcp and health.
         timeout: the time limit, in seconds.
     """
 
-    kind: Literal["http", "tcp", "log", "call", "health"]
+    kind: Literal["http", "tcp", "log", "call", "health", "all", "any"]
     target: Any = None
     timeout: float = 60.0
 
     def __post_init__(self) -> None:
         """Refuse what can't be right."""
-        if not self.timeout > 0:
+        if self.kind not in _READY_KINDS:
+            raise SpecError(f"{self.kind!r} is no kind of readiness probe; use one of {', '.join(_READY_KINDS)}")
+        if isinstance(self.timeout, bool) or not isinstance(self.timeout, int | float) or not self.timeout > 0:
             raise SpecError(f"a readiness probe needs a time limit above 0 seconds, not {self.timeout!r}")
+        if self.kind in ("all", "any"):
+            probes = self.target if isinstance(self.target, tuple) else ()
+            if not probes or not all(isinstance(each, Ready) for each in probes):
+                raise SpecError(f"{_READY_KINDS[self.kind]}() takes readiness probes, not {self.target!r}")
+
+    def __repr__(self) -> str:
+        """Show it as it was made, without what it sends."""
+        shown = getattr(self.target, "pattern", self.target)
+        shown = shown.decode() if isinstance(shown, bytes) else shown
+        words = [] if shown is None else [*map(repr, shown)] if isinstance(shown, tuple) else [repr(shown)]
+        return f"{_READY_KINDS[self.kind]}({', '.join([*words, f'timeout={self.timeout:g}'])})"
+
+    @property
+    def parts(self) -> tuple[Ready, ...]:
+        """The probes that it combines; itself, if it combines none."""
+        if self.kind not in ("all", "any"):
+            return (self,)
+        return tuple(part for each in self.target for part in each.parts)
+
+    @property
+    def by_tls(self) -> bool:
+        """Whether one of its parts says that the server speaks TLS."""
+        return any(getattr(part.target, "scheme", None) == "https" for part in self.parts)
+
+    def first_of(self, *kinds: str) -> str:
+        """Return the first of these kinds that is among its parts; empty if none is."""
+        return next((part.kind for part in self.parts if part.kind in kinds), "")
 
 
 @dataclass(frozen=True)

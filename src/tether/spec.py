@@ -173,7 +173,7 @@ class CommandBase(SpecBase):
             raise SpecError(f"stop_signal={self.stop_signal!r} is no signal")
         if self.umask is not None and not 0 <= self.umask <= 0o777:
             raise SpecError(f"umask={self.umask!r} is no file mode mask")
-        if self.ready is not None and self.ready.kind == "health":
+        if self.ready is not None and self.ready.first_of("health"):
             raise SpecError("ready=healthy() is for containers, whose image may have a health check; use another probe")
 
 
@@ -389,12 +389,10 @@ class Process(CommandBase):
             raise SpecError(f"port={self.port!r} is no port")
         if any(fd < 3 for fd in self.pass_fds):
             raise SpecError("pass_fds takes descriptors from 3 on; the first three are stdin, stdout and stderr")
-        if self.ready is not None and self.ready.kind in ("http", "tcp") and not self.uses_port:
-            raise SpecError(
-                f"ready={self.ready.kind}() needs a port to probe: use {{port}} in argv or env, or give port="
-            )
+        if self.ready is not None and (probe := self.ready.first_of("http", "tcp")) and not self.uses_port:
+            raise SpecError(f"ready={probe}() needs a port to probe: use {{port}} in argv or env, or give port=")
         logged = [stream for stream in (self.stdout, self.stderr) if isinstance(stream, str) and stream == "log"]
-        if self.ready is not None and self.ready.kind == "log" and not logged:
+        if self.ready is not None and self.ready.first_of("log") and not logged:
             raise SpecError("ready=log() needs stdout or stderr to be 'log'")
 
     @property
@@ -428,13 +426,25 @@ def _plain(value: Any) -> Any:
     if isinstance(value, int | float):
         return float(value)
     if isinstance(value, Ready):
-        target = getattr(value.target, "pattern", getattr(value.target, "__qualname__", value.target))
-        return (value.kind, target, float(value.timeout))
+        return (value.kind, _plain_target(value.target), float(value.timeout))
     if isinstance(value, SpecBase) and is_dataclass(value):
         return [_plain(getattr(value, each.name)) for each in fields(value)]
     if isinstance(value, Inside):
         return value.name
     return value
+
+
+def _plain_target(target: Any) -> Any:
+    """The same for what a probe looks for."""
+    if isinstance(target, Ready):
+        return _plain(target)
+    if isinstance(target, tuple):
+        return [_plain_target(each) for each in target]
+    if isinstance(target, frozenset):
+        return sorted(target)
+    if is_dataclass(target):
+        return [_plain_target(getattr(target, each.name)) for each in fields(target)]
+    return getattr(target, "pattern", getattr(target, "__qualname__", target))
 
 
 def has_port(text: str) -> bool:

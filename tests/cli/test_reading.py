@@ -131,3 +131,16 @@ def test_a_follower_sees_what_comes_after_it_began(private_state: Path) -> None:
         assert [row.name for row in reading.events()] == ["first", "first", "second"]
         assert [row.name for row in reading.events(of=([], [reading.owners()[-1].id]))] == ["second"]
         reading.close()
+
+
+def test_a_tree_that_is_held_weakly_is_said_to_be(private_state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In `ps`, wide or not; one that is held as usual has no such word."""
+    with Owner("app") as owner:
+        owner.start(Process(["sleep", "60"], name="usual", stop_grace=0))
+        assert "held weakly" not in tether("ps", "--wide")
+    monkeypatch.setenv("TETHER_TIER", "portable")
+    with Owner("app") as owner:
+        owner.start(Process(["sleep", "60"], name="weak", stop_grace=0))
+        assert "held weakly (portable)" in tether("ps")
+        assert "held weakly (portable): its members are followed by their marks" in tether("ps", "--wide")
+    assert "held weakly" not in tether("ps", "--all", "--wide")

@@ -20,6 +20,7 @@ from support import Runner, eventually
 from tether import (
     Container,
     ContainerRef,
+    HealthCheck,
     Mount,
     NotFound,
     Owner,
@@ -27,6 +28,8 @@ from tether import (
     SpecError,
     StartError,
     State,
+    all_of,
+    any_of,
     healthy,
     http,
     log,
@@ -96,6 +99,28 @@ def test_a_server_with_everything(owner: Owner, engine: Engine, tmp_path: Path) 
     assert engine.labelled() == []
     assert "from outside" in web.logs()
     assert (tmp_path / "shared/file").exists()
+
+
+def test_combined_probes(owner: Owner) -> None:
+    """A health check beside a request; where an image has none, another probe may pass in its place, and none for all of them."""
+    check = HealthCheck(["true"], interval=0.5)
+    web = owner.start(Container(IMAGE, SERVE, health=check, ready=all_of(healthy(), http("/busybox")), stop_grace=0))
+    assert web.state is State.READY
+    talking = ["sh", "-c", "echo up; sleep 100"]
+    assert owner.start(Container(IMAGE, talking, ready=any_of(healthy(), log("up")), stop_grace=0)).state is State.READY
+    with pytest.raises(StartError, match="no health check"):
+        owner.start(Container(IMAGE, talking, ready=all_of(log("up"), healthy())))
+
+
+def test_a_server_that_drips_has_the_time_of_its_start(owner: Owner, engine: Engine) -> None:
+    """A byte now and then prolongs nothing."""
+    drip = "printf 'HTTP/1.1 200 OK\\r\\n'; while sleep 0.2; do printf X; done"
+    serve = ["sh", "-c", f"while :; do ({drip}) | nc -l -p {{port}}; done"]
+    with pytest.raises(
+        StartError, match="not ready within 2 s: GET / on port .* does not answer: nothing whole within"
+    ):
+        owner.start(Container(IMAGE, serve, ready=http("/", timeout=2), stop_grace=0))
+    assert engine.labelled() == []
 
 
 def test_what_runs_in_it_by_exec_counts_too(owner: Owner, engine: Engine) -> None:

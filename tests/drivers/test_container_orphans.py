@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from commandline import table, tether
 from engine import IMAGE, Engine
 from support import Runner, eventually
 from tether import Container, Network, Owner
@@ -77,6 +78,28 @@ def test_what_a_dead_owner_left_is_ended(left: Path, engine: Engine) -> None:
         assert len(engine.labelled()) == 3
     assert engine.labelled() == []
     assert not left.exists()
+
+
+def test_the_command_line_does_it(left: Path, engine: Engine) -> None:
+    """A dry run says so and changes nothing; then it is ended, and nothing is left to be."""
+    everything = set(engine.labelled())
+    would = table("reap", "--engine", "--dry-run")
+    assert [each["what"] for each in would] == ["would end", "would end"]
+    assert all("its owner is dead, and its ledger has gone" in each["detail"] for each in would)
+    assert set(engine.labelled()) == everything
+    with Owner("living") as owner:
+        box = owner.start(Container(IMAGE, ["sleep", "100"], name="box", stop_grace=0))
+        came = {each["tag"]: each["what"] for each in table("reap", "--engine", engine.url)}
+        assert came == {**{each["tag"]: "ended" for each in would}, box.id: "left alone"}
+        assert box.pids()
+    assert engine.labelled() == []
+    assert "nothing of tether's at this engine" in tether("reap", "--engine")
+
+
+def test_what_the_command_line_refuses(tmp_path: Path) -> None:
+    """Options that would end what may live; an engine that is not there is said."""
+    assert "--all and --force are not for it" in tether("reap", "--engine", "--force", code=2)
+    assert "does not answer" in tether("reap", "--engine", f"unix://{tmp_path}/none.sock", code=1)
 
 
 @pytest.mark.parametrize(

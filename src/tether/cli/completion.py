@@ -109,7 +109,7 @@ _OPTIONS = {
     "stop": "--grace --force --help",
     "kill": "--force --help",
     "restart": "--help",
-    "reap": "--dry-run --all --force --install --json --help",
+    "reap": "--dry-run --all --force --engine --install --json --help",
     "forget": "--help",
     "prune": "--older --dry-run --help",
     "costs": "--json --help",

@@ -33,12 +33,28 @@ def reap(argv: Sequence[str]) -> int:
     parser.flag("-n", "--dry-run", does="only say what would be done: engines and hosts are asked, nothing is changed")
     parser.flag("--all", does="also what was kept for the next owner", into="everything")
     parser.flag("--force", does="also what is elsewhere, so that its owner can't be judged from here")
+    parser.add_argument(
+        "--engine",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="instead, what a container engine (the one in use) has of dead owners whose state directory has gone",
+    )
     parser.flag("--install", does="print a systemd unit and timer, and a cron line")
     parser.json()
     given = parser.read(argv)
     if given.install:
         _print_install()
         return 0
+    if given.engine is not None:
+        if given.everything or given.force:
+            parser.error(
+                "--engine goes by labels alone, and ends nothing that may live: --all and --force are not for it"
+            )
+        from tether.cli.orphans import reap_engine
+
+        text.in_own_words()
+        return reap_engine(given.engine or None, dry_run=given.dry_run, as_json=given.as_json)
     from dataclasses import asdict
 
     from tether.estate import settle

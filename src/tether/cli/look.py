@@ -6,7 +6,7 @@ import os
 import time
 
 from tether.errors import TetherError
-from tether.linux import identity, proc, tree
+from tether.linux import identity, proc, tier, tree
 from tether.model import Identity, State, Status
 
 TYPE_CHECKING = False
@@ -71,6 +71,14 @@ class Seen:
         if not self.entry.owner_lives:
             said.append(self._without_owner)
         return "; ".join(said)
+
+    @property
+    def weakness(self) -> str:
+        """How its tree is held, here or on another host, where that is weaker than usual; empty if it isn't."""
+        row = self.row
+        if row.handle is None or row.state.is_final or row.handle.data.get("tier") != tier.PORTABLE:
+            return ""
+        return "held weakly (portable): its members are followed by their marks, which a program can shed"
 
     @property
     def _is_routine(self) -> bool:

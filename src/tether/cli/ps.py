@@ -148,7 +148,7 @@ def _print(seen: list[Seen], records: Records, *, wide: bool, everything: bool) 
             str(len(each.status.pids)) if each.status.pids else "-",
             text.size(each.memory_bytes),
             _cpu(each.cpu_s),
-            "  ".join(part for part in (each.row.url, each.reason) if part) or "-",
+            "  ".join(part for part in (each.row.url, each.reason, each.weakness) if part) or "-",
         ]
         for each in seen
     ]
@@ -200,7 +200,7 @@ def _print_wide(seen: list[Seen]) -> None:
             each.row.url or "-",
             each.row.on_death,
             each.row.id,
-            each.reason,
+            "; ".join(part for part in (each.reason, each.weakness) if part),
         ]
         for each in seen
     ]

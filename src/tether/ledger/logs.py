@@ -25,6 +25,7 @@ __all__ = [
     "last_lines",
     "path",
     "read",
+    "read_from",
     "tail",
 ]
 
@@ -41,6 +42,7 @@ _BEGIN = "user.tether.begin"
 _BLOCK = 64 * 1024
 _LOOKS = 50
 _PAUSE_S = 0.01
+_MOST_AT_ONCE = 16 << 20
 
 
 def path(state_dir: Path, tag: str) -> Path:
@@ -245,6 +247,16 @@ def read(log: Path, lines: int | None = None) -> bytes:
         return b"".join(opened.last(lines))
     finally:
         opened.close()
+
+
+def read_from(log: Path, start: int) -> tuple[bytes, int]:
+    """Return what a log has from a position on, 16 MB at most, and the position after that. Raises OSError."""
+    opened = Log(log)
+    try:
+        after, data = opened.read(start, _MOST_AT_ONCE)
+    finally:
+        opened.close()
+    return data, after
 
 
 def tail(log: Path | None, lines: int | None) -> str:

@@ -5,7 +5,7 @@ supervisor.py  carries that out
 managed.py     one resource under supervision
 driver.py      what a driver is
 registry.py    from a kind to its driver
-probes.py      when a resource counts as ready
+probes.py      when a resource counts as ready; looks.py looks whether it is: connections.py by a connection, web.py by HTTP
 retries.py     what could not be done is tried again
 clock.py       the time, which a test may replace
 """

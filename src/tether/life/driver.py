@@ -79,6 +79,7 @@ class Context:
             it is closed.
         emit: tells the owner what happened to the resource with a tag.
         await_orphans: waits until the reaper said that it ended the tree of a shim (by pid) that was killed, or is gone itself.
+        subject: returns what a `call` probe of the resource with a tag is called with; None if it has ended.
         lifeline: returns the descriptor that says when this process dies.
         terminal: how commands share the terminal of this process; None for a session of their own.
     """
@@ -90,6 +91,7 @@ class Context:
     watch: Callable[[Readable, Callable[[], bool]], None] = _ignore
     emit: Callable[[str, Event], None] = _ignore
     await_orphans: Callable[[int], None] = _ignore
+    subject: Callable[[str], Any] = _ignore
     lifeline: Callable[[], int] = int
     terminal: Callable[[], Terminal | None] = _ignore
 

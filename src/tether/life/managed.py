@@ -52,6 +52,7 @@ class Managed:
         stops: how often somebody asked for its end; changes under ``condition``.
         restarting: held by who restarts it.
         creator: the thread that brings it up just now.
+        answers_at: where its probe found that it answers; empty where that is not known better than by its port.
         fence: the number of its ownership.
     """
 
@@ -65,6 +66,7 @@ class Managed:
         self.handle: Handle | None = None
         self.plan: Handle | None = None
         self.reserved: Handle | None = None
+        self.answers_at = ""
         self.number = 1
         self.begun = 0
         self._is_forked = False
@@ -94,6 +96,7 @@ class Managed:
         """Begin another life, under ``condition``."""
         self.former, self.life = self.life, self.new_life()
         self.plan, self.handle, self.reserved = plan, None, reserved
+        self.answers_at = ""
         self.begun += 1
         self.early.clear()
         self.condition.notify_all()
@@ -206,8 +209,11 @@ class Managed:
     def url(self) -> str | None:
         """Where it answers, if it does."""
         if self._url_of is not None:
-            return None if self.handle is None else self._url_of(self.handle)
-        return None if self.port is None else f"http://127.0.0.1:{self.port}"
+            url = None if self.handle is None else self._url_of(self.handle)
+        else:
+            url = None if self.port is None else self.answers_at or f"http://127.0.0.1:{self.port}"
+        by_tls = url is not None and url.startswith("http:") and self.spec.ready is not None and self.spec.ready.by_tls
+        return f"https:{url.partition(':')[2]}" if url is not None and by_tls else url
 
     @property
     def log_path(self) -> Path | None:
@@ -236,10 +242,10 @@ class Managed:
         """What a readiness probe looks at."""
         if self.handle is not None and isinstance(self.driver, HasTarget):
             return replace(self.driver.target(self.handle), subject=self)
-        return Target(port=self.port, pids=self.pids, log=self._read_log_file, subject=self)
+        return Target(port=self.port, pids=self.pids, log_from=self._log_from, subject=self)
 
-    def _read_log_file(self) -> bytes:
-        return b"" if self.log_path is None else logs.read(self.log_path)
+    def _log_from(self, start: int) -> tuple[bytes, int]:
+        return (b"", 0) if self.log_path is None else logs.read_from(self.log_path, start)
 
     def details(self) -> dict[str, Any]:
         """What its driver tells of it beside what all do."""

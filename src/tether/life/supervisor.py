@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from tether.errors import (
@@ -78,10 +79,10 @@ class Supervisor(Ending):
         super().__init__(ledger, clock or SystemClock())
         self._owner = owner
         self._telemetry = telemetry
-        self._context = context(self.emit)
+        self._live = Live()
+        self._context = replace(context(self.emit), subject=self._live.get)
         self.drivers = Drivers(self._context)
         self._creation = Creation(ledger, self._record)
-        self._live = Live()
         self._is_closing = self._is_closed = False
 
     def live(self) -> list[Managed]:
@@ -163,6 +164,7 @@ class Supervisor(Ending):
         managed.handle = row.handle
         managed.fence = row.fence + 1
         managed.number = row.life
+        managed.answers_at = row.url or ""
         managed.life = Life(
             stays_up=spec.stays_up, state=row.state, reason=row.reason, exit_code=row.exit_code, was_ready=True
         )

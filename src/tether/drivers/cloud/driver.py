@@ -140,7 +140,7 @@ class CloudDriver:
         if lease is not None:
             lease.begin(data["lag"])
         self._watch(handle).hold(handle, lease, seen)
-        if spec.ready is not None and spec.ready.kind in ("http", "tcp"):
+        if spec.ready is not None and spec.ready.first_of("http", "tcp"):
             self._await_address(handle, progress)
         return handle
 

@@ -139,8 +139,8 @@ class Machine(SpecBase):
             raise SpecError(f"max_lifetime={self.max_lifetime!r} must be more than 0 seconds")
         if self.listing_lag is not None and not self.listing_lag >= 0:
             raise SpecError(f"listing_lag={self.listing_lag!r} must be 0 or more seconds")
-        if self.ready is not None and self.ready.kind in ("http", "tcp") and self.port is None:
-            raise SpecError(f"ready={self.ready.kind}() needs a port to probe: give port=")
+        if self.ready is not None and (probe := self.ready.first_of("http", "tcp")) and self.port is None:
+            raise SpecError(f"ready={probe}() needs a port to probe: give port=")
         _check_price(self.cost_per_hour)
 
     @property
@@ -231,8 +231,8 @@ class MachineRef(SpecBase):
         if self.name is None:
             object.__setattr__(self, "name", self.machine[:64])
         self._check_common()
-        if self.ready is not None and self.ready.kind in ("http", "tcp") and self.port is None:
-            raise SpecError(f"ready={self.ready.kind}() needs port=, a port of the machine")
+        if self.ready is not None and (probe := self.ready.first_of("http", "tcp")) and self.port is None:
+            raise SpecError(f"ready={probe}() needs port=, a port of the machine")
         _check_price(self.cost_per_hour)
 
     @property

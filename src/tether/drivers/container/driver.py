@@ -189,7 +189,7 @@ class ContainerDriver(Inside):
         """Say how it is reached from an app that is in a container itself. Raises StartError if it would be probed in vain."""
         how = reach.beside(engine, seen, inside_port)
         if how.why_not:
-            if spec.ready is not None and spec.ready.kind in ("http", "tcp"):
+            if spec.ready is not None and spec.ready.first_of("http", "tcp"):
                 raise StartError(f"cannot start {spec.name or spec.image}: {how.why_not}", resource=spec.name or "")
             progress(f"can't be reached from here: {how.why_not}")
         return {**({"host": how.host} if how.host else {}), **({"unreachable": how.why_not} if how.why_not else {})}

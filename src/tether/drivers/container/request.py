@@ -31,10 +31,9 @@ def wants_health(ready: Ready | None) -> bool:
         return False
     if ready.kind == "health":
         return True
-    parts = ready.target if isinstance(ready.target, list | tuple) else ()
-    return not str(ready.kind).startswith("any") and any(
-        isinstance(each, Ready) and wants_health(each) for each in parts
-    )
+    if ready.kind == "any":
+        return all(map(wants_health, ready.target))
+    return ready.kind == "all" and any(map(wants_health, ready.target))
 
 
 def _mounts(spec: Container, volumes: Mapping[str, str]) -> list[Any]:

@@ -167,10 +167,8 @@ class Container(SpecBase):
             raise SpecError(f"a container with network={self.network!r} can't publish ports")
         if self.network == "none" and self.uses_port:
             raise SpecError("a container with network='none' has no port to be reached at")
-        if self.ready is not None and self.ready.kind in ("http", "tcp") and not self.uses_port:
-            raise SpecError(
-                f"ready={self.ready.kind}() needs a port to probe: give port=, or use {{port}} in command or env"
-            )
+        if self.ready is not None and (probe := self.ready.first_of("http", "tcp")) and not self.uses_port:
+            raise SpecError(f"ready={probe}() needs a port to probe: give port=, or use {{port}} in command or env")
 
     def _check_insides(self) -> None:
         for what in ("tmpfs", "files"):
@@ -286,8 +284,8 @@ class ContainerRef(SpecBase):
         if self.name is None:
             object.__setattr__(self, "name", self.ref[:64])
         self._check_common()
-        if self.ready is not None and self.ready.kind in ("http", "tcp") and self.port is None:
-            raise SpecError(f"ready={self.ready.kind}() needs port=, a port of the container that it publishes")
+        if self.ready is not None and (probe := self.ready.first_of("http", "tcp")) and self.port is None:
+            raise SpecError(f"ready={probe}() needs port=, a port of the container that it publishes")
 
     @property
     def stays_up(self) -> bool:

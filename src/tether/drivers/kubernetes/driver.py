@@ -80,7 +80,7 @@ class KubernetesDriver:
                 "service": manifest.name_of(spec, tag) if spec.service else None,
             }
         data["reach"] = reach.chosen(spec.reach, place)
-        data["probe"] = None if spec.ready is None else spec.ready.kind
+        data["probe"] = None if spec.ready is None else spec.ready.first_of("tcp") or spec.ready.kind
         return Handle(self.kind, tag, data, _VERSION)
 
     def start(self, spec: Pod | PodRef, tag: str, on_death: OnDeath, progress: Progress) -> Handle:

@@ -179,10 +179,8 @@ class Pod(SpecBase):
         for port in (self.port, *self.ports):
             if port is not None and not (isinstance(port, int) and 0 < port < 65536):
                 raise SpecError(f"{port!r} is no port")
-        if self.ready is not None and self.ready.kind in ("http", "tcp") and not self.uses_port:
-            raise SpecError(
-                f"ready={self.ready.kind}() needs a port to probe: give port=, or use {{port}} in command or env"
-            )
+        if self.ready is not None and (probe := self.ready.first_of("http", "tcp")) and not self.uses_port:
+            raise SpecError(f"ready={probe}() needs a port to probe: give port=, or use {{port}} in command or env")
         if self.service and not (self.uses_port or self.ports):
             raise SpecError("service=True needs a port: give port=, ports=, or use {port} in command or env")
         if self.reach == "dns" and not self.service:
@@ -308,8 +306,8 @@ class PodRef(SpecBase):
             object.__setattr__(self, "kubeconfig", fspath(self.kubeconfig))
         self._check_common()
         self._check_word("reach", ("auto", "forward", "address"))
-        if self.ready is not None and self.ready.kind in ("http", "tcp") and self.port is None:
-            raise SpecError(f"ready={self.ready.kind}() needs port=, a port of the pod")
+        if self.ready is not None and (probe := self.ready.first_of("http", "tcp")) and self.port is None:
+            raise SpecError(f"ready={probe}() needs port=, a port of the pod")
 
     @property
     def stays_up(self) -> bool:

@@ -105,10 +105,8 @@ class RemoteProcess(CommandBase):
             raise SpecError(f"lease={self.lease!r} must be 1 or more seconds: it is renewed three times in that time")
         if not self.connect_timeout > 0:
             raise SpecError(f"connect_timeout={self.connect_timeout!r} must be more than 0 seconds")
-        if self.ready is not None and self.ready.kind in ("http", "tcp") and not self.uses_port:
-            raise SpecError(
-                f"ready={self.ready.kind}() needs a port to probe: use {{port}} in argv or env, or give listen="
-            )
+        if self.ready is not None and (probe := self.ready.first_of("http", "tcp")) and not self.uses_port:
+            raise SpecError(f"ready={probe}() needs a port to probe: use {{port}} in argv or env, or give listen=")
 
     @property
     def uses_port(self) -> bool:
