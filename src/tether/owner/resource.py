@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, cast
 
 from tether.errors import Gone, SpecError
-from tether.life.driver import CanCopy, CanExecute, CanPause, HasInside, HasStreamsApart
+from tether.life.driver import CanCopy, CanExecute, CanPause, CanSignal, HasInside, HasStreamsApart
 from tether.life.managed import Managed
 from tether.life.supervisor import Supervisor
 from tether.model import Handle, Identity, OnDeath, State, Usage
@@ -269,6 +270,26 @@ class Resource:
         if handle is None or self.state.is_final:
             raise Gone(f"resource {self.name} has ended ({self.reason or self.state.value})")
         return driver, handle
+
+    def send_signal(self, signum: int, to: Literal["main", "group", "tree"] = "main") -> None:
+        """Send it a signal; what has ended is left alone.
+
+        Args:
+            signum: the signal.
+            to: "main" for its command, "group" for the command's process group, "tree" for every process of it.
+
+        Raises:
+            SpecError: there is no such signal or no such part of it, or this kind can't be sent signals.
+        """
+        if signum not in signal.valid_signals():
+            raise SpecError(f"cannot signal {self.name}: {signum!r} is no signal")
+        if to not in ("main", "group", "tree"):
+            raise SpecError(f"cannot signal {self.name}: to={to!r} is not known; use one of 'main', 'group', 'tree'")
+        driver, handle = self._managed.driver, self._managed.handle
+        if not isinstance(driver, CanSignal):
+            raise SpecError(f"{self.name} is of kind {self.kind}: it can't be sent signals")
+        if handle is not None and not self.state.is_final:
+            driver.signal(handle, signum, to)
 
     def resume(self) -> None:
         """Continue it, should a signal have stopped it (SIGCONT). What has ended, or can't be stopped, is left alone."""
