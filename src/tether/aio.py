@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, overload
+from typing import Any, Literal, Self, overload
 
 from tether import notices
 from tether.estate.strays import Rule
@@ -130,6 +130,10 @@ class Resource:
     async def info(self) -> dict[str, Any]:
         """See `tether.Resource.info`."""
         return await asyncio.to_thread(self._resource.info)
+
+    async def send_signal(self, signum: int, to: Literal["main", "group", "tree"] = "main") -> None:
+        """See `tether.Resource.send_signal`."""
+        await asyncio.to_thread(self._resource.send_signal, signum, to)
 
     async def wait(self, timeout: float | None = None) -> int | None:  # noqa: ASYNC109 - the same names as tether.Resource
         """See `tether.Resource.wait`."""
