@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,78 +15,109 @@ import pytest
 from support import PROGRAMS, Runner, eventually, is_alive, survivors
 from tether.linux import proc, signals, tree
 
-pytestmark = pytest.mark.slow  # the SDK takes a second to import, twice
+pytestmark = pytest.mark.slow  # the SDK takes two seconds to import, in the client and in each server
 
 CLIENT = """
-import asyncio, os, sys
+import asyncio, contextlib, json, os, sys
 from mcp import ClientSession, StdioServerParameters, stdio_client
 
 async def main():
     # The SDK's servers get a handful of variables of the client's.
     state = {"TETHER_STATE_DIR": os.environ["TETHER_STATE_DIR"]}
-    server = StdioServerParameters(command=sys.argv[1], args=sys.argv[2:], env=state)
-    async with stdio_client(server) as streams, ClientSession(*streams) as session:
-        await session.initialize()
-        said = await session.call_tool("pid", {})
-        print(said.content[0].text, flush=True)
+    async with contextlib.AsyncExitStack() as stack:
+        for command, *args in json.loads(sys.argv[1]):
+            streams = await stack.enter_async_context(
+                stdio_client(StdioServerParameters(command=command, args=args, env=state))
+            )
+            session = await stack.enter_async_context(ClientSession(*streams))
+            await session.initialize()
+            said = await session.call_tool("pid", {})
+            print(said.content[0].text, flush=True)
         await asyncio.to_thread(sys.stdin.readline)
 
 asyncio.run(main())
 """
 
-KINDS = [("well-behaved", []), ("helpers", ["helpers"]), ("deaf", ["deaf"]), ("deaf helpers", ["deaf", "helpers"])]
+KINDS = {"well-behaved": [], "helped": ["helpers"], "deaf": ["deaf"], "deaf and helped": ["deaf", "helpers"]}
+RUN = (sys.executable, "-m", "tether", "run", "--grace", "1", "--")
+
+
+class Client:
+    """A client in a process of its own, whose servers answer.
+
+    Attributes:
+        process: the client.
+        servers: by kind, the identity of each.
+        tether: the identities of what tether runs for them: what the client started, and the guards above the servers.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], folder: Path, kinds: Sequence[str]) -> None:
+        assert process.stdout is not None
+        self.process = process
+        self.servers = {kind: _identity(int(process.stdout.readline())) for kind in kinds}
+        self.folders = [folder / kind for kind in kinds if "helpers" in KINDS[kind]]
+        for each in self.folders:
+            eventually((each / "all").exists, 60.0)
+            assert len(survivors(each)) == 13
+        guards = {pid for server in self.servers.values() for pid in _above(server[0])}
+        self.tether = [_identity(pid) for pid in {*tree.descendants(process.pid), *guards} - {process.pid}]
+
+    def left(self) -> list[object]:
+        """Return what of it is alive."""
+        servers = [kind for kind, server in self.servers.items() if is_alive(*server)]
+        helpers = [helper for folder in self.folders for helper in survivors(folder)]
+        return [*servers, *helpers, *(each for each in self.tether if is_alive(*each))]
+
+
+def _above(pid: int) -> Iterator[int]:
+    """Yield the guards above a process."""
+    stat = proc.read_stat(pid)
+    while stat is not None and (above := proc.read_stat(stat.ppid)) is not None and above.name.startswith(b"tether-"):
+        yield above.pid
+        stat = above
+
+
+def _identity(pid: int) -> tuple[int, int]:
+    return pid, proc.start_time(pid) or 0
 
 
 @contextmanager
-def client_of(
-    runner: Runner, folder: Path, how: list[str], before: tuple[str, ...]
-) -> Iterator[tuple[subprocess.Popen[str], int, int]]:
-    """Run a client whose server answers and whose helpers have begun; yield it with the server's pid and start."""
-    command = [*before, sys.executable, str(PROGRAMS / "mcp_server.py"), str(folder), *how]
-    with runner.popen(CLIENT, *command, stdin=subprocess.PIPE) as client:
-        assert client.stdout is not None
-        pid = int(client.stdout.readline())
-        start = proc.start_time(pid) or 0
-        if "helpers" in how:
-            eventually((folder / "all").exists, 60.0)
-            assert len(survivors(folder)) == 13
+def client_of(runner: Runner, folder: Path, kinds: Sequence[str], before: Sequence[str]) -> Iterator[Client]:
+    """Run a client, with ``before`` in front of the commands of its servers; it is killed at the end."""
+    for kind in kinds:
+        (folder / kind).mkdir()
+    program = [sys.executable, str(PROGRAMS / "mcp_server.py")]
+    commands = [[*before, *program, str(folder / kind), *KINDS[kind]] for kind in kinds]
+    with runner.popen(CLIENT, json.dumps(commands), stdin=subprocess.PIPE) as process:
         try:
-            yield client, pid, start
+            yield Client(process, folder, kinds)
         finally:
-            client.kill()
+            process.kill()
 
 
-def run_words(grace: str = "1") -> tuple[str, ...]:
-    """What is put before the command of a server."""
-    return (sys.executable, "-m", "tether", "run", "--grace", grace, "--")
+def test_a_killed_client_leaves_nothing(runner: Runner, tmp_path: Path) -> None:
+    """Neither servers, whatever they ignore, nor what they started, nor tether."""
+    with client_of(runner, tmp_path, list(KINDS), RUN) as client:
+        # Of each a hub, a shim, and what runs in the place of the server.
+        assert len(client.tether) == 3 * len(KINDS)
+        client.process.kill()
+        client.process.wait(20)
+        eventually(lambda: client.left() == [], 20.0)
 
 
-@pytest.mark.parametrize("how", [how for _, how in KINDS], ids=[name for name, _ in KINDS])
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM], ids=["KILL", "TERM"])
-def test_a_killed_client_leaves_nothing(runner: Runner, tmp_path: Path, how: list[str], signum: int) -> None:
-    """Neither the server, whatever it ignores, nor what it started, nor tether."""
-    with client_of(runner, tmp_path, how, run_words()) as (client, pid, start):
-        below = [(each, proc.start_time(each) or 0) for each in tree.descendants(client.pid)]
-        assert below
-        client.send_signal(signum)
-        client.wait(20)
-        eventually(lambda: not is_alive(pid, start) and survivors(tmp_path) == [], 20.0)
-        eventually(lambda: not any(is_alive(*each) for each in below), 20.0)
+def test_a_client_that_ends_in_order_leaves_nothing(runner: Runner, tmp_path: Path) -> None:
+    """The SDK closes a server's pipe, and two seconds later signals its group: tether, and what the server has left in it."""
+    with client_of(runner, tmp_path, list(KINDS), RUN) as client:
+        client.process.communicate("\n", timeout=60)
+        assert client.process.returncode == 0
+        eventually(lambda: client.left() == [], 20.0)
 
 
-@pytest.mark.parametrize("how", [how for _, how in KINDS], ids=[name for name, _ in KINDS])
-def test_a_client_that_ends_in_order_leaves_nothing(runner: Runner, tmp_path: Path, how: list[str]) -> None:
-    """The SDK closes the pipe, and two seconds later signals the group: tether and what the server has left in it."""
-    with client_of(runner, tmp_path, how, run_words()) as (client, pid, start):
-        client.communicate("\n", timeout=30)
-        eventually(lambda: not is_alive(pid, start) and survivors(tmp_path) == [], 20.0)
-
-
-def test_without_tether_they_stay(runner: Runner, tmp_path: Path) -> None:
-    """So that the tests above prove something: a deaf server of a killed client goes on."""
-    with client_of(runner, tmp_path, ["deaf"], ()) as (client, pid, start):
-        client.kill()
-        client.wait(20)
-        assert is_alive(pid, start)
-        signals.send(pid, start, signal.SIGKILL)
-        assert signals.wait_end(pid, start, 10.0)
+def test_without_tether_a_deaf_server_stays(runner: Runner, tmp_path: Path) -> None:
+    """So that the tests above prove something."""
+    with client_of(runner, tmp_path, ["deaf"], ()) as client:
+        client.process.kill()
+        client.process.wait(20)
+        assert client.left() != []
+        signals.send(*client.servers["deaf"], signal.SIGKILL)
+        eventually(lambda: client.left() == [])
