@@ -71,6 +71,23 @@ def test_the_driver_of_the_documentation_passes_the_contract(tmp_path: Path) -> 
     assert "skipped" not in done.stdout
 
 
+def test_the_tests_of_the_documentation_pass(tmp_path: Path) -> None:
+    """As a user's file of tests."""
+    page = (ROOT / "docs/frameworks.md").read_text()
+    code = "".join(re.findall(r"^```python pytest\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
+    (tmp_path / "test_it.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_it.py"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
+
+
 def test_the_readme_is_python() -> None:
     """Its examples need a model; they compile."""
     for code in re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL):

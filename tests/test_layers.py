@@ -24,7 +24,7 @@ LAYERS = [
     {"estate"},
     {"owner"},
     {"aio", "subprocess"},
-    {"plugins", "cli", "testing", "__main__"},
+    {"plugins", "integrations", "cli", "testing", "__main__"},
 ]
 """From the bottom to the top; a module imports from its own layer and from those below."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -38,6 +39,51 @@ def test_of_one_it_is_as_it_was_written(owner: Owner) -> None:
     raw = subprocess.run([*TETHER, "logs", "a"], capture_output=True, timeout=60, check=True).stdout
     assert raw == b"\x1b[31mred\x1b[0m\x1b]0;title\x07\xff\r\tend"
     assert "\x1b[31mred\x1b[0m\\x1b]0;title\\x07\\xff\r" in on_terminal("logs", "a").replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "said"), [("exit 0", 0, "gone"), ("exit 7", 7, "failed"), ("kill -TERM $$", 143, "failed")]
+)
+def test_attach_follows_until_the_end(owner: Owner, end: str, code: int, said: str) -> None:
+    """Beginning with the last lines; it ends with the resource's exit code, and says how that ended."""
+    owner.start(Process(["sh", "-c", f"seq 20; read go; echo went; {end}"], name="a", stdin="pipe"))
+    job = owner.resource("a")
+    eventually(lambda: "20" in job.logs())
+    with subprocess.Popen(
+        [*TETHER, "attach", "a"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as attached:
+        assert attached.stdout is not None
+        assert [attached.stdout.readline() for _ in range(10)] == [f"{number}\n" for number in range(11, 21)]
+        assert job.stdin is not None
+        job.stdin.write(b"go\n")
+        job.stdin.flush()
+        output, errors = attached.communicate(timeout=60)
+    assert (output, attached.returncode) == ("went\n", code)
+    assert errors.startswith(f"tether: test/a: {said}")
+    assert tether("attach", "a", "-n", "1", code=code).startswith("went\n")
+
+
+def test_attach_lets_go_by_ctrl_c(owner: Owner) -> None:
+    """The resource goes on; several can't be attached to."""
+    job = owner.start(Process(["sh", "-c", "echo up; exec sleep 60"], name="a"))
+    owner.start(Process(["sleep", "60"], name="b"))
+    with subprocess.Popen(
+        [*TETHER, "attach", "a"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as attached:
+        assert attached.stdout is not None
+        assert attached.stdout.readline() == "up\n"
+        # It can be interrupted when it waits.
+        eventually(lambda: _sleeps(attached.pid))
+        attached.send_signal(signal.SIGINT)
+        _, errors = attached.communicate(timeout=60)
+    assert (attached.returncode, errors) == (0, "tether: test/a goes on\n")
+    assert job.pids()
+    assert "means 2 resources" in tether("attach", "test/", code=1)
+
+
+def _sleeps(pid: int) -> bool:
+    syscall = Path(f"/proc/{pid}/wchan").read_text()
+    return "nanosleep" in syscall
 
 
 def test_the_last_lines_are_found_from_the_end(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from support import ESCAPE, eventually, survivors
-from tether.linux import tree
+from support import ESCAPE, Runner, eventually, is_alive, survivors
+from tether.linux import proc, signals, tree
 
 TETHER = [sys.executable, "-m", "tether"]
 
@@ -119,6 +119,28 @@ def test_nothing_outlives_it(tmp_path: Path, tier: str, signum: int) -> None:
     process.send_signal(signum)
     process.wait(30)
     eventually(lambda: survivors(tmp_path) == [], 1.0 if signum == signal.SIGKILL else 5.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "options", "stays"),
+    [([], [], False), (["nohup"], [], True), ([], ["--without-parent"], True), (["nohup"], ["--with-parent"], False)],
+)
+def test_it_ends_with_the_program_that_started_it(
+    runner: Runner, before: list[str], options: list[str], stays: bool
+) -> None:
+    """Which was killed; what was detached on purpose goes on. Standard input is no terminal."""
+    command = [*before, *TETHER, "run", *options, "--", "sh", "-c", "echo $$; exec sleep 60"]
+    code = f"import subprocess, time; subprocess.run({command!r}, stdin=subprocess.DEVNULL)"
+    with runner.popen(code) as started:
+        assert started.stdout is not None
+        pid = int(started.stdout.readline())
+        start = proc.start_time(pid) or 0
+        started.kill()
+        started.wait(20)
+        if stays:
+            assert not signals.wait_end(pid, start, 0.5)
+            assert signals.send(pid, start, signal.SIGKILL)
+        eventually(lambda: not is_alive(pid, start))
 
 
 def test_a_signal_is_passed_on() -> None:

@@ -26,6 +26,22 @@ current-context: x
 """
 
 
+def test_a_command_in_a_pod_is_run_by_kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the cluster of its record; variables, which it can't pass on, are refused."""
+    (tmp_path / "kubectl").write_text("#!/bin/sh\n")
+    (tmp_path / "kubectl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "config").write_text(CONFIG)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    driver = KubernetesDriver(Context(tmp_path))
+    handle = driver.plan(Pod("image", name="pod"), "tag")
+    command = driver.inside(handle, ["ls", "-l"], None)
+    assert command[0] == str(tmp_path / "kubectl")
+    assert command[-3:] == ["--", "ls", "-l"]
+    with pytest.raises(SpecError, match="variables can't be passed"):
+        driver.inside(handle, ["ls"], {"A": "b"})
+
+
 def made(spec: Pod, **more: Any) -> dict[str, dict[str, Any]]:
     """What a cluster would be asked for, the last of each kind."""
     marks = manifest.Marks("0123456789abcdef", "owner", manifest.name_of(spec, "0123456789abcdef"), **more)

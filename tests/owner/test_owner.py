@@ -309,6 +309,32 @@ def test_a_stopped_owner_loses_nothing(runner: Runner) -> None:
     eventually(lambda: not tree.is_running(pid))
 
 
+@pytest.mark.parametrize(("to", "heard"), [("main", 1), ("group", 2), ("tree", 3)])
+def test_a_signal_is_sent_to_the_command_its_group_or_the_tree(
+    owner: Owner, tmp_path: Path, to: Any, heard: int
+) -> None:
+    """The command, a child in its group, and one in a session of its own; what has ended is left alone."""
+    says = (
+        "import os, signal, sys, time; name = str(os.getpid()); "
+        "signal.signal(signal.SIGUSR1, lambda *_: os.close(os.open('heard-' + name, os.O_CREAT))); "
+        "os.close(os.open('up-' + name, os.O_CREAT)); "
+    )
+    child = f"{says} time.sleep(60)"
+    code = f"import subprocess, sys; {says}" + "".join(
+        f"subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session={apart}); " for apart in (False, True)
+    )
+    job = owner.start(Process([sys.executable, "-c", f"{code} time.sleep(60)"], cwd=tmp_path))
+    eventually(lambda: len(list(tmp_path.glob("up-*"))) == 3)
+    job.send_signal(signal.SIGUSR1, to)
+    found = eventually(lambda: len(files := list(tmp_path.glob("heard-*"))) == heard and files)
+    assert f"heard-{job.pid}" in {path.name for path in found}
+    for wrong in ({"signum": 0}, {"signum": 999}, {"signum": signal.SIGUSR1, "to": "all"}):
+        with pytest.raises(SpecError):
+            job.send_signal(**wrong)
+    job.kill()
+    job.send_signal(signal.SIGUSR1)
+
+
 def test_the_ledger_says_what_became_of_it(runner: Runner) -> None:
     """The reaper writes the receipts of a dead owner."""
     folder = runner.new_folder()

@@ -5,9 +5,9 @@ arguments.py   how they read their arguments
 text.py        what they print: text from outside made harmless, tables that fit
 records.py     what they read of the ledger, and how resources are named
 look.py        resources as they are now
-ps.py  tree.py  logs.py  events.py  tell.py    what there is, and what happened
+ps.py  tree.py  logs.py  events.py  tell.py  envs.py    what there is, and what happened
 end.py  estates.py                             what ends things, or gives them up
-run.py  asked.py  execute.py  check.py  costs.py  doctor.py  completion.py     the rest
+run.py  asked.py  execute.py  exec.py  check.py  costs.py  doctor.py  completion.py     the rest
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
     if not runs:
         # What `tether run` starts gets the descriptors as they are, closed ones too.
         _have_standard_streams()
-    code = _code_of(argv, _RUN_FAILURE if runs else _OWN_FAILURE)
+    code = _code_of(argv, _RUN_FAILURE if runs or argv[:1] == ["exec"] else _OWN_FAILURE)
     gc.freeze()
     sys.exit(code)
 

@@ -61,6 +61,10 @@ class Parser(argparse.ArgumentParser):
         self._optionals.title = "Options"
         self.add_argument("-h", "--help", action="help", help="show this and exit")
 
+    def name(self) -> None:
+        """Take the name of one resource."""
+        self.add_argument("name", metavar="NAME", help="a name, OWNER/NAME, or the beginning of an id")
+
     def names(self, number: str = "*", what: str = NAME_HELP) -> None:
         """Take names of resources."""
         self.add_argument("names", nargs=number, metavar="NAME", help=what)

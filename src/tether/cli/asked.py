@@ -31,8 +31,7 @@ Options:
   --port [PORT]  replace {port} in the arguments by PORT, or by a free port
   --with-parent, --without-parent
                  whether it ends with the process that started it; by default
-                 where standard input is a pipe, a socket or a file, as a client
-                 gives it to a server
+                 where standard input is no terminal, but not under nohup
   -h, --help     show this and exit
 
 It ends as the command does, with its exit code or by its signal; with 127 if
@@ -47,7 +46,7 @@ class Asked:
         command: the program and its arguments, verbatim.
         name: what it is to be called; None to have it made from the program's.
         grace_s: seconds from the polite signal to the end by force.
-        with_parent: whether it is to end with the process that started it; None for where it looks like a client's.
+        with_parent: whether it is to end with the process that started it; None for where a program started it.
         port: what ``{port}`` stands for, 0 for a free one; None if it stands for itself.
     """
 

@@ -12,9 +12,11 @@ __all__ = ["COMMANDS", "dispatch"]
 
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("run", "run", "run a command, so that nothing of it outlives this one"),
+    "exec": ("exec", "execute", "execute a command in a container, a pod or an environment"),
     "ps": ("ps", "ps", "list resources, as they are now"),
     "tree": ("tree", "tree", "owners, their resources, and the processes of each"),
     "logs": ("logs", "logs", "what resources wrote"),
+    "attach": ("logs", "attach", "follow what a resource writes, until it ends"),
     "events": ("events", "events", "what happened: who ended what, why, and the proof"),
     "stats": ("ps", "stats", "what resources use now"),
     "inspect": ("tell", "inspect", "all that is known of resources, as JSON"),
@@ -25,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "reap": ("estates", "reap", "end what dead owners left"),
     "forget": ("estates", "forget", "give up a resource that can't be reached any more"),
     "prune": ("estates", "prune", "remove records and logs of what has ended"),
+    "envs": ("envs", "command", "conda environments; 'envs prune' removes those that nobody uses"),
     "costs": ("costs", "costs", "what rented machines have cost"),
     "doctor": ("doctor", "doctor", "what this machine, or another host, offers"),
     "check": ("check", "check", "is this plugin lifecycle-aware, and if not, why"),
@@ -33,8 +36,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 """By name: the module, the function in it, and what it does."""
 
 _GROUPS = {
-    "Run": ("run",),
-    "Look": ("ps", "tree", "logs", "events", "stats", "inspect", "where", "costs"),
+    "Run": ("run", "exec"),
+    "Look": ("ps", "tree", "logs", "attach", "events", "stats", "inspect", "where", "envs", "costs"),
     "End": ("stop", "kill", "restart", "reap", "forget", "prune"),
     "Check": ("doctor", "check", "completion"),
 }
@@ -42,7 +45,8 @@ _CHANGES = frozenset(_GROUPS["End"])
 _MEANT = {
     "ls": "ps", "list": "ps", "status": "ps", "log": "logs", "tail": "logs", "event": "events", "history": "events",
     "top": "stats", "usage": "stats", "show": "inspect", "info": "inspect", "describe": "inspect", "path": "where",
-    "start": "run", "up": "run", "pstree": "tree", "diagnose": "doctor", "env": "doctor",
+    "start": "run", "up": "run", "pstree": "tree", "diagnose": "doctor", "env": "envs",
+    "follow": "attach",
 }  # fmt: skip
 """What other programs call it. None that ends anything: a guess must not end what was not meant."""
 _CLOSE = 0.6

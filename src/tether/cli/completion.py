@@ -99,9 +99,11 @@ _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 _OPTIONS = {
     "run": "--name --grace --port --with-parent --without-parent --help",
+    "exec": "--stdin --user --workdir --env --help",
     "ps": "--all --wide --quiet --filter --watch --json --help",
     "tree": "--wide --json --help",
     "logs": "--follow --tail --since --timestamps --help",
+    "attach": "--tail --help",
     "events": "--follow --tail --since --json --help",
     "stats": "--watch --json --help",
     "inspect": "--help",
@@ -112,16 +114,21 @@ _OPTIONS = {
     "reap": "--dry-run --all --force --engine --install --json --help",
     "forget": "--help",
     "prune": "--older --dry-run --help",
+    "envs": "--json --help",
+    "envs prune": "--unused-for --keep-packages --dry-run --json --help",
     "costs": "--json --help",
     "doctor": "--json --help",
     "check": "--json --help",
     "completion": "--help",
 }
-_VALUES = frozenset(["--name", "--grace", "--port", "--filter", "--watch", "--tail", "--since", "--older", "-f", "-n"])
-_FLAGS_TOO = {"logs": "-f", "events": "-f", "reap": "-n", "prune": "-n"}
+_VALUES = frozenset({
+    "--name", "--grace", "--port", "--filter", "--watch", "--tail", "--since", "--older", "-f", "-n",
+    "--user", "--workdir", "--env", "--unused-for",
+})  # fmt: skip
+_FLAGS_TOO = {"logs": "-f", "events": "-f", "reap": "-n", "prune": "-n", "envs prune": "-n"}
 """Short options that take no value here, and do elsewhere."""
-_LIVE_NAMES = frozenset({"ps", "tree", "stats", "stop", "kill", "restart", "forget"})
-_ALL_NAMES = frozenset({"logs", "events", "inspect", "where"})
+_LIVE_NAMES = frozenset({"exec", "ps", "tree", "stats", "stop", "kill", "restart", "forget"})
+_ALL_NAMES = frozenset({"logs", "attach", "events", "inspect", "where"})
 
 
 def completion(argv: Sequence[str]) -> int:
@@ -160,8 +167,11 @@ def _candidates(before: list[str], last: str) -> list[tuple[str, str]]:
             return [("--help", "help"), ("--version", "the version")]
         return [(name, does) for name, (_, _, does) in COMMANDS.items()]
     command = before[0]
-    if command not in COMMANDS:
+    # What follows the command of 'tether exec' is that command's.
+    if command not in COMMANDS or (command == "exec" and "--" in before):
         return []
+    if command == "envs" and before[1:2] == ["prune"]:
+        command = "envs prune"
     if len(before) > 1 and _takes_value(command, before[-1]):
         return _values(before[-1])
     if last.startswith("-"):
@@ -172,6 +182,12 @@ def _candidates(before: list[str], last: str) -> list[tuple[str, str]]:
 def _arguments(command: str, last: str, given: set[str]) -> list[tuple[str, str]]:
     if command == "completion":
         return [(shell, "") for shell in sorted(_SCRIPTS)]
+    if command == "envs":
+        return [] if given else [("prune", "remove those that nobody uses")]
+    if command == "envs prune":
+        from tether.cli.envs import envs
+
+        return [(env["name"], env["state"]) for env in envs()["environments"] if env["name"] not in given]
     if command in _LIVE_NAMES | _ALL_NAMES:
         return _names(last, given, ended=command in _ALL_NAMES)
     return []

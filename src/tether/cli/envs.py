@@ -1,6 +1,6 @@
 """``tether envs`` and ``tether envs prune``: the conda environments that were made for everybody.
 
-Plain functions of what was given, which return what they found and the text that shows it.
+Plain functions of what was given, which return what they found and the text that shows it, and the command on top of them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,69 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import Any
 
+from tether.cli import text
+from tether.cli.arguments import Parser, seconds
+from tether.cli.records import state_dir as state_dir_in_force
 from tether.ledger import place
 
-__all__ = ["envs", "prune", "show_envs", "show_pruned"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["command", "envs", "prune", "show_envs", "show_pruned"]
 
 _SHOWN_PACKAGES = 4
+
+
+def command(argv: Sequence[str]) -> int:
+    """List the environments, or with ``prune`` remove those that nobody uses."""
+    if argv[:1] == ["prune"]:
+        return _prune(argv[1:])
+    parser = Parser(
+        "envs",
+        "List the conda environments that were made in the state directory for everybody who asks for the same, with the room that "
+        "they take.",
+        "'tether envs prune' removes those that nobody uses; see its --help.",
+    )
+    parser.json()
+    given = parser.read(argv)
+    found = envs(str(state_dir_in_force()))
+    if given.as_json:
+        text.print_json(found)
+    else:
+        text.say(text.lines(show_envs(found)))
+    return 0
+
+
+def _prune(argv: Sequence[str]) -> int:
+    parser = Parser(
+        "envs prune",
+        "Remove the environments that nobody uses: no owner holds them, and no process runs in them. What is asked for "
+        "again is made again.",
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="only these; by default all, and the cache of packages"
+    )
+    parser.add_argument(
+        "--unused-for", type=seconds, default=0.0, metavar="S", help="only what was not used for so long: 30d, 12h"
+    )
+    parser.flag("--keep-packages", does="keep the cache of packages, from which environments are made faster")
+    parser.flag("-n", "--dry-run", does="only say what would be removed")
+    parser.json()
+    given = parser.read(argv)
+    done = prune(
+        str(state_dir_in_force()),
+        unused_for=given.unused_for,
+        names=given.names,
+        packages=not given.keep_packages,
+        dry_run=given.dry_run,
+    )
+    if given.as_json:
+        text.print_json(done)
+    else:
+        text.say(text.lines(show_pruned(done, dry_run=given.dry_run)))
+    # One that was named and is still there, or never was, is not what was asked for.
+    return 1 if given.names and any(each["kept_because"] for each in done) else 0
 
 
 def _cache() -> Any:

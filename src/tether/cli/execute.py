@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import stat
 import sys
 from collections.abc import Sequence
 
@@ -36,8 +35,8 @@ def execute(
         name: what it is called in ``tether ps``; None for the program's name.
         grace_s: seconds from SIGTERM to the end by force.
         port: with one, ``{port}`` in the words is replaced by it, 0 for a free one; with None they are left as they are.
-        with_parent: whether the command ends with the process that started this one; None for where standard input is a pipe,
-            a socket or a file, as a client gives it to a server.
+        with_parent: whether the command ends with the process that started this one; None for where standard input is no
+            terminal, unless a hang-up is ignored, as nohup(1) has it.
     """
     # Before any thread begins, so that signals wait for who takes over.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -109,11 +108,8 @@ def _name_of(text: str) -> str:
 
 
 def _is_clients() -> bool:
-    """Whether standard input is what a client gives to a server: neither a terminal nor /dev/null, which detach."""
-    try:
-        return not stat.S_ISCHR(os.fstat(0).st_mode)
-    except OSError:
-        return False
+    """Whether a program started this one, and nobody at a terminal, or for later: nohup(1) takes the terminal away as well."""
+    return not os.isatty(0) and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
 
 def _open_parent() -> int | None:

@@ -1,4 +1,4 @@
-"""``tether logs``: what resources wrote, of one as it is, of several with the name before each line."""
+"""``tether logs`` and ``attach``: what resources wrote, of one as it is, of several with the name before each line."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tether.cli.outputs import Output, follow, output_of
 from tether.cli.records import Records
 from tether.errors import TetherError
 from tether.ledger.logs import LONGEST_LINE
+from tether.model import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
     from tether.cli.records import Entry
 
-__all__ = ["logs"]
+__all__ = ["attach", "logs"]
+
+_LAST_LINES = 10
+_SIGNALLED = 128
 
 _PREFIX_COLOURS = ("cyan", "green", "yellow", "bold")
 _OWN_TIME = re.compile(
@@ -65,6 +69,50 @@ def logs(argv: Sequence[str]) -> int:
     for output in outputs:
         printer.end(output.number)
     return code
+
+
+def attach(argv: Sequence[str]) -> int:
+    """Follow what one resource writes until it ends, and end as that does; Ctrl-C lets go of it."""
+    parser = Parser(
+        "attach",
+        "Follow what a resource writes until it ends, and end with its exit code (128 and the number of its signal). Ctrl-C ends "
+        "this command only.",
+    )
+    parser.name()
+    parser.add_argument(
+        "-n", "--tail", type=count, default=_LAST_LINES, metavar="N", help="begin with the last N lines (10)"
+    )
+    given = parser.read(argv)
+    records = Records()
+    entry = records.one(given.name)
+    printer = _Printer([], times=False)
+    output = output_of(entry, records, 0)
+    for data in output.begin(given.tail):
+        printer.take(0, data, at=None)
+    text.flush()
+    if not _follow_until_the_end(output, records, printer):
+        text.warn(f"{entry.full_name} goes on")
+        return 0
+    row = records.reading.resource(entry.row.id) or entry.row
+    text.flush()
+    text.warn(f"{entry.full_name}: {row.state.value}" + (f" ({row.reason})" if row.reason else ""))
+    if row.exit_code is None:
+        return 0 if row.state is State.GONE else 1
+    return row.exit_code if row.exit_code >= 0 else _SIGNALLED - row.exit_code
+
+
+def _follow_until_the_end(output: Output, records: Records, printer: _Printer) -> bool:
+    """Print what is written; False if Ctrl-C came first."""
+    import signal
+
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for _, data in follow([output], records):
+            printer.take(0, data, time.time())
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 def _begin(entry: Entry, number: int, given: Any, printer: _Printer, records: Records) -> Output:

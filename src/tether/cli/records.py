@@ -142,6 +142,13 @@ class Records:
                 found[entry.row.id] = entry
         return list(found.values())
 
+    def one(self, name: str) -> Entry:
+        """Return the one resource that a name means. Raises NotFound, SpecError as `named`, and if it means several."""
+        entries = self.named([name], one_each=True)
+        if len(entries) > 1:
+            raise SpecError(f"{name!r} means {len(entries)} resources, and this is for one: use OWNER/NAME or the id")
+        return entries[0]
+
     def _meant(self, name: str, *, one_each: bool) -> list[Entry]:
         if is_pattern(name):
             # What lives goes before what has ended, which may be much.

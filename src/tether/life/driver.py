@@ -220,8 +220,12 @@ class CanExecute(Protocol):
         workdir: str | None,
         sent: bytes,
         timeout_s: float | None,
+        heard: Callable[[int, bytes], object] | None = None,
     ) -> tuple[int | None, bytes, bytes]:
-        """Execute a command with this input, and return its exit code, output and error output."""
+        """Execute a command with this input, and return its exit code, output and error output.
+
+        Where ``heard`` is given, it is called with what comes when it comes (1 is output, 2 error output), and none is returned.
+        """
         ...
 
 

@@ -9,7 +9,7 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,9 @@ class Inside:
         workdir: str | None,
         sent: bytes,
         timeout_s: float | None,
+        heard: Callable[[int, bytes], object] | None = None,
     ) -> tuple[int | None, bytes, bytes]:
-        """Execute a command in a container, and return its exit code and what it wrote.
+        """Execute a command in a container, and return its exit code and what it wrote, as far as ``heard`` did not take it.
 
         Raises:
             DeadlineExceeded: it goes on after the time limit; nothing was done about it.
@@ -55,7 +56,14 @@ class Inside:
             Gone: the container has gone.
         """
         asked = {"environment": dict(env), "user": user or "", "workdir": workdir}
-        return _execute(self._engines.of(handle.data), self._container(handle), argv, asked, sent, timeout_s)
+        written = {streams.STDOUT: bytearray(), streams.STDERR: bytearray()}
+
+        def collect(stream: int, data: bytes) -> None:
+            written.setdefault(stream, bytearray()).extend(data)
+
+        engine = self._engines.of(handle.data)
+        code = _execute(engine, self._container(handle), argv, asked, sent, timeout_s, heard or collect)
+        return code, bytes(written[streams.STDOUT]), bytes(written[streams.STDERR])
 
     def copy_in(self, handle: Handle, source: bytes | str | os.PathLike[str], path: str) -> None:
         """Copy a file or folder of this machine, or content, to a path of a container.
@@ -98,7 +106,8 @@ def _execute(
     asked: Mapping[str, Any],
     sent: bytes,
     timeout_s: float | None,
-) -> tuple[int | None, bytes, bytes]:
+    heard: Callable[[int, bytes], object],
+) -> int | None:
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     with engine.asked(limits.WORK_S) as client:
         made = client.exec_create(container, list(argv), stdin=bool(sent), **asked)["Id"]
@@ -109,14 +118,13 @@ def _execute(
             )
         stream: Any = client.exec_start(made, socket=True)
         attached: socket.socket = getattr(stream, "_sock", stream)
-        output = {streams.STDOUT: bytearray(), streams.STDERR: bytearray()}
         try:
             attached.settimeout(None)
             # Written apart from reading: both directions may be full.
             writer = threading.Thread(target=_send, args=(attached, sent), name="tether-exec", daemon=True)
             writer.start()
             for which, data in streams.frames(lambda size: _read(attached, size, deadline)):
-                output.setdefault(which, bytearray()).extend(data)
+                heard(which, data)
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"{argv[0]} goes on in container {container[:12]} after {timeout_s:g} s; nothing ends it but itself, or the end "
@@ -126,8 +134,8 @@ def _execute(
             with suppress(OSError):
                 attached.shutdown(socket.SHUT_RDWR)
             attached.close()
-        code = client.exec_inspect(made)["ExitCode"]
-        return code, bytes(output[streams.STDOUT]), bytes(output[streams.STDERR])
+        code: int | None = client.exec_inspect(made)["ExitCode"]
+        return code
 
 
 def _send(attached: socket.socket, sent: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ from tether.drivers.kubernetes.spec import Pod, PodRef
 from tether.drivers.kubernetes.track import Track
 from tether.drivers.kubernetes.watch import Watch
 from tether.drivers.kubernetes.where import Where
-from tether.errors import DriverUnavailable, Gone, NotCreated, StartError
+from tether.errors import DriverUnavailable, Gone, NotCreated, SpecError, StartError
 from tether.ledger import logs
 from tether.life.machine import Ended
 from tether.life.probes import Target
@@ -265,8 +265,17 @@ class KubernetesDriver:
         """Look for the extra, and ask the cluster in use here."""
         return reach.finding(self._fuses)
 
-    def inside(self, handle: Handle, argv: Sequence[str]) -> list[str]:
-        """Return the command that runs ``argv`` in the pod's container, by kubectl. Raises SpecError if that is missing."""
+    def inside(self, handle: Handle, argv: Sequence[str], env: Mapping[str, str | None] | None = None) -> list[str]:
+        """Return the command that runs ``argv`` in the pod's container, by kubectl.
+
+        Raises:
+            SpecError: there is no kubectl, or there are variables, which it can't pass on.
+        """
+        if env:
+            raise SpecError(
+                f"variables can't be passed to a command in pod {handle.data['pod']}: kubectl exec knows none, and on its command "
+                "line everybody could read them; put them into the pod's spec"
+            )
         return reach.inside(handle, argv)
 
     # -- output --------------------------------------------------------------------------------------------------------
