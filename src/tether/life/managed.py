@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ class Managed:
         streams: the pipes to it, which stay until they are closed.
         number: of its life; each restart begins another.
         fence: the number of its ownership.
+        carrier: what was started for it alone and ends with it: a machine; None if there is none.
     """
 
     def __init__(self, tag: str, name: str, spec: Any, driver: Driver, on_death: OnDeath) -> None:
@@ -72,6 +73,7 @@ class Managed:
         self.number = 1
         self.streams: dict[str, Any] = {}
         self.fence = 1
+        self.carrier: Managed | None = None
         self.condition = threading.Condition(threading.RLock())
         self.early: list[Event] = []
         # Looked up by name, not isinstance(): that costs a start more than anything else of this object.
@@ -81,6 +83,15 @@ class Managed:
         self._has_pids: bool = getattr(driver, "has_pids", True)
         self._pids_of: Callable[[Handle], tuple[int, ...]] | None = getattr(driver, "pids", None)
         self._url_of: Callable[[Handle], str | None] | None = getattr(driver, "url", None)
+
+    @contextmanager
+    def without_carrier(self) -> Iterator[None]:
+        """For the time between two lives: what it runs on stays."""
+        carrier, self.carrier = self.carrier, None
+        try:
+            yield
+        finally:
+            self.carrier = carrier
 
     def ask_to_end(self, handle: Handle, grace: float) -> None:
         """Ask politely; more than once only what has not been ready yet, and may not have heard, or where the spec says so."""

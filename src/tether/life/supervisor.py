@@ -82,9 +82,8 @@ class Supervisor:
         self._owner = owner
         self._ledger = ledger
         self._telemetry = telemetry
-        self._context = context(self.emit)
         self._clock = clock or SystemClock()
-        self.drivers = Drivers(self._context)
+        self.drivers = Drivers(context(self.emit))
         self._creation = Creation(ledger, self._record)
         self._retries = Retries()
         self._lock = threading.Lock()
@@ -109,8 +108,9 @@ class Supervisor:
         progress: Progress,
         fingerprint: str = "",
         held: Callable[[Managed], object] | None = None,
+        carrier: Managed | None = None,
     ) -> Managed:
-        """Start a resource and wait until it is ready; ``held`` is called with it as soon as it is on record.
+        """Start a resource and wait until it is ready; ``held`` is called as soon as it is on record, ``carrier`` ends with it.
 
         Raises:
             Busy: the name is in use.
@@ -120,6 +120,7 @@ class Supervisor:
         """
         driver = self.drivers.of(spec.kind)
         managed = self._enter(spec, driver, on_death)
+        managed.carrier = carrier
         try:
             managed.plan = self._creation.plan(managed)
             managed.reserved = self._creation.reserve(managed)
@@ -294,7 +295,8 @@ class Supervisor:
 
     def restart(self, managed: Managed, grace: float | None, progress: Progress) -> None:
         """End a resource and bring it up again under the same name and id. Raises StartError."""
-        self.stop(managed, "restarted", grace=grace)
+        with managed.without_carrier():
+            self.stop(managed, "restarted", grace=grace)
         self._begin_again(managed, "restarted")
         try:
             self.bring_up(managed, progress)
@@ -331,6 +333,10 @@ class Supervisor:
             managed.condition.notify_all()
             if managed.state.is_final:
                 self._leave(managed)
+                if managed.carrier is not None:
+                    self._carry_out(
+                        managed.carrier, self.apply(managed.carrier, StopAsked(managed.name + " has ended"))
+                    )
         return [each for each in todo if isinstance(each, End)]
 
     def _record(self, managed: Managed, records: Iterable[Record]) -> None:
@@ -376,6 +382,8 @@ class Supervisor:
             if not ends:
                 # Somebody is just creating it, and ends it as soon as it is there.
                 self.wait(managed, _CREATION_S)
+            if managed.carrier is not None:
+                self.stop(managed.carrier, why)
         finally:
             self._ledger.flush()
 

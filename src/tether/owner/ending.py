@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from tether.life.managed import Managed
 from tether.life.supervisor import Supervisor
-from tether.owner import shutdown
+from tether.owner import shutdown, within
 
 __all__ = ["stop_all"]
 
@@ -27,7 +27,7 @@ def stop_all(supervisor: Supervisor, resources: Sequence[Managed], grace: float 
     """
     waits = shutdown.order(
         {managed.name: managed.spec.needs for managed in resources},
-        {managed.name: getattr(getattr(managed.spec, "env_in", None), "name", None) for managed in resources},
+        {managed.name: within.name_of(managed.spec) for managed in resources},
     )
     ended = {managed.name: threading.Event() for managed in resources}
     errors: list[Exception] = []

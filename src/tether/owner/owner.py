@@ -8,7 +8,6 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, get_args
@@ -27,10 +26,10 @@ from tether.life.machine import Event
 from tether.life.managed import Managed, new_id
 from tether.life.supervisor import Supervisor
 from tether.linux import identity, proc
-from tether.model import Inside, OnDeath, Progress, Spec, State, Terminal, check_name
+from tether.model import OnDeath, Progress, Spec, State, Terminal, check_name
 from tether.notices import Notice, Telemetry
 from tether.owner import door as doors
-from tether.owner import marking, show
+from tether.owner import marking, show, within
 from tether.owner.answering import Answering
 from tether.owner.budget import Budget, Spending
 from tether.owner.ending import stop_all
@@ -38,7 +37,6 @@ from tether.owner.handover import hand_over
 from tether.owner.kept import recorded
 from tether.owner.resource import Resource
 from tether.owner.roster import Held, Roster
-from tether.spec import Process
 
 __all__ = ["Owner"]
 
@@ -226,17 +224,31 @@ class Owner(Answering):
             A row with the resource's tag was committed before anything was created, and the shim ends what it started.
         """
         self._check_usable()
-        spec = self._with_environment(spec, on_progress)
+        rule = spec.on_death or self.on_death
+        spec, rented = within.resolved(
+            spec, rule, self.resources, lambda each: self.start(each, on_progress=on_progress)
+        )
+        with within.alone(rented):
+            return self._start(spec, rule, on_progress or _silent, held, rented)
+
+    def _start(
+        self,
+        spec: Spec,
+        on_death: OnDeath,
+        progress: Progress,
+        held: Callable[[Resource], object] | None,
+        rented: Resource | None,
+    ) -> Resource:
         if self._spending is not None:
             self._spending.check(spec)
         # Whatever it is, it is not created before there is somebody to end it.
         self._guard.arm()
         self._door.open(self._guard.watch)
-        on_death = spec.on_death or self.on_death
         if on_death == "keep" and spec.name is not None:
-            return self._adopt_or_start(spec, spec.name, on_progress or _silent, held)
-        hold = self._holding(held)
-        return Resource(self._supervisor, self._supervisor.start(spec, on_death, on_progress or _silent, held=hold))
+            return self._adopt_or_start(spec, spec.name, progress, held)
+        carrier = None if rented is None else self._supervisor.by_name(rented.name)
+        managed = self._supervisor.start(spec, on_death, progress, held=self._holding(held), carrier=carrier)
+        return Resource(self._supervisor, managed)
 
     def _restart(self, tag: str) -> int | None:
         """Restart a resource for somebody outside, who has its id."""
@@ -248,16 +260,6 @@ class Owner(Answering):
 
     def _holding(self, held: Callable[[Resource], object] | None) -> Callable[[Managed], object] | None:
         return None if held is None else lambda managed: held(Resource(self._supervisor, managed))
-
-    def _with_environment(self, spec: Spec, on_progress: Progress | None) -> Spec:
-        """Start the environment that a process runs in, where only its spec was given; one of an equal spec is used again."""
-        wanted = getattr(spec, "env_in", None)
-        if wanted is None or isinstance(wanted, Inside) or not isinstance(spec, Process):
-            return spec
-        for resource in self.resources:
-            if resource.spec == wanted:
-                return replace(spec, env_in=resource)
-        return replace(spec, env_in=self.start(wanted, on_progress=on_progress))
 
     def _adopt_or_start(
         self, spec: Spec, name: str, progress: Progress, held: Callable[[Resource], object] | None

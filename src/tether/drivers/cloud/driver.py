@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tether.drivers import Context
-from tether.drivers.cloud import console, creation, details, keys, making, presence
-from tether.drivers.cloud.lease import Lease, boot_data
+from tether.drivers.cloud import boot, console, creation, details, keys, making, presence
+from tether.drivers.cloud.lease import Lease
 from tether.drivers.cloud.provider import (
     CanLease,
     CanRenew,
@@ -122,14 +122,7 @@ class CloudDriver:
         self, spec: Machine, provider: Provider, plan: Handle, choice: Choice, on_death: OnDeath, progress: Progress
     ) -> Handle:
         kept_s = spec.keep_for if on_death == "keep" else 0.0
-        order = Order(
-            spec,
-            plan.tag,
-            self._context.owner,
-            plan.data["proof"],
-            boot_data(spec, plan.tag, provider, kept_s),
-            keys.make(self._context.state_dir, plan.tag) if spec.key is True else None,
-        )
+        order = self._order(spec, provider, plan, kept_s)
         try:
             data, seen = making.create(order, provider, plan.data, choice, kept_s, progress)
         except Refused:
@@ -143,6 +136,14 @@ class CloudDriver:
         if spec.ready is not None and spec.ready.kind in ("http", "tcp"):
             self._await_address(handle, progress)
         return handle
+
+    def _order(self, spec: Machine, provider: Provider, plan: Handle, kept_s: float) -> Order:
+        state_dir, tag = self._context.state_dir, plan.tag
+        # Where nobody logs in, and where nothing runs at boot, it keeps its own host key.
+        host_key = keys.make_host_key(state_dir, tag) if spec.key is not False and provider.boots else None
+        data = boot.data(spec, tag, provider, kept_s, host_key)
+        public_key = keys.make(state_dir, tag) if spec.key is True else None
+        return Order(spec, tag, self._context.owner, plan.data["proof"], data, public_key)
 
     @staticmethod
     def _lease(provider: Provider, handle: Handle) -> Lease | None:
@@ -289,8 +290,7 @@ class CloudDriver:
     def details(self, handle: Handle) -> dict[str, Any]:
         """Return who has it, what it is, how it is reached, what ends it, and what it costs."""
         held = self._held(handle)
-        key = keys.path(self._context.state_dir, handle.tag) if handle.data.get("key") else None
-        return details.of(handle, held, self._address(handle), key)
+        return details.of(handle, held, self._address(handle), self._context.state_dir)
 
     def is_attached(self, handle: Handle) -> bool:
         """Whether it is a `MachineRef`."""
@@ -310,14 +310,16 @@ class CloudDriver:
         held = self._held(handle)
         if held is None or held.seen is None:
             return "the provider does not show it yet"
-        if held.seen.phase == "pending":
+        if held.seen.phase == "pending" or not self._address(handle):
             # Looked at more often than the watch does, while somebody waits for it.
             time.sleep(_LOOK_PAUSE_S)
             try:
                 held.seen = self._provider(handle).look([held.seen.id]).get(held.seen.id, held.seen)
             except DriverUnavailable as error:
                 return str(error)
-        return "" if held.seen.phase == "running" else f"the provider says it is {held.seen.word}"
+        if held.seen.phase != "running":
+            return f"the provider says it is {held.seen.word}"
+        return "" if self._address(handle) else "it has no address yet"
 
     def diagnose(self) -> Finding:
         """Say which providers are here, and how each was tested."""

@@ -94,12 +94,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen for a machine before it is created; ``data`` is the provider's own."""
+    """What was chosen for a machine before it is created; ``data`` is the provider's own, ``ssh_user`` who logs in to its image."""
 
     type: str | None
     cost_per_hour: float | None = None
     gpu_count: int = 0
     gpu: str | None = None
+    ssh_user: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -133,12 +134,14 @@ class Provider(Protocol):
         idempotent: whether a creation may be sent again with the same proof, and is then the same one.
         lag_s: seconds after which its lists are trusted to show what was created.
         tested: how this was tested.
+        boots: whether a machine runs user data as root at its first boot, be it a script or what cloud-init takes.
     """
 
     type: ClassVar[CloudProviderType]
     idempotent: ClassVar[bool]
     lag_s: ClassVar[float]
     tested: ClassVar[Tested]
+    boots: ClassVar[bool]
 
     def __init__(self, where: Mapping[str, Any]) -> None:
         """Make no connection yet."""
