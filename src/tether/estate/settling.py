@@ -310,11 +310,7 @@ class Settling:
         ]
         if not folders:
             return
-        ended = {
-            case.row.id
-            for case in cases
-            if case.outcome is not None and case.outcome.what not in (*NOT_ENDED, "failed")
-        }
+        ended = {case.row.id for case in cases if case.outcome is not None and case.outcome.what not in NOT_ENDED}
         used = {
             str(row.handle.data.get("cgroup"))
             for row in self._ledger.resources()

@@ -60,7 +60,9 @@ class Managed:
         carrier: what was started for it alone and ends with it: a machine; None if there is none.
     """
 
-    def __init__(self, tag: str, name: str, spec: Any, driver: Driver, on_death: OnDeath) -> None:
+    def __init__(
+        self, tag: str, name: str, spec: Any, driver: Driver, on_death: OnDeath, carrier: Managed | None = None
+    ) -> None:
         self.tag = tag
         self.name = name
         self.spec = spec
@@ -73,7 +75,7 @@ class Managed:
         self.number = 1
         self.streams: dict[str, Any] = {}
         self.fence = 1
-        self.carrier: Managed | None = None
+        self.carrier = carrier
         self.condition = threading.Condition(threading.RLock())
         self.early: list[Event] = []
         # Looked up by name, not isinstance(): that costs a start more than anything else of this object.

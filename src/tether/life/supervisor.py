@@ -119,8 +119,7 @@ class Supervisor:
             StartError: it did not come up; nothing is left running.
         """
         driver = self.drivers.of(spec.kind)
-        managed = self._enter(spec, driver, on_death)
-        managed.carrier = carrier
+        managed = self._enter(spec, driver, on_death, carrier)
         try:
             managed.plan = self._creation.plan(managed)
             managed.reserved = self._creation.reserve(managed)
@@ -199,7 +198,7 @@ class Supervisor:
             progress(f"port {taken} is taken, trying another")
             self._attempt(managed, progress)
 
-    def _enter(self, spec: Spec, driver: Driver, on_death: OnDeath) -> Managed:
+    def _enter(self, spec: Spec, driver: Driver, on_death: OnDeath, carrier: Managed | None) -> Managed:
         with self._lock:
             used = {managed.name for managed in self._managed.values()}
             missing = set(spec.needs or ()) - used
@@ -208,7 +207,7 @@ class Supervisor:
             name = spec.name or self._names.choose(spec.default_name or spec.kind, used)
             if name in used:
                 raise Busy(f"resource {name} is running already; stop it first, or give the new one another name")
-            managed = Managed(new_id(), name, spec, driver, on_death)
+            managed = Managed(new_id(), name, spec, driver, on_death, carrier)
             self._managed[managed.tag] = managed
             return managed
 
@@ -334,9 +333,8 @@ class Supervisor:
             if managed.state.is_final:
                 self._leave(managed)
                 if managed.carrier is not None:
-                    self._carry_out(
-                        managed.carrier, self.apply(managed.carrier, StopAsked(managed.name + " has ended"))
-                    )
+                    over = StopAsked(f"{managed.name}, for which it was started, has ended")
+                    self._carry_out(managed.carrier, self.apply(managed.carrier, over))
         return [each for each in todo if isinstance(each, End)]
 
     def _record(self, managed: Managed, records: Iterable[Record]) -> None:

@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, get_args
@@ -225,9 +226,7 @@ class Owner(Answering):
         """
         self._check_usable()
         rule = spec.on_death or self.on_death
-        spec, rented = within.resolved(
-            spec, rule, self.resources, lambda each: self.start(each, on_progress=on_progress)
-        )
+        spec, rented = within.resolved(spec, rule, self.resources, partial(self.start, on_progress=on_progress))
         with within.alone(rented):
             return self._start(spec, rule, on_progress or _silent, held, rented)
 
