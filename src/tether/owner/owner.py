@@ -228,21 +228,17 @@ class Owner(Answering):
         rule = spec.on_death or self.on_death
         spec, rented = within.resolved(spec, rule, self.resources, partial(self.start, on_progress=on_progress))
         with within.alone(rented):
-            return self._start(spec, rule, on_progress or _silent, held, rented)
+            return self._start(spec, on_progress or _silent, held, rented)
 
     def _start(
-        self,
-        spec: Spec,
-        on_death: OnDeath,
-        progress: Progress,
-        held: Callable[[Resource], object] | None,
-        rented: Resource | None,
+        self, spec: Spec, progress: Progress, held: Callable[[Resource], object] | None, rented: Resource | None
     ) -> Resource:
         if self._spending is not None:
             self._spending.check(spec)
         # Whatever it is, it is not created before there is somebody to end it.
         self._guard.arm()
         self._door.open(self._guard.watch)
+        on_death = spec.on_death or self.on_death
         if on_death == "keep" and spec.name is not None:
             return self._adopt_or_start(spec, spec.name, progress, held)
         carrier = None if rented is None else self._supervisor.by_name(rented.name)
