@@ -278,9 +278,15 @@ class CloudDriver:
         address = seen.address if seen is not None else None
         return address or handle.data.get("address")
 
+    def _port(self, handle: Handle) -> int | None:
+        """The port by which its own port is reached."""
+        port, held = handle.data.get("port"), self._held(handle)
+        seen = held.seen if held is not None else None
+        return port if port is None or seen is None else seen.ports.get(port, port)
+
     def url(self, handle: Handle) -> str | None:
         """Return where it answers, if it was given a port and has an address."""
-        port, address = handle.data.get("port"), self._address(handle)
+        port, address = self._port(handle), self._address(handle)
         return (
             None
             if port is None or address is None
@@ -300,7 +306,7 @@ class CloudDriver:
         """Probe where it answers; its health is that the provider says that it runs."""
         return Target(
             host=self._address(handle) or "",
-            port=handle.data.get("port"),
+            port=self._port(handle),
             missing=lambda: "" if self._address(handle) else "it has no address yet",
             log=lambda: self.read_log(handle, None),
             health=lambda: self._health(handle),

@@ -67,6 +67,8 @@ class Seen:
         address: where it is reached.
         type, gpu_count, gpu: what it is.
         cost_per_hour: US dollars, where the provider says.
+        ssh_port: where it is logged in to.
+        ports: by which port of the address each of its own is reached, where that is another one.
     """
 
     id: str
@@ -82,6 +84,7 @@ class Seen:
     gpu: str | None = None
     cost_per_hour: float | None = None
     ssh_port: int = 22
+    ports: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

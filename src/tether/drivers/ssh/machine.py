@@ -25,18 +25,18 @@ def record(spec: RemoteProcess) -> dict[str, Any]:
     """Return what is recorded of the machine: its tag, and the file that tells whether it is there."""
     if not isinstance(spec.on, Reachable):
         return {}
-    known = spec.on.details.get("ssh_known_hosts")
-    return {"on": spec.on.id, "on_known": None if known is None else Path(known).name}
+    made = spec.on.details.get("ssh_known_hosts") or spec.on.details.get("ssh_key")
+    return {"on": spec.on.id, "on_mark": None if made is None else Path(made).name}
 
 
 def is_gone(state_dir: Path, handle: Handle) -> bool:
     """Whether the machine is gone for certain.
 
-    The file with its host key was made before the machine, and is removed after its provider was seen to show it no more. Of a
-    machine that tether did not make nothing is known here.
+    The file with its host key, or the key to log in with, was made before the machine, and is removed after its provider was seen
+    to show it no more. Of a machine that tether did not make nothing is known here.
     """
-    known, folder = handle.data.get("on_known"), state_dir / "run"
-    return known is not None and folder.is_dir() and not (folder / known).exists()
+    mark, folder = handle.data.get("on_mark"), state_dir / "run"
+    return mark is not None and folder.is_dir() and not (folder / mark).exists()
 
 
 def await_boot(reach: Callable[[], object], machine: Reachable, progress: Progress) -> None:
@@ -45,7 +45,7 @@ def await_boot(reach: Callable[[], object], machine: Reachable, progress: Progre
     Raises:
         DriverUnavailable: it can't be reached, with what was last said.
     """
-    deadline = time.monotonic() + (_BOOT_S if machine.details.get("ssh_known_hosts") else 0.0)
+    deadline = time.monotonic() + (_BOOT_S if machine.details.get("ssh_key") else 0.0)
     said = ""
     while True:
         try:
