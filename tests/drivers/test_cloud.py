@@ -425,6 +425,16 @@ def test_without_tokens_nothing_is_created_beside_what_has_the_tag() -> None:
     assert blind.created == 0
 
 
+def test_a_refusal_after_an_unclear_answer_is_unclear(owner: Owner, quiet: Ec2) -> None:
+    """The first request was carried out, and is not shown yet: that a later one was denied says nothing of it."""
+    quiet.tell(faults=[*[["RunInstances", "lost"]] * 3, ["RunInstances", "denied"]], late=1.5)
+    with pytest.raises(StartError, match="UnauthorizedOperation"):
+        owner.start(machine(quiet, listing_lag=2.5))
+    quiet.tell(late=0)
+    assert quiet.machines() == []
+    assert owner.resources == []
+
+
 # -- crashes -----------------------------------------------------------------------------------------------------------------
 
 

@@ -381,19 +381,23 @@ class CloudDriver:
         provider = self._provider(handle)
         self._ending.add(handle.tag)
         try:
-            certain = "id" not in handle.data and self._is_absence_certain(handle)
-            presence.end_all(
-                provider,
-                handle,
-                is_certain=certain,
-                before=lambda machine: console.save(self._context.state_dir, provider, handle.tag, machine),
-            )
+            if handle.data["proof"] not in self._never:
+                self._end_machines(provider, handle)
             self._remove_parts(handle)
             if "id" not in handle.data:
                 place.write_private(self._gone_path(handle), handle.data["proof"].encode())
             self._let_go(handle)
         finally:
             self._ending.discard(handle.tag)
+
+    def _end_machines(self, provider: Provider, handle: Handle) -> None:
+        certain = "id" not in handle.data and self._is_absence_certain(handle)
+        presence.end_all(
+            provider,
+            handle,
+            is_certain=certain,
+            before=lambda machine: console.save(self._context.state_dir, provider, handle.tag, machine),
+        )
 
     def _remove_parts(self, handle: Handle) -> None:
         """Remove what was made for it, until the provider shows nothing of it. Raises DriverUnavailable."""

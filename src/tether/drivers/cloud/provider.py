@@ -47,7 +47,7 @@ Tested = Literal[
 
 
 class Refused(DriverUnavailable):
-    """The provider said no: by its own word nothing was created."""
+    """The provider said no, or was not asked: nothing was created."""
 
 
 class Unclear(DriverUnavailable):
