@@ -202,6 +202,15 @@ def test_what_the_provider_ended_has_failed(owner: Owner, stand: Stand, monkeypa
     assert stand.leftovers() == []
 
 
+def test_a_lifetime_ends(owner: Owner, stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no timer in the machine, so its owner ends it."""
+    monkeypatch.setattr("tether.drivers.cloud.watch._LOOK_S", 0.3)
+    started = owner.start(machine(stand, max_lifetime=1.5))
+    started.wait(timeout=30)
+    assert "max_lifetime" in started.reason
+    assert stand.leftovers() == []
+
+
 def test_stopped_is_not_gone(owner: Owner, stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is billed: LOST, with that said, and it can be ended."""
     monkeypatch.setattr("tether.drivers.cloud.watch._LOOK_S", 0.5)

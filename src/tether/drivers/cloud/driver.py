@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -173,6 +174,9 @@ class CloudDriver:
         elif held.absent or (seen is not None and seen.phase == "gone"):
             why = seen.reason or seen.word if seen is not None and not held.absent else "it is listed no more"
             self._begin_to_clear(handle, f"ended at the provider: {why}")
+        elif time.time() > handle.data["made"] + handle.data.get("max_lifetime", math.inf):
+            # Where nothing in the machine or at the provider does.
+            self._begin_to_clear(handle, "its max_lifetime is over")
         elif seen is not None and seen.phase in ("stopping", "stopped"):
             said = f"it is {seen.word}: it does not run, is not gone, and its disks are billed"
             self._context.emit(handle.tag, Unreachable(said))
@@ -198,13 +202,10 @@ class CloudDriver:
 
     def _clear(self, handle: Handle, why: str) -> None:
         try:
-            self._remove_parts(handle)
+            self.destroy(handle)
         except DriverUnavailable:
             # Lost in the same moment; the next look comes here again.
             return
-        finally:
-            self._ending.discard(handle.tag)
-        self._let_go(handle)
         self._context.emit(handle.tag, Ended(None, why, proof="the provider says so"))
 
     # -- look ----------------------------------------------------------------------------------------------------------
