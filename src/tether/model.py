@@ -17,6 +17,7 @@ __all__ = [
     "Inside",
     "OnDeath",
     "Progress",
+    "Reachable",
     "Ready",
     "Recorded",
     "Spec",
@@ -290,6 +291,36 @@ class Inside(Protocol):
 
     def inside(self, argv: Sequence[str], env: Mapping[str, str | None] | None = None) -> list[str]:
         """Return the command that runs ``argv`` in it, with ``env`` on top. Raises SpecError if nothing can run in it."""
+        ...
+
+
+@runtime_checkable
+class Reachable(Protocol):
+    """A resource that is a host: a machine."""
+
+    @property
+    def id(self) -> str:
+        """Its tag."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """The kind of its driver."""
+        ...
+
+    @property
+    def state(self) -> State:
+        """Where it is in its life."""
+        ...
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """How it is reached: ``ssh_host``, ``ssh_port``, ``ssh_user``, ``ssh_key``, ``ssh_known_hosts``; None where not known."""
         ...
 
 

@@ -8,7 +8,7 @@ import signal as _signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from os import PathLike
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, ClassVar, Literal
 
 from tether.errors import SpecError
 from tether.model import Inside, OnDeath, Ready, Spec, check_name
@@ -89,6 +89,8 @@ class SpecBase:
     on_death: OnDeath | None
     keep_for: float
     stop_grace: float
+    within: ClassVar[str] = ""
+    """The field that says in what it runs: a resource, or the spec of one, which is started first. Empty if there is none."""
 
     @property
     def default_name(self) -> str:
@@ -290,6 +292,7 @@ class Process(CommandBase):
     keep_for: float = 3600.0
     needs: Sequence[str] | None = None
     env_in: Inside | Spec | None = None
+    within: ClassVar[str] = "env_in"
     clear_env: bool = False
     executable: str | PathLike[str] | None = None
     terminal: Literal["own", "share", "pty"] = "own"

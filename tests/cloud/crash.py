@@ -2,7 +2,7 @@
 
     python tests/cloud/crash.py --seeds 300
 
-Each seed draws where the owner is killed (a fault point of start, stop or destroy, or some moment), which requests fail and how, and how
+Every third one runs a process on its machine. Each seed draws where the owner is killed (a fault point of start, stop or destroy, or some moment), which requests fail and how, and how
 late lists are. After one sweep nothing of it may be there, no machine may have been made twice, and machines of others must run.
 """
 
@@ -34,6 +34,20 @@ machine = owner.start(Machine(region=sys.argv[2], endpoint=sys.argv[3], image=sy
 (machine.kill if sys.argv[5] == "kill" else machine.stop)()
 owner.shutdown()
 """
+_ON_MACHINE = """
+import importlib, os, sys
+from tether import Machine, Owner, RemoteProcess
+from tether.linux import faults
+owner = Owner("crash", state_dir=sys.argv[1])
+box = Machine(region=sys.argv[2], endpoint=sys.argv[3], image=sys.argv[4], name="m", lease=60, listing_lag=2.5, open_ports=[22])
+if sys.argv[6]:
+    box = owner.start(box)
+    os.environ["TETHER_FAULTS"] = sys.argv[6]
+    importlib.reload(faults)
+job = owner.start(RemoteProcess(on=box, argv=["sleep", "90"], user="root"))
+(job.kill if sys.argv[5] == "kill" else job.stop)()
+owner.shutdown()
+"""
 _POINTS = (
     "start.recorded",
     "start.making",
@@ -59,19 +73,24 @@ _FAULTS = ("lost", "lost", "throttle", "reset")
 def crash(seed: int, ec2: Ec2, folder: Path) -> str:
     """Run one seed; return what is wrong, empty if nothing is."""
     chance = random.Random(seed)
+    on_machine = seed % 3 == 2
     point = chance.choice([*_POINTS, "", ""])
     faults = [[chance.choice(_ACTIONS), chance.choice(_FAULTS)] for _ in range(chance.randrange(4))]
     ec2.tell(faults=faults, late=chance.choice([0, 0.5, 1.5]))
     state = folder / f"seed-{seed}"
     environ = {**os.environ, **KEYS, "TETHER_STATE_DIR": str(state)}
     how = "kill" if point == "destroy.asked" else "stop"
+    fault = f"{point}=kill" if point else ""
+    # Killed while the machine is made, or when it is there and the process is made on it.
+    later, now = (fault, "") if on_machine and chance.random() < 0.7 else ("", fault)
+    code = _ON_MACHINE if on_machine else _OWNER
     owner = subprocess.Popen(
-        [sys.executable, "-c", _OWNER, str(state), REGION, ec2.url, ec2.image, how],
-        env={**environ, **({"TETHER_FAULTS": f"{point}=kill"} if point else {})},
+        [sys.executable, "-c", code, str(state), REGION, ec2.url, ec2.image, how, later],
+        env={**environ, **({"TETHER_FAULTS": now} if now else {})},
         stderr=subprocess.PIPE,
         text=True,
     )
-    moment = chance.uniform(0.5, 6.0)
+    moment = chance.uniform(0.5, 10.0 if on_machine else 6.0)
     try:
         owner.wait(moment if not point else 60)
     except subprocess.TimeoutExpired:

@@ -4,7 +4,9 @@ What it adds: the client token with its errors, throttling, capacity errors, ans
 security groups that are in use until their instance has ended, a scheduler that fires, the console, and the metadata service.
 
 A machine is a process tree in namespaces of its own (pid, net, uts, mount), which runs its user data as root at boot; ``shutdown`` in it
-does what InstanceInitiatedShutdownBehavior says. 169.254.169.254 in it answers IMDSv2 with its tags.
+does what InstanceInitiatedShutdownBehavior says. 169.254.169.254 in it answers IMDSv2 with its tags. One with a key pair has an sshd of
+its own, with /etc/ssh and /root of its own, where "systemctl restart" has it read its host key anew; it is reached at a loopback address of
+this machine, which is the public one that is shown while it runs.
 
 Faults are set over HTTP: POST /_stand with JSON {"faults": [...], "late": seconds, "down": seconds}; GET /_stand says what there is.
 
@@ -50,11 +52,29 @@ touch {folder}/off
 kill -9 -1
 """
 
+SYSTEMCTL = """#!/bin/sh
+[ "$1" = restart ] && [ "$2" = ssh ] && kill -HUP "$(cat /run/sshd.pid)"
+"""
+
+SSHD = """\
+HostKey /etc/ssh/ssh_host_ed25519_key
+PidFile /run/sshd.pid
+UsePAM no
+StrictModes no
+"""
+
+# Everything of sshd's own is in the machine: its home, its host key, its folder for privilege separation.
+SERVE_SSH = """
+mount -t tmpfs run /run; mkdir /run/sshd; mount --bind {folder}/ssh /etc/ssh; mount --bind {folder}/root /root
+ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key </dev/null; /usr/sbin/sshd
+"""
+
 BOOT = """
 ip link set lo up; ip addr add 169.254.169.254/32 dev lo; hostname {id}
 mount --bind {folder}/console /dev/console 2>/dev/null
 PATH={folder}/bin:$PATH; export PATH; trap : TERM
 echo $$ > {folder}/booted; while [ ! -e {folder}/imds ]; do sleep 0.02; done
+{ssh}
 {folder}/user-data >>{folder}/console 2>&1 &
 while [ ! -e {folder}/off ]; do sleep 0.2; done
 """
@@ -95,26 +115,36 @@ class Machines:
         self.folder = folder
         self.live: dict[str, subprocess.Popen[bytes]] = {}
         self.off: dict[str, str] = {}
+        self.keys: dict[str, str] = {}
+        self.addresses: dict[str, str] = {}
         self.lock = threading.Lock()
 
-    def boot(self, machine: str, user_data: bytes, behaviour: str, tags: dict[str, str]) -> None:
+    def boot(self, machine: str, user_data: bytes, behaviour: str, tags: dict[str, str], key: str = "") -> None:
         folder = self.folder / machine
         (folder / "bin").mkdir(parents=True)
         for name, text in (
             ("bin/shutdown", SHUTDOWN.format(folder=folder).encode()),
+            ("bin/systemctl", SYSTEMCTL.encode()),
             ("user-data", user_data or b"#!/bin/sh\n"),
         ):
             (folder / name).write_bytes(text)
             (folder / name).chmod(0o755)
         (folder / "console").touch()
+        if key:
+            (folder / "ssh").mkdir()
+            (folder / "ssh/sshd_config").write_text(SSHD)
+            (folder / "root/.ssh").mkdir(parents=True)
+            (folder / "root/.ssh/authorized_keys").write_text(f"{key}\n")
         self.tag(machine, tags)
         # It ends by itself whatever becomes of this program.
         process = subprocess.Popen(
-            ["timeout", "-s", "KILL", str(MACHINE_S), "unshare", "-m", "-p", "-n", "-u", "--fork", "--kill-child", "--mount-proc", "sh", "-c", BOOT.format(id=machine, folder=folder)],
+            ["timeout", "-s", "KILL", str(MACHINE_S), "unshare", "-m", "-p", "-n", "-u", "--fork", "--kill-child", "--mount-proc", "sh", "-c", BOOT.format(id=machine, folder=folder, ssh=SERVE_SSH.format(folder=folder) if key else "")],
             start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         with self.lock:
             self.live[machine] = process
+        if key:
+            self.lead_to_ssh(machine, process)
         threading.Thread(target=self.serve_imds, args=(machine, process), daemon=True).start()
         threading.Thread(target=self.watch, args=(machine, process, behaviour), daemon=True).start()
 
@@ -138,9 +168,7 @@ class Machines:
         listening: queue.Queue[socket.socket] = queue.Queue()
 
         def listen() -> None:
-            fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
-            ctypes.CDLL(None).setns(fd, _CLONE_NEWNET)
-            os.close(fd)
+            enter_network(pid)
             listening.put(socket.create_server(("169.254.169.254", 80)))
 
         thread = threading.Thread(target=listen)
@@ -155,6 +183,33 @@ class Machines:
         process.wait()
         server.shutdown()
         server.server_close()
+
+    def lead_to_ssh(self, machine: str, process: subprocess.Popen[bytes]) -> None:
+        """Have a loopback address of this machine lead to port 22 of a machine's own: no other stand-in has the same."""
+        mine, number = os.getpid(), len(self.addresses) + 1
+        address = f"127.{64 + mine % 190}.{mine // 190 % 256}.{number}"
+        listening = socket.create_server((address, 22))
+        listening.settimeout(0.2)
+        self.addresses[machine] = address
+
+        def serve() -> None:
+            with listening:
+                while process.poll() is None:
+                    with contextlib.suppress(TimeoutError):
+                        here, _ = listening.accept()
+                        threading.Thread(target=self.lead, args=(here, process), daemon=True).start()
+
+        threading.Thread(target=serve, daemon=True).start()
+
+    def lead(self, here: socket.socket, process: subprocess.Popen[bytes]) -> None:
+        """Lead one connection; this thread is in the machine's network from now on."""
+        with here, contextlib.suppress(OSError):
+            enter_network(inner(process.pid) or 0)
+            with socket.create_connection(("127.0.0.1", 22)) as there:
+                back = threading.Thread(target=pump, args=(there, here), daemon=True)
+                back.start()
+                pump(here, there)
+                back.join()
 
     def watch(self, machine: str, process: subprocess.Popen[bytes], behaviour: str) -> None:
         process.wait()
@@ -172,6 +227,22 @@ class Machines:
                     if pid is not None:
                         os.kill(pid, 9)
             process.wait()
+
+
+def enter_network(pid: int) -> None:
+    """Have this thread make its sockets in the network of a process."""
+    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    ctypes.CDLL(None).setns(fd, _CLONE_NEWNET)
+    os.close(fd)
+
+
+def pump(source: socket.socket, target: socket.socket) -> None:
+    """Pass on what comes, up to its end."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
 
 
 def inner(pid: int) -> int | None:
@@ -305,6 +376,8 @@ class Stand:
             return error(start, "DependencyViolation", "resource has a dependent object", "400 Bad Request")
         if action == "DescribeInstances":
             return self.described(env, start, form)
+        if action == "ImportKeyPair":
+            self.machines.keys[form["KeyName"]] = base64.b64decode(form["PublicKeyMaterial"]).decode()
         if action == "GetConsoleOutput":
             return self.console(start, form["InstanceId"])
         if action in ("TerminateInstances", "StopInstances"):
@@ -335,22 +408,28 @@ class Stand:
         env["wsgi.input"], env["CONTENT_LENGTH"] = io.BytesIO(body), str(len(body))
         head: list[Any] = []
         answer = b"".join(self.app(env, lambda *each: head.extend(each)))
-        now = time.monotonic()
-        if any(now < until for until in self.visible.values()) and head[0].startswith("200"):
-            ET.register_namespace("", XML)
-            root = ET.fromstring(answer)
-            for instances in root.iter(f"{{{XML}}}instancesSet"):
-                for item in list(instances):
-                    shown = item.find(f"{{{XML}}}instanceId")
-                    if shown is not None and now < self.visible.get(shown.text or "", 0.0):
-                        instances.remove(item)
-            answer = ET.tostring(root)
+        if head[0].startswith("200"):
+            answer = self.shown(answer)
         start(
             head[0],
             [(name, value) for name, value in head[1] if name.lower() != "content-length"]
             + [("Content-Length", str(len(answer)))],
         )
         return [answer]
+
+    def shown(self, answer: bytes) -> bytes:
+        """Without the instances that are not shown yet; the public address is that by which the machine is reached."""
+        now = time.monotonic()
+        root = ET.fromstring(answer)
+        for instances in root.findall(".//{*}instancesSet"):
+            for item in list(instances):
+                machine = item.findtext("{*}instanceId") or ""
+                if now < self.visible.get(machine, 0.0):
+                    instances.remove(item)
+                address = item.find("{*}ipAddress")
+                if address is not None and machine in self.machines.addresses:
+                    address.text = self.machines.addresses[machine]
+        return ET.tostring(root)
 
     def console(self, start: Any, machine: str) -> list[bytes]:
         path = self.machines.folder / machine / "console"
@@ -397,6 +476,7 @@ class Stand:
                     data,
                     form.get("InstanceInitiatedShutdownBehavior", "stop"),
                     tags(form, "TagSpecification.1."),
+                    self.machines.keys.get(form.get("KeyName", ""), ""),
                 )
             start(*head)
             return [answer]

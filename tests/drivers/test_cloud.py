@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,22 @@ import pytest
 from cloud.crash import crashes
 from cloud.ec2 import KEYS, REGION, Ec2
 from support import eventually
-from tether import Machine, MachineRef, Owner, PluginExecutionMode, SpecError, StartError, State, TetherError
-from tether.drivers.cloud import creation, lease
+from tether import (
+    Machine,
+    MachineRef,
+    Owner,
+    PluginExecutionMode,
+    RemoteProcess,
+    SpecError,
+    StartError,
+    State,
+    TetherError,
+    http,
+)
+from tether.drivers.cloud import boot, creation
 from tether.drivers.cloud.provider import Choice, Order, Refused, Seen, Unclear
 from tether.drivers.cloud.providers.aws import Aws
+from tether.drivers.ssh import machine as far_machine
 from tether.estate import settle
 from tether.ledger.store import Ledger
 from tether.protocol import CloudProviderType
@@ -329,7 +342,7 @@ def test_a_limit_that_was_not_proved_counts_for_nothing(owner: Owner, quiet: Ec2
 def test_user_data_run_after_the_timer(tmp_path: Path) -> None:
     """A script is run as it is, with its own interpreter; for cloud-init there are two pieces, the timer's first."""
     made = Aws({"region": REGION})
-    script = lease.boot_data(Machine(user_data="#!/bin/sh\necho mine\n", lease=None), "abc", made, 0)
+    script = boot.data(Machine(user_data="#!/bin/sh\necho mine\n", lease=None), "abc", made, 0, None)
     path = tmp_path / "data"
     path.write_bytes(script)
     path.chmod(0o755)
@@ -337,7 +350,7 @@ def test_user_data_run_after_the_timer(tmp_path: Path) -> None:
     import email
 
     both = email.message_from_bytes(
-        lease.boot_data(Machine(user_data="#cloud-config\npackages: [jq]\n"), "abc", made, 0)
+        boot.data(Machine(user_data="#cloud-config\npackages: [jq]\n"), "abc", made, 0, None)
     )
     assert [piece.get_content_type() for piece in both.get_payload()] == ["text/cloud-boothook", "text/cloud-config"]  # type: ignore[union-attr]
     assert both.get_payload()[1].get_payload(decode=True) == b"#cloud-config\npackages: [jq]\n"  # type: ignore[index,union-attr]
@@ -352,6 +365,7 @@ class Blind:
     type = CloudProviderType.CUSTOM
     idempotent = False
     lag_s = 0.3
+    boots = False
     tested = "contract-tested against its published description"
 
     def __init__(self, shows: list[list[Seen]], fails: Exception | None = None) -> None:
@@ -411,6 +425,16 @@ def test_without_tokens_nothing_is_created_beside_what_has_the_tag() -> None:
     assert blind.created == 0
 
 
+def test_a_refusal_after_an_unclear_answer_is_unclear(owner: Owner, quiet: Ec2) -> None:
+    """The first request was carried out, and is not shown yet: that a later one was denied says nothing of it."""
+    quiet.tell(faults=[*[["RunInstances", "lost"]] * 3, ["RunInstances", "denied"]], late=1.5)
+    with pytest.raises(StartError, match="UnauthorizedOperation"):
+        owner.start(machine(quiet, listing_lag=2.5))
+    quiet.tell(late=0)
+    assert quiet.machines() == []
+    assert owner.resources == []
+
+
 # -- crashes -----------------------------------------------------------------------------------------------------------------
 
 
@@ -418,3 +442,113 @@ def test_without_tokens_nothing_is_created_beside_what_has_the_tag() -> None:
 def test_crashes_leave_nothing(ec2: Ec2, tmp_path: Path) -> None:
     """Some seeds of cloud/crash.py, which runs any number of them. Slow: real machines, and lists that are late."""
     assert crashes(range(1000, 1009), ec2, tmp_path) == []
+
+
+# -- what runs on a machine --------------------------------------------------------------------------------------------------
+
+SERVES = ["busybox", "httpd", "-f", "-p", "127.0.0.1:{port}", "-h", "/root"]
+
+
+def rented(ec2: Ec2, **more: Any) -> Machine:
+    """A machine that can be logged in to."""
+    return machine(ec2, **{"key": True, "open_ports": [22], "user_data": "", **more})
+
+
+def answer(url: str | None) -> bytes:
+    """Fetch a page."""
+    with urllib.request.urlopen(f"{url}/said", timeout=10) as got:
+        said: bytes = got.read()
+        return said
+
+
+def test_a_machine_is_rented_for_a_process_and_ends_with_it(owner: Owner, quiet: Ec2) -> None:
+    """From nothing to an answered request and back to nothing: the process, the machine, its key pair and rule."""
+    wanted = rented(quiet, user_data="#!/bin/sh\necho from the machine >/root/said\n")
+    served = owner.start(RemoteProcess(on=wanted, argv=SERVES, user="root", name="web", ready=http("/said")))
+    assert answer(served.url) == b"from the machine\n"
+    (box,) = [each for each in owner.resources if each.kind == "machine"]
+    assert served.details["ssh_host"] == box.details["ssh_host"]
+    served.stop()
+    assert (served.state, box.state) == (State.GONE, State.GONE)
+    assert quiet.leftovers() == []
+
+
+def test_a_process_on_a_machine_that_goes_has_failed(owner: Owner, quiet: Ec2) -> None:
+    """The machine is a resource of its own here. With it the process is known to have ended, and says so."""
+    box = owner.start(rented(quiet, lease=3))
+    job = owner.start(RemoteProcess(on=box, argv=["sleep", "60"], user="root", lease=3))
+    assert job.state is State.READY
+    quiet.tell(end=box.details["instance_id"])
+    job.wait(timeout=60)
+    assert box.state is State.FAILED
+    assert "its machine is gone" in job.reason
+
+
+def test_a_restart_stays_on_the_machine(owner: Owner, quiet: Ec2) -> None:
+    """What was rented for a process ends with the process, not with one of its lives."""
+    job = owner.start(RemoteProcess(on=rented(quiet), argv=["sleep", "60"], user="root", name="job"))
+    (box,) = [each for each in owner.resources if each.kind == "machine"]
+    job.restart()
+    assert (job.state, box.state) == (State.READY, State.READY)
+    job.kill()
+    assert box.state is State.GONE
+
+
+def test_a_machine_for_what_does_not_start_is_ended(owner: Owner, quiet: Ec2) -> None:
+    """An error says what is wrong with the program, and nothing is left that costs money."""
+    with pytest.raises(FileNotFoundError):
+        owner.start(RemoteProcess(on=rented(quiet), argv=["no-such-program"], user="root"))
+    assert quiet.leftovers() == []
+    assert owner.resources == []
+
+
+def test_another_host_key_is_not_believed(owner: Owner, quiet: Ec2, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the one that was made here and installed there: whoever answers in the machine's place learns nothing."""
+    monkeypatch.setattr(far_machine, "_BOOT_S", 0.0)
+    box = owner.start(rented(quiet))
+    known = Path(box.details["ssh_known_hosts"])
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", known.with_suffix(".other")], check=True)
+    known.write_text(f"* {known.with_suffix('.other.pub').read_text()}")
+    with pytest.raises(StartError, match="its host key is not the known one|can't be reached"):
+        owner.start(RemoteProcess(on=box, argv=["true"], user="root"))
+    box.kill()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"host": "there"}, {"on": Machine(region=REGION, key=False)}, {"on": "a name"}, {"on_death": "keep"}],
+    ids=lambda wrong: str(next(iter(wrong))),
+)
+def test_what_cannot_run_on_a_machine_is_refused(wrong: dict[str, Any], owner: Owner) -> None:
+    """Two hosts, no key, no machine; or what was to be kept, on a machine that would be ended. Nothing was rented."""
+    with pytest.raises(SpecError):
+        owner.start(RemoteProcess(**{"on": Machine(region=REGION), "argv": ["true"], **wrong}))
+    assert owner.resources == []
+
+
+_SERVING = """
+import sys, time
+from tether import Machine, Owner, RemoteProcess, http
+box = Machine(region=sys.argv[1], endpoint=sys.argv[2], image=sys.argv[3], name="m", listing_lag=1, open_ports=[22],
+    user_data="#!/bin/sh\\necho from the machine >/root/said\\n")
+served = Owner("serving").start(RemoteProcess(on=box, argv=sys.argv[4:], user="root", ready=http("/said")))
+print(served.url, flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.slow
+def test_with_its_owner_all_of_it_goes(quiet: Ec2, private_state: Path) -> None:
+    """An answered request, then kill -9: the reaper ends process, machine, key pair and rule. Slow: a machine boots and ends."""
+    arguments = [REGION, quiet.url, quiet.image, *SERVES]
+    owner = subprocess.Popen([sys.executable, "-c", _SERVING, *arguments], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    url = owner.stdout.readline().strip()
+    owner.stdout.close()
+    assert answer(url) == b"from the machine\n"
+    owner.kill()
+    owner.wait()
+    eventually(lambda: quiet.leftovers() == [], 60)
+    assert {outcome.what for outcome in reap(private_state)} <= {"ended", "already gone"}
+    assert list((private_state / "run").glob("*.key")) == []
+    assert reap(private_state) == []

@@ -46,6 +46,11 @@ class Case:
     exit_code: int | None = None
     fence: int = 0
 
+    @property
+    def upon(self) -> str | None:
+        """The resource that it runs on, a machine; None if there is none."""
+        return None if self.row.handle is None else self.row.handle.data.get("on")
+
     def close(self, what: What, detail: str) -> None:
         """Say what came of it."""
         self.outcome = Outcome(self.owner.name, self.row.id, self.row.name, self.row.kind, what, detail)

@@ -327,6 +327,26 @@ class Settling:
     # -- what is not of this machine alone, or has a shim that lives ------------------------------------------------------
 
     def _end_apart(self, cases: list[Case]) -> None:
+        """End first what runs on something else, such as a machine, then that; with which is gone, too, what could not be asked."""
+        upon = {case.row.id: case.upon for case in cases if case.upon is not None}
+        carriers = [case for case in cases if case.row.id in upon.values()]
+        self._end_side_by_side([case for case in cases if case not in carriers])
+        if not carriers:
+            return
+        self._end_side_by_side(carriers)
+        gone = {
+            case.row.id
+            for case in carriers
+            if case.outcome is not None and case.outcome.what not in (*NOT_ENDED, "failed")
+        }
+        failed = [
+            case for case in cases if case.upon in gone and case.outcome is not None and case.outcome.what == "failed"
+        ]
+        for case in failed:
+            case.outcome = None
+        self._end_side_by_side(failed)
+
+    def _end_side_by_side(self, cases: list[Case]) -> None:
         """Engines, hosts and shims are asked side by side: one that does not answer holds up nobody."""
         if len(cases) > 1:
             try:

@@ -83,6 +83,8 @@ class Ending:
             if not ends:
                 # Somebody is just creating it, and ends it as soon as it is there.
                 self._await_creation(managed, begun)
+            if managed.carrier is not None:
+                self.stop(managed.carrier, why)
         finally:
             self._ledger.flush()
 

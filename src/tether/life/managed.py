@@ -7,8 +7,8 @@ import os
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -54,9 +54,12 @@ class Managed:
         creator: the thread that brings it up just now.
         answers_at: where its probe found that it answers; empty where that is not known better than by its port.
         fence: the number of its ownership.
+        carrier: what was started for it alone and ends with it: a machine; None if there is none.
     """
 
-    def __init__(self, tag: str, name: str, spec: Any, driver: Driver, on_death: OnDeath) -> None:
+    def __init__(
+        self, tag: str, name: str, spec: Any, driver: Driver, on_death: OnDeath, carrier: Managed | None = None
+    ) -> None:
         self.tag = tag
         self.name = name
         self.spec = spec
@@ -76,6 +79,7 @@ class Managed:
         self.creator: int | None = None
         self.streams: dict[str, Any] = {}
         self.fence = 1
+        self.carrier = carrier
         self.condition = threading.Condition(threading.RLock())
         self.early: list[Event] = []
         self.heard: deque[Event] = deque()
@@ -87,6 +91,15 @@ class Managed:
         self._has_pids: bool = getattr(driver, "has_pids", True)
         self._pids_of: Callable[[Handle], tuple[int, ...]] | None = getattr(driver, "pids", None)
         self._url_of: Callable[[Handle], str | None] | None = getattr(driver, "url", None)
+
+    @contextmanager
+    def without_carrier(self) -> Iterator[None]:
+        """For the time between two lives: what it runs on stays."""
+        carrier, self.carrier = self.carrier, None
+        try:
+            yield
+        finally:
+            self.carrier = carrier
 
     def new_life(self) -> Life:
         """A life as its spec wants it, from the beginning."""

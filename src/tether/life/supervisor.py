@@ -102,8 +102,9 @@ class Supervisor(Ending):
         progress: Progress,
         fingerprint: str = "",
         held: Callable[[Managed], object] | None = None,
+        carrier: Managed | None = None,
     ) -> Managed:
-        """Start a resource and wait until it is ready; ``held`` is called with it as soon as it is on record.
+        """Start a resource and wait until it is ready; ``held`` is called as soon as it is on record, ``carrier`` ends with it.
 
         Raises:
             Busy: the name is in use.
@@ -112,7 +113,7 @@ class Supervisor(Ending):
             StartError: it did not come up; nothing is left running.
         """
         driver = self.drivers.of(spec.kind)
-        managed = self._enter(spec, driver, on_death)
+        managed = self._enter(spec, driver, on_death, carrier)
         try:
             self._start(managed, progress, fingerprint, held)
         finally:
@@ -225,7 +226,7 @@ class Supervisor(Ending):
             progress(f"port {taken} is taken, trying another")
             self._attempt(managed, progress)
 
-    def _enter(self, spec: Spec, driver: Driver, on_death: OnDeath) -> Managed:
+    def _enter(self, spec: Spec, driver: Driver, on_death: OnDeath, carrier: Managed | None) -> Managed:
         with self._live.lock:
             self._check_open()
             missing = {each for each in spec.needs or () if self._live.by_name(each) is None}
@@ -234,7 +235,7 @@ class Supervisor(Ending):
             name = spec.name or self._live.choose_name(spec.default_name or spec.kind)
             if self._live.by_name(name) is not None:
                 raise Busy(f"resource {name} is running already; stop it first, or give the new one another name")
-            managed = Managed(new_id(), name, spec, driver, on_death)
+            managed = Managed(new_id(), name, spec, driver, on_death, carrier)
             managed.creator = threading.get_ident()
             self._live.add(managed)
             return managed
@@ -323,7 +324,8 @@ class Supervisor(Ending):
                 stops = managed.stops + 1  # that of its own
             # What can't be started again is not ended for that.
             plan, former = self._creation.check(managed), managed.handle
-            self.stop(managed, "restarted", grace=grace)
+            with managed.without_carrier():
+                self.stop(managed, "restarted", grace=grace)
             managed.creator = threading.get_ident()
             try:
                 self._begin_again(managed, "restarted", stops, plan, former)
@@ -402,6 +404,9 @@ class Supervisor(Ending):
             managed.condition.notify_all()
             if managed.state.is_final:
                 self._live.leave(managed)
+                if managed.carrier is not None:
+                    over = StopAsked(f"{managed.name}, for which it was started, has ended")
+                    self._carry_out(managed.carrier, self.apply(managed.carrier, over))
             # Only now: who hears of its end may use its name again.
             managed.tell_end()
         return [each for each in todo if isinstance(each, End)]

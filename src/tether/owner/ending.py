@@ -11,6 +11,7 @@ from queue import Empty, SimpleQueue
 from tether.errors import DeadlineExceeded
 from tether.life.managed import Managed
 from tether.life.supervisor import Supervisor
+from tether.owner import within
 from tether.owner.shutdown import Order
 
 __all__ = ["stop_all"]
@@ -42,7 +43,7 @@ class _Ends:
         self._grace = grace
         self._order = Order(
             {managed.name: managed.spec.needs for managed in resources},
-            {managed.name: getattr(getattr(managed.spec, "env_in", None), "name", None) for managed in resources},
+            {managed.name: within.name_of(managed.spec) for managed in resources},
         )
         # What many wait for is seldom what they need: the more there are, the shorter is the moment for each.
         self._patient_until = time.monotonic() + _PATIENCE_S * min(1.0, _FEW / max(1, len(resources)))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, get_args
@@ -25,10 +25,10 @@ from tether.life.machine import Event
 from tether.life.managed import Managed, new_id
 from tether.life.supervisor import Supervisor
 from tether.linux import identity, signals
-from tether.model import Inside, OnDeath, Progress, Spec, Terminal, check_name
+from tether.model import OnDeath, Progress, Spec, Terminal, check_name
 from tether.notices import Notice, Telemetry
 from tether.owner import door as doors
-from tether.owner import living, marking, show
+from tether.owner import living, marking, show, within
 from tether.owner.answering import Answering
 from tether.owner.budget import Budget, Spending
 from tether.owner.ending import stop_all
@@ -37,7 +37,6 @@ from tether.owner.kept import Kept
 from tether.owner.resource import Resource
 from tether.owner.roster import Held, Roster
 from tether.owner.together import start_all
-from tether.spec import Process
 
 __all__ = ["Owner"]
 
@@ -235,17 +234,28 @@ class Owner(Answering):
             A row with the resource's tag was committed before anything was created, and the shim ends what it started.
         """
         self._check_usable()
-        spec = self._with_environment(spec, on_progress)
+        rule = spec.on_death or self.on_death
+        spec, rented = within.resolved(
+            *(spec, rule, lambda: self.resources, partial(self.start, on_progress=on_progress), self._environments),
+        )
+        with within.alone(rented):
+            return self._start(spec, on_progress or _silent, held, rented)
+
+    def _start(
+        self, spec: Spec, progress: Progress, held: Callable[[Resource], object] | None, rented: Resource | None
+    ) -> Resource:
         if self._spending is not None:
             self._spending.check(spec)
         # Whatever it is, it is not created before there is somebody to end it.
         self._guard.arm(in_session=getattr(spec, "terminal", None) == "share")
         self._door.open(self._guard.watch)
         on_death = spec.on_death or self.on_death
-        progress, hold = on_progress or _silent, self._holding(held)
+        hold = self._holding(held)
         if on_death == "keep" and spec.name is not None:
             return Resource(self._supervisor, self._kept.adopt_or_start(spec, spec.name, progress, hold))
-        return Resource(self._supervisor, self._supervisor.start(spec, on_death, progress, held=hold))
+        carrier = None if rented is None else self._supervisor.by_name(rented.name)
+        managed = self._supervisor.start(spec, on_death, progress, held=hold, carrier=carrier)
+        return Resource(self._supervisor, managed)
 
     def start_all(self, specs: Iterable[Spec], *, on_progress: Progress | None = None) -> list[Resource]:
         """Start many resources side by side, and return them, in the same order, when all are ready.
@@ -273,17 +283,6 @@ class Owner(Answering):
 
     def _holding(self, held: Callable[[Resource], object] | None) -> Callable[[Managed], object] | None:
         return None if held is None else lambda managed: held(Resource(self._supervisor, managed))
-
-    def _with_environment(self, spec: Spec, on_progress: Progress | None) -> Spec:
-        """Start the environment that a process runs in, where only its spec was given; one of an equal spec is used again."""
-        wanted = getattr(spec, "env_in", None)
-        if wanted is None or isinstance(wanted, Inside) or not isinstance(spec, Process):
-            return spec
-        with self._environments:
-            for resource in self.resources:
-                if resource.spec == wanted:
-                    return dataclasses.replace(spec, env_in=resource)
-            return dataclasses.replace(spec, env_in=self.start(wanted, on_progress=on_progress))
 
     def adopt(self, name: str) -> Resource:
         """Take over a resource that an earlier owner of this name left on purpose (``on_death="keep"``).

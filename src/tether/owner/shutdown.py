@@ -19,7 +19,7 @@ class Order:
 
     Args:
         needs: the names in the order of their start, each with the names that it needs; None if it did not say.
-        inside: for those that run in an environment, the name of that, which they need as well.
+        inside: for those that run in another (an environment, a machine), the name of that, which they need as well.
 
     Raises:
         SpecError: they need each other in a circle.

@@ -5,9 +5,10 @@ provider.py   what a provider is, and how one is found
 making.py     from a spec to a machine: what is on record before it, and after
 creation.py   the two disciplines of creating one: with an idempotency token, and without
 presence.py   whose a machine is, and when it is gone
+boot.py       what it runs at its first boot
 lease.py      what ends it where nobody is left to: in the machine, and at the provider
 console.py    what one wrote
-keys.py       the key pair that is made for one
+keys.py       the key pairs that are made for one
 details.py    what is told of one, and of the providers
 watch.py      hears what becomes of it, and renews its lease
 driver.py     starts, finds, inspects, stops and destroys

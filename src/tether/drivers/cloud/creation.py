@@ -38,10 +38,17 @@ def create(provider: Provider, order: Order, choice: Choice, began: float, lag_s
 
 def _again_and_again(provider: Provider, order: Order, choice: Choice, began: float) -> Seen:
     pause = _FIRST_PAUSE_S
+    is_unclear = False
     while True:
         try:
             return provider.create(order, choice)
+        except Refused as error:
+            if is_unclear:
+                # The refusal is of this request; what came of the one before is not known.
+                raise Unclear(str(error)) from error
+            raise
         except Unclear:
+            is_unclear = True
             if time.time() + pause > began + LIMIT_S:
                 raise
         time.sleep(pause)
@@ -49,7 +56,10 @@ def _again_and_again(provider: Provider, order: Order, choice: Choice, began: fl
 
 
 def _once(provider: Provider, order: Order, choice: Choice, lag_s: float) -> Seen:
-    there = [seen for seen in provider.listed(order.tag) if seen.phase != "gone"]
+    try:
+        there = [seen for seen in provider.listed(order.tag) if seen.phase != "gone"]
+    except DriverUnavailable as error:
+        raise Refused(f"{error}; nothing was asked for") from error
     if there:
         raise Refused(
             f"there is already {there[0].id} with the tag {order.tag}, which was not made by this; look at it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -9,8 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tether.drivers import Context
-from tether.drivers.cloud import console, creation, details, keys, making, presence
-from tether.drivers.cloud.lease import Lease, boot_data
+from tether.drivers.cloud import boot, console, creation, details, keys, making, presence
+from tether.drivers.cloud.lease import Lease
 from tether.drivers.cloud.provider import (
     CanLease,
     CanRenew,
@@ -122,14 +123,7 @@ class CloudDriver:
         self, spec: Machine, provider: Provider, plan: Handle, choice: Choice, on_death: OnDeath, progress: Progress
     ) -> Handle:
         kept_s = spec.keep_for if on_death == "keep" else 0.0
-        order = Order(
-            spec,
-            plan.tag,
-            self._context.owner,
-            plan.data["proof"],
-            boot_data(spec, plan.tag, provider, kept_s),
-            keys.make(self._context.state_dir, plan.tag) if spec.key is True else None,
-        )
+        order = self._order(spec, provider, plan, kept_s)
         try:
             data, seen = making.create(order, provider, plan.data, choice, kept_s, progress)
         except Refused:
@@ -143,6 +137,14 @@ class CloudDriver:
         if spec.ready is not None and spec.ready.first_of("http", "tcp"):
             self._await_address(handle, progress)
         return handle
+
+    def _order(self, spec: Machine, provider: Provider, plan: Handle, kept_s: float) -> Order:
+        state_dir, tag = self._context.state_dir, plan.tag
+        # Where nobody logs in, and where nothing runs at boot, it keeps its own host key.
+        host_key = keys.make_host_key(state_dir, tag) if spec.key is not False and provider.boots else None
+        data = boot.data(spec, tag, provider, kept_s, host_key)
+        public_key = keys.make(state_dir, tag) if spec.key is True else None
+        return Order(spec, tag, self._context.owner, plan.data["proof"], data, public_key)
 
     @staticmethod
     def _lease(provider: Provider, handle: Handle) -> Lease | None:
@@ -172,6 +174,9 @@ class CloudDriver:
         elif held.absent or (seen is not None and seen.phase == "gone"):
             why = seen.reason or seen.word if seen is not None and not held.absent else "it is listed no more"
             self._begin_to_clear(handle, f"ended at the provider: {why}")
+        elif time.time() > handle.data["made"] + handle.data.get("max_lifetime", math.inf):
+            # Where nothing in the machine or at the provider does.
+            self._begin_to_clear(handle, "its max_lifetime is over")
         elif seen is not None and seen.phase in ("stopping", "stopped"):
             said = f"it is {seen.word}: it does not run, is not gone, and its disks are billed"
             self._context.emit(handle.tag, Unreachable(said))
@@ -197,13 +202,10 @@ class CloudDriver:
 
     def _clear(self, handle: Handle, why: str) -> None:
         try:
-            self._remove_parts(handle)
+            self.destroy(handle)
         except DriverUnavailable:
             # Lost in the same moment; the next look comes here again.
             return
-        finally:
-            self._ending.discard(handle.tag)
-        self._let_go(handle)
         self._context.emit(handle.tag, Ended(None, why, proof="the provider says so"))
 
     # -- look ----------------------------------------------------------------------------------------------------------
@@ -277,9 +279,15 @@ class CloudDriver:
         address = seen.address if seen is not None else None
         return address or handle.data.get("address")
 
+    def _port(self, handle: Handle) -> int | None:
+        """The port by which its own port is reached."""
+        port, held = handle.data.get("port"), self._held(handle)
+        seen = held.seen if held is not None else None
+        return port if port is None or seen is None else seen.ports.get(port, port)
+
     def url(self, handle: Handle) -> str | None:
         """Return where it answers, if it was given a port and has an address."""
-        port, address = handle.data.get("port"), self._address(handle)
+        port, address = self._port(handle), self._address(handle)
         return (
             None
             if port is None or address is None
@@ -289,8 +297,7 @@ class CloudDriver:
     def details(self, handle: Handle) -> dict[str, Any]:
         """Return who has it, what it is, how it is reached, what ends it, and what it costs."""
         held = self._held(handle)
-        key = keys.path(self._context.state_dir, handle.tag) if handle.data.get("key") else None
-        return details.of(handle, held, self._address(handle), key)
+        return details.of(handle, held, self._address(handle), self._context.state_dir)
 
     def is_attached(self, handle: Handle) -> bool:
         """Whether it is a `MachineRef`."""
@@ -300,7 +307,7 @@ class CloudDriver:
         """Probe where it answers; its health is that the provider says that it runs."""
         return Target(
             host=self._address(handle) or "",
-            port=handle.data.get("port"),
+            port=self._port(handle),
             missing=lambda: "" if self._address(handle) else "it has no address yet",
             log=lambda: self.read_log(handle, None),
             health=lambda: self._health(handle),
@@ -310,14 +317,16 @@ class CloudDriver:
         held = self._held(handle)
         if held is None or held.seen is None:
             return "the provider does not show it yet"
-        if held.seen.phase == "pending":
+        if held.seen.phase == "pending" or not self._address(handle):
             # Looked at more often than the watch does, while somebody waits for it.
             time.sleep(_LOOK_PAUSE_S)
             try:
                 held.seen = self._provider(handle).look([held.seen.id]).get(held.seen.id, held.seen)
             except DriverUnavailable as error:
                 return str(error)
-        return "" if held.seen.phase == "running" else f"the provider says it is {held.seen.word}"
+        if held.seen.phase != "running":
+            return f"the provider says it is {held.seen.word}"
+        return "" if self._address(handle) else "it has no address yet"
 
     def diagnose(self) -> Finding:
         """Say which providers are here, and how each was tested."""
@@ -373,19 +382,23 @@ class CloudDriver:
         provider = self._provider(handle)
         self._ending.add(handle.tag)
         try:
-            certain = "id" not in handle.data and self._is_absence_certain(handle)
-            presence.end_all(
-                provider,
-                handle,
-                is_certain=certain,
-                before=lambda machine: console.save(self._context.state_dir, provider, handle.tag, machine),
-            )
+            if handle.data["proof"] not in self._never:
+                self._end_machines(provider, handle)
             self._remove_parts(handle)
             if "id" not in handle.data:
                 place.write_private(self._gone_path(handle), handle.data["proof"].encode())
             self._let_go(handle)
         finally:
             self._ending.discard(handle.tag)
+
+    def _end_machines(self, provider: Provider, handle: Handle) -> None:
+        certain = "id" not in handle.data and self._is_absence_certain(handle)
+        presence.end_all(
+            provider,
+            handle,
+            is_certain=certain,
+            before=lambda machine: console.save(self._context.state_dir, provider, handle.tag, machine),
+        )
 
     def _remove_parts(self, handle: Handle) -> None:
         """Remove what was made for it, until the provider shows nothing of it. Raises DriverUnavailable."""

@@ -1,4 +1,8 @@
-"""The key pair that is made for a machine: the private half is a file of the state directory, and goes with the machine."""
+"""The two key pairs that are made for a machine: one to log in with, and the machine's own, by which it is known.
+
+Of the first the private half is a file of the state directory, of the second the public one. Both go with the machine, and not
+before: where the file of the second is gone, the machine was seen to be gone.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from pathlib import Path
 from tether.errors import DriverUnavailable
 from tether.ledger import place
 
-__all__ = ["make", "path", "remove"]
+__all__ = ["known_path", "make", "make_host_key", "path", "remove"]
 
 _KEYGEN_S = 20.0
 
@@ -20,12 +24,26 @@ def path(state_dir: Path, tag: str) -> Path:
     return state_dir / "run" / f"{tag}.key"
 
 
-def make(state_dir: Path, tag: str) -> str:
-    """Make a key pair, and return its public half.
+def known_path(state_dir: Path, tag: str) -> Path:
+    """Return where the host key of a machine is, in the form of a known_hosts file, whatever the machine's address."""
+    return state_dir / "run" / f"{tag}.known"
 
-    Raises:
-        DriverUnavailable: there is no ssh-keygen here.
-    """
+
+def make(state_dir: Path, tag: str) -> str:
+    """Make a key pair to log in with, and return its public half. Raises DriverUnavailable if there is no ssh-keygen here."""
+    private, public = _pair(f"tether-{tag}")
+    place.write_private(path(state_dir, tag), private)
+    return public
+
+
+def make_host_key(state_dir: Path, tag: str) -> tuple[bytes, str]:
+    """Make the host key of a machine, to be installed there, and return both halves. Raises as `make`."""
+    private, public = _pair("")
+    place.write_private(known_path(state_dir, tag), f"* {public}\n".encode())
+    return private, public
+
+
+def _pair(comment: str) -> tuple[bytes, str]:
     program = shutil.which("ssh-keygen")
     if program is None:
         raise DriverUnavailable(
@@ -34,7 +52,7 @@ def make(state_dir: Path, tag: str) -> str:
     with tempfile.TemporaryDirectory(prefix="tether-key-") as folder:
         made = Path(folder) / "key"
         done = subprocess.run(
-            [program, "-q", "-t", "ed25519", "-N", "", "-C", f"tether-{tag}", "-f", made],
+            [program, "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", made],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -43,10 +61,10 @@ def make(state_dir: Path, tag: str) -> str:
         )
         if done.returncode != 0:
             raise DriverUnavailable(f"ssh-keygen could not make a key pair: {done.stderr.strip()}")
-        place.write_private(path(state_dir, tag), made.read_bytes())
-        return made.with_suffix(".pub").read_text().strip()
+        return made.read_bytes(), made.with_suffix(".pub").read_text().strip()
 
 
 def remove(state_dir: Path, tag: str) -> None:
-    """Remove the private key, if there is one."""
+    """Remove both, if they are there."""
     path(state_dir, tag).unlink(missing_ok=True)
+    known_path(state_dir, tag).unlink(missing_ok=True)

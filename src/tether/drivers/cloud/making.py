@@ -87,6 +87,7 @@ def _shown(seen: Seen, choice: Choice | None, cost_per_hour: float | None) -> di
         "id": seen.id,
         "address": seen.address,
         "ssh_port": seen.ssh_port,
+        "ssh_user": None if choice is None else choice.ssh_user,
         "type": seen.type or (choice.type if choice is not None else None),
         "gpu": seen.gpu or (choice.gpu if choice is not None else None),
         "gpu_count": seen.gpu_count or (choice.gpu_count if choice is not None else 0),

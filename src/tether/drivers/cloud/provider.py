@@ -47,7 +47,7 @@ Tested = Literal[
 
 
 class Refused(DriverUnavailable):
-    """The provider said no: by its own word nothing was created."""
+    """The provider said no, or was not asked: nothing was created."""
 
 
 class Unclear(DriverUnavailable):
@@ -67,6 +67,8 @@ class Seen:
         address: where it is reached.
         type, gpu_count, gpu: what it is.
         cost_per_hour: US dollars, where the provider says.
+        ssh_port: where it is logged in to.
+        ports: by which port of the address each of its own is reached, where that is another one.
     """
 
     id: str
@@ -82,6 +84,7 @@ class Seen:
     gpu: str | None = None
     cost_per_hour: float | None = None
     ssh_port: int = 22
+    ports: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen for a machine before it is created; ``data`` is the provider's own."""
+    """What was chosen for a machine before it is created; ``data`` is the provider's own, ``ssh_user`` who logs in to its image."""
 
     type: str | None
     cost_per_hour: float | None = None
     gpu_count: int = 0
     gpu: str | None = None
+    ssh_user: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -133,12 +137,14 @@ class Provider(Protocol):
         idempotent: whether a creation may be sent again with the same proof, and is then the same one.
         lag_s: seconds after which its lists are trusted to show what was created.
         tested: how this was tested.
+        boots: whether a machine runs user data as root at its first boot, be it a script or what cloud-init takes.
     """
 
     type: ClassVar[CloudProviderType]
     idempotent: ClassVar[bool]
     lag_s: ClassVar[float]
     tested: ClassVar[Tested]
+    boots: ClassVar[bool]
 
     def __init__(self, where: Mapping[str, Any]) -> None:
         """Make no connection yet."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import threading
@@ -13,9 +12,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tether.drivers import Context
-from tether.drivers.ssh import diagnosis, request
-from tether.drivers.ssh.agent import FarError, Seen, identities, receipt
+from tether.drivers.ssh import details, diagnosis, machine, request
+from tether.drivers.ssh.agent import FarError, identities, receipt
 from tether.drivers.ssh.host import Host, Loop
+from tether.drivers.ssh.hosts import Hosts, in_thread
 from tether.drivers.ssh.output import Output
 from tether.drivers.ssh.spec import RemoteProcess
 from tether.drivers.ssh.where import Where
@@ -26,7 +26,7 @@ from tether.ledger import logs
 from tether.life.machine import Ended, MainExited, Paused, Reached, Stuck, Unreachable
 from tether.life.probes import Target
 from tether.linux import faults
-from tether.model import Finding, Handle, OnDeath, Progress, State, Status, Usage
+from tether.model import Finding, Handle, OnDeath, Progress, Reachable, State, Status, Usage
 from tether.protocol import PluginExecutionMode
 
 __all__ = ["SshDriver"]
@@ -54,49 +54,18 @@ class SshDriver:
         self._context = context
         self._loop = Loop()
         self._lock = threading.Lock()
-        self._hosts: dict[Where, Host] = {}
         self._held: dict[str, Handle] = {}
         self._ports: dict[str, int] = {}
         self._ended: dict[str, threading.Event] = {}
         self._stuck: dict[str, str] = {}
         self._output = Output(self._loop)
-
-    # -- hosts ---------------------------------------------------------------------------------------------------------
-
-    def _host(self, handle: Handle) -> Host:
-        where = Where.recorded(handle.data["where"])
-        with self._lock:
-            if where not in self._hosts:
-                self._hosts[where] = Host(
-                    where,
-                    self._loop.connecting,
-                    self._heard,
-                    lambda reason: self._lost(where, reason),
-                    lambda: self._in_thread(self._back, where),
-                )
-            return self._hosts[where]
-
-    def _ask(self, handle: Handle, kind: Kind, **fields: Any) -> Message:
-        """Have one thing done for a resource on its host. Raises DriverUnavailable, also where it was refused there."""
-        host = self._host(handle)
-        try:
-            return self._loop.run(host.call(kind, tag=handle.tag, **fields))
-        except FarError as error:
-            raise DriverUnavailable(f"host {host.where} refused: {error.said} {error.filename}".rstrip()) from error
-
-    def _look(self, handle: Handle) -> Seen:
-        return Seen.told(self._ask(handle, Kind.LOOK))
-
-    @staticmethod
-    def _in_thread(work: Any, *arguments: Any) -> None:
-        """Do what waits for the loop's thread in another one."""
-        threading.Thread(target=work, args=arguments, name="tether-ssh-work", daemon=True).start()
+        self._hosts = Hosts(context.state_dir, self._loop, self._heard, self._lost, self._back, self._are_machines_gone)
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
     def plan(self, spec: RemoteProcess, tag: str) -> Handle:
         """Say how its host is reached; there it is found by the tag. See `HasPlan`."""
-        data = {"where": Where.of(spec).record(), "lease": spec.lease}
+        data = {"where": Where.of(spec).record(), "lease": spec.lease, **machine.record(spec)}
         return Handle(self.kind, tag, data, _VERSION)
 
     def start(self, spec: RemoteProcess, tag: str, on_death: OnDeath, progress: Progress) -> Handle:
@@ -111,7 +80,7 @@ class SshDriver:
             What was made ends when its lease is over, or by the sweep, which finds it by the plan.
         """
         plan = self.plan(spec, tag)
-        host = self._host(plan)
+        host = self._hosts.of(plan)
         called = f"{spec.name or spec.default_name} on {host.where}"
         progress(f"connecting to {host.where}")
         self._output.put_aside(tag, self._saved(tag))
@@ -119,6 +88,8 @@ class SshDriver:
             self._held[tag] = plan
             self._ended[tag] = threading.Event()
         try:
+            if isinstance(spec.on, Reachable):
+                machine.await_boot(lambda: self._reach(host), spec.on, progress)
             return self._loop.run(self._begin(spec, plan, host, on_death))
         except FarError as error:
             self._let_go(plan)
@@ -130,6 +101,13 @@ class SshDriver:
             raise NotCreated(f"cannot start {called}: {error}", resource=spec.name or "") from error
         except (DriverUnavailable, OSError) as error:
             raise StartError(f"cannot start {called}: {error}", resource=spec.name or "") from error
+
+    def _reach(self, host: Host) -> None:
+        """Raises _NotReached."""
+        try:
+            self._loop.run(host.reach())
+        except DriverUnavailable as error:
+            raise _NotReached(str(error)) from error
 
     async def _begin(self, spec: RemoteProcess, plan: Handle, host: Host, on_death: OnDeath) -> Handle:
         """All of a start that is done in the loop's thread, in one go. Raises _NotReached, FarError, DriverUnavailable, OSError."""
@@ -167,7 +145,7 @@ class SshDriver:
             self._ports.pop(handle.tag, None)
             self._stuck.pop(handle.tag, None)
             ended = self._ended.pop(handle.tag, None)
-        self._loop.run(self._host(handle).let_go(handle.tag))
+        self._loop.run(self._hosts.of(handle).let_go(handle.tag))
         if ended is not None:
             ended.set()
 
@@ -188,15 +166,17 @@ class SshDriver:
             self._stuck[tag] = f"{describe_stuck(message)} on {handle.data['where']['host']}"
             self._context.emit(tag, Stuck(self._stuck[tag]))
         elif message.kind == Kind.ENDED:
-            self._in_thread(self._settle, handle, receipt(message) or {})
+            in_thread(self._settle, handle, receipt(message) or {})
         elif message.kind == Kind.LOST:
-            self._in_thread(self._settle_lost, handle)
+            in_thread(self._settle_lost, handle)
 
     def _settle_lost(self, handle: Handle) -> None:
         """Its shim there was killed: what can be found of it is ended there."""
         with contextlib.suppress(DriverUnavailable):
-            self._ask(handle, Kind.STOP, why="its shim there was killed")
-            self._settle(handle, self._look(handle).ended or {"status": None, "why": "its shim was killed", "said": ""})
+            self._hosts.ask(handle, Kind.STOP, why="its shim there was killed")
+            self._settle(
+                handle, self._hosts.look(handle).ended or {"status": None, "why": "its shim was killed", "said": ""}
+            )
 
     def _settle(self, handle: Handle, told: dict[str, Any]) -> None:
         """It has ended there: say so, and only then fetch its output, however long that takes."""
@@ -206,26 +186,34 @@ class SshDriver:
         collecting = self._collect(handle)
         # Little output is here in a moment.
         _wait(collecting, _LOOK_PAUSE_S)
-        self._context.emit(handle.tag, _outcome(told))
+        self._context.emit(handle.tag, details.outcome(told))
         self._let_go(handle)
 
     def _collect(self, handle: Handle) -> Future[None]:
-        return self._output.fetch(self._host(handle), handle.tag, self._saved(handle.tag))
+        return self._output.fetch(self._hosts.of(handle), handle.tag, self._saved(handle.tag))
 
     def _lost(self, where: Where, reason: str) -> None:
         for handle in self._held_on(where):
             self._context.emit(handle.tag, Unreachable(reason))
 
+    def _are_machines_gone(self, where: Where) -> bool:
+        """Say of each that ran on a machine that is gone that it has ended; whether there was any. Runs in the loop's thread."""
+        gone = [handle for handle in self._held_on(where) if machine.is_gone(self._context.state_dir, handle)]
+        for handle in gone:
+            self._context.emit(handle.tag, Ended(None, "its machine is gone"))
+            in_thread(self._let_go, handle)
+        return bool(gone)
+
     def _held_on(self, where: Where) -> list[Handle]:
         with self._lock:
             held = list(self._held.values())
-        return [handle for handle in held if self._host(handle).where == where]
+        return [handle for handle in held if self._hosts.of(handle).where == where]
 
     def _back(self, where: Where) -> None:
         """There is a connection again: say how each is."""
         for handle in self._held_on(where):
             try:
-                seen = self._look(handle)
+                seen = self._hosts.look(handle)
             except DriverUnavailable:
                 return
             if seen.alive:
@@ -243,7 +231,7 @@ class SshDriver:
                 self._let_go(handle)
 
     def _why_unknown(self, handle: Handle) -> str:
-        hello = self._host(handle).hello
+        hello = self._hosts.of(handle).hello
         if hello is not None and handle.data.get("boot") not in (None, hello.boot):
             return "its host was rebooted"
         return "nothing is known of it there any more"
@@ -256,7 +244,10 @@ class SshDriver:
 
     def inspect(self, handle: Handle) -> Status:
         """Ask its host. The pids there are none of this machine. Raises DriverUnavailable."""
-        seen = self._look(handle)
+        try:
+            seen = self._hosts.look(handle)
+        except machine.MachineGone as error:
+            return Status(State.GONE, reason=str(error))
         if not seen.known:
             return Status(State.GONE, reason=self._why_unknown(handle))
         if seen.ended:
@@ -267,7 +258,7 @@ class SshDriver:
 
     def usage(self, handle: Handle) -> Usage:
         """Ask its host for the live members. Raises DriverUnavailable."""
-        seen = self._look(handle)
+        seen = self._hosts.look(handle)
         return Usage(len(seen.members), seen.cpu_s, seen.memory) if seen.known else Usage()
 
     def port(self, handle: Handle) -> int | None:
@@ -276,18 +267,11 @@ class SshDriver:
 
     def details(self, handle: Handle) -> dict[str, Any]:
         """Return its host, the pid of its command there, and how it is held there."""
-        where, main = handle.data["where"], handle.data.get("main")
-        return {
-            "ssh_host": where["host"],
-            "ssh_port": where["port"] or 22,
-            "ssh_user": where["user"],
-            "far_pid": main[0] if main else None,
-            "held_by": _held_by(handle),
-        }
+        return details.of(handle)
 
     def is_guarded(self, handle: Handle) -> bool:
         """Whether its shim there lives, which ends it when lease and time of keeping are over."""
-        return self._look(handle).alive
+        return self._hosts.look(handle).alive
 
     def target(self, handle: Handle) -> Target:
         """Probe through the forwarded port, once a member of the tree there listens."""
@@ -299,8 +283,8 @@ class SshDriver:
 
     def _missing(self, handle: Handle) -> str:
         """What is missing for a probe through the forwarded port to mean anything."""
-        refused = self._host(handle).forward_refused(handle.tag)
-        return refused or self._ask(handle, Kind.LISTENS, port=handle.data["far_port"]).text("missing")
+        refused = self._hosts.of(handle).forward_refused(handle.tag)
+        return refused or self._hosts.ask(handle, Kind.LISTENS, port=handle.data["far_port"]).text("missing")
 
     def diagnose(self) -> Finding:
         """Look for the extra; ``tether doctor user@host`` looks at a host."""
@@ -314,10 +298,10 @@ class SshDriver:
         """Look at a host for ``tether doctor``; what can't be reached is a finding."""
         handle = self.plan(RemoteProcess(destination, ["true"]), "doctor")
         try:
-            seen = self._ask(handle, Kind.DIAGNOSE)
+            seen = self._hosts.ask(handle, Kind.DIAGNOSE)
         except DriverUnavailable as error:
             return [Finding("connection", False, str(error), "nothing can be started there")]
-        hello = self._host(handle).hello
+        hello = self._hosts.of(handle).hello
         return [] if hello is None else diagnosis.findings(hello, seen)
 
     # -- output --------------------------------------------------------------------------------------------------------
@@ -327,17 +311,17 @@ class SshDriver:
 
     def read_log(self, handle: Handle, lines: int | None) -> bytes:
         """Ask its host; of one that has ended, read what was saved. Raises DriverUnavailable."""
-        return self._output.read(self._host(handle), handle.tag, self._saved(handle.tag), lines)
+        return self._output.read(self._hosts.of(handle), handle.tag, self._saved(handle.tag), lines)
 
     def follow_log(self, handle: Handle) -> Iterator[bytes]:
         """Yield what is written there from now on, until it ends."""
-        return self._output.follow(self._host(handle), handle.tag, lambda: self._look(handle).alive)
+        return self._output.follow(self._hosts.of(handle), handle.tag, lambda: self._hosts.look(handle).alive)
 
     # -- adoption ------------------------------------------------------------------------------------------------------
 
     def adopt(self, handle: Handle, fence: int) -> int | None:
         """Renew the lease of a kept tree from now on, with a newer fence. See `tether.drivers.CanAdopt`."""
-        host = self._host(handle)
+        host = self._hosts.of(handle)
         lease_ms = int(handle.data["lease"] * 1000)
         try:
             self._loop.run(host.call(Kind.ADOPT, tag=handle.tag, lease_ms=lease_ms, fence=fence))
@@ -354,18 +338,18 @@ class SshDriver:
         with self._lock:
             self._held[handle.tag] = handle
             self._ended[handle.tag] = threading.Event()
-        self._loop.loop.call_soon_threadsafe(self._hold, handle, self._host(handle), fence)
-        return self._look(handle).exited
+        self._loop.loop.call_soon_threadsafe(self._hold, handle, self._hosts.of(handle), fence)
+        return self._hosts.look(handle).exited
 
     def receipt(self, handle: Handle) -> Ended | None:
         """Return what its shim left there."""
-        seen = self._look(handle)
-        return _outcome(seen.ended) if seen.ended else None
+        seen = self._hosts.look(handle)
+        return details.outcome(seen.ended) if seen.ended else None
 
     # -- end -----------------------------------------------------------------------------------------------------------
 
     def stop(self, handle: Handle, grace: float) -> None:
-        """Have the shim there end its tree, and remove what is left of it there.
+        """Have the shim there end its tree, and remove what is left of it there. With its machine it has ended already.
 
         Raises:
             DriverUnavailable: the host does not answer; the lease ends it, and this is to be tried again.
@@ -382,9 +366,15 @@ class SshDriver:
         self._end(handle, 0.0, "killed by its owner")
 
     def _end(self, handle: Handle, grace: float, why: str, *, again: bool = False) -> None:
+        try:
+            self._end_there(handle, grace, why, again=again)
+        except machine.MachineGone:
+            self._let_go(handle)
+
+    def _end_there(self, handle: Handle, grace: float, why: str, *, again: bool) -> None:
         with self._lock:
             ended = self._ended.get(handle.tag)
-        host = self._host(handle)
+        host = self._hosts.of(handle)
         deadline = time.monotonic() + grace + _STUCK_S
         asked = self._ask_end(handle, grace, why, again=again)
         while asked:
@@ -393,12 +383,12 @@ class SshDriver:
                 return
             if ended is None:
                 time.sleep(_LOOK_PAUSE_S)
-            if not self._look(handle).alive:
+            if not self._hosts.look(handle).alive:
                 break
             if time.monotonic() > deadline or (handle.tag in self._stuck and time.monotonic() > deadline - _STUCK_S):
                 why_not = self._stuck.get(handle.tag, f"it was killed and is still there on {host.where}")
                 raise DeadlineExceeded(f"resource {handle.tag}: {why_not}; it stays on record")
-        seen = self._look(handle)
+        seen = self._hosts.look(handle)
         if seen.known:
             if seen.ended and ended is not None and seen.ended["status"] is not None:
                 self._context.emit(handle.tag, MainExited(seen.ended["status"], ending=True))
@@ -407,12 +397,12 @@ class SshDriver:
 
     def _ask_end(self, handle: Handle, grace: float, why: str, *, again: bool) -> bool:
         """Ask for the end, tried again while there is grace; False if there is no shim that could be asked."""
-        fence = self._host(handle).fence(handle.tag)
+        fence = self._hosts.of(handle).fence(handle.tag)
         until = time.monotonic() + grace
         while True:
             left = max(0, int((until - time.monotonic()) * 1000))
             try:
-                done = self._ask(handle, Kind.STOP, step_ms=left, again=int(again), why=why, fence=fence)
+                done = self._hosts.ask(handle, Kind.STOP, step_ms=left, again=int(again), why=why, fence=fence)
             except DriverUnavailable:
                 if time.monotonic() + _RETRY_PAUSE_S > until:
                     raise
@@ -423,28 +413,11 @@ class SshDriver:
     def close(self) -> None:
         """Close the connections, once the output of what has ended is fetched. What is held goes on until its lease is over."""
         self._output.finish()
-        with self._lock:
-            hosts = list(self._hosts.values())
-            self._hosts.clear()
-        if hosts:
-            self._loop.run(_close_all(hosts))
+        self._hosts.close()
         self._loop.close()
-
-
-async def _close_all(hosts: list[Host]) -> None:
-    await asyncio.gather(*(host.close() for host in hosts), return_exceptions=True)
-
-
-def _held_by(handle: Handle) -> str | None:
-    tier = handle.data.get("tier")
-    return None if tier is None else f"{tier}: {diagnosis.TIERS.get(tier, '')}"
 
 
 def _wait(collecting: Future[None], timeout_s: float) -> None:
     """Give it a moment. What fails or lasts longer is nobody's trouble but the log's."""
     with contextlib.suppress(TimeoutError, DriverUnavailable, FarError):
         collecting.result(timeout_s)
-
-
-def _outcome(receipt: dict[str, Any]) -> Ended:
-    return Ended(receipt["status"], receipt["why"], proof=receipt["said"])

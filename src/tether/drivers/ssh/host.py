@@ -100,6 +100,7 @@ class Host:
         event: called with each event from there.
         lost: called with the reason when the connection has broken.
         back: called when there is one again after that.
+        gone: asked after each attempt to get it back that failed: whether the host is gone for ever, and with it what was held.
     """
 
     def __init__(
@@ -109,12 +110,13 @@ class Host:
         event: Callable[[Message], None],
         lost: Callable[[str], None],
         back: Callable[[], None],
+        gone: Callable[[], bool],
     ) -> None:
         self.where = where
         self._gate = connecting
         self.hello: Hello | None = None
         self.forwarding_refused: str | None = None
-        self._event, self._lost, self._back = event, lost, back
+        self._event, self._lost, self._back, self._gone = event, lost, back, gone
         self._connection: asyncssh.SSHClientConnection | None = None
         self._far: Far | None = None
         self._connecting: asyncio.Task[Far] | None = None
@@ -304,6 +306,8 @@ class Host:
                 there = await self._renew_all()
             except DriverUnavailable as error:
                 _log.debug("%s", error)
+                if self._gone():
+                    return
                 await asyncio.sleep(min(pause, self._every_s()))
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
                 continue

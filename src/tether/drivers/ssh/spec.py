@@ -7,10 +7,10 @@ import signal as _signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike, fspath
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from tether.errors import SpecError, require_extra
-from tether.model import OnDeath, Ready
+from tether.model import OnDeath, Reachable, Ready, Spec
 from tether.spec import CommandBase, redact
 
 __all__ = ["RemoteProcess"]
@@ -25,9 +25,13 @@ class RemoteProcess(CommandBase):
     Args:
         host: "host", "user@host", an address, or an alias of ``~/.ssh/config``, which is honoured.
         argv: the program and its arguments; never a shell, unless you write one.
+        on: instead of ``host``, a machine of a cloud: one that was started, or the spec of one, which is rented for this and ends
+            with it. Its port for SSH must be open to here. The login is by the key pair that was made for it; only the host key
+            that was made for it is believed. For a ``MachineRef`` both are yours, as for a ``host``.
         name: unique among the live resources of its owner; by default the program's name.
-        user, port: by default what ``~/.ssh/config`` says.
-        key: a private key's file, or several; by default those of ``~/.ssh/config``, the usual ones, and the agent's.
+        user, port: by default what ``~/.ssh/config`` says; with ``on``, what the machine's provider says.
+        key: a private key's file, or several; by default that which was made for the machine, else those of ``~/.ssh/config``, the
+            usual ones, and the agent's.
         jump: "user@host:port", or several with commas, to go through; by default what ``~/.ssh/config`` says.
         known_hosts: a file of host keys instead of the usual ones.
         verify_host: whether an unknown or other host key is refused. False trusts whoever answers.
@@ -52,8 +56,9 @@ class RemoteProcess(CommandBase):
         DriverUnavailable: the extra is not installed.
     """
 
-    host: str
-    argv: Sequence[str | PathLike[str]]
+    host: str = ""
+    argv: Sequence[str | PathLike[str]] = ()
+    on: Reachable | Spec | None = None
     name: str | None = None
     user: str | None = None
     port: int | None = None
@@ -76,18 +81,17 @@ class RemoteProcess(CommandBase):
     keep_for: float = 3600.0
     needs: Sequence[str] | None = None
     kind: str = field(default="ssh", init=False)
+    within: ClassVar[str] = "on"
 
     def __post_init__(self) -> None:
         """Refuse what can't be right, before anything is created."""
         require_extra("asyncssh", "ssh", "a RemoteProcess")
-        found = _HOST.fullmatch(self.host) if isinstance(self.host, str) else None
-        if found is None or found[2].startswith("-"):
-            raise SpecError(f"{self.host!r} is no host; write 'host' or 'user@host', and the port as port=")
-        if found[1] is not None:
-            if self.user not in (None, found[1]):
-                raise SpecError(f"host={self.host!r} and user={self.user!r} name two users")
-            object.__setattr__(self, "user", found[1])
-        object.__setattr__(self, "host", found[2].strip("[]"))
+        if self.on is None:
+            self._check_host()
+        elif self.host:
+            raise SpecError(f"host={self.host!r} and on= name two hosts; give one of them")
+        elif getattr(self.on, "kind", None) != "machine" or getattr(self.on, "key", True) is False:
+            raise SpecError(f"on={self.on!r} must be a Machine with a key, or a resource that was started from one")
         self._check_command()
         keys = [] if self.key is None else [self.key] if isinstance(self.key, str | PathLike) else self.key
         object.__setattr__(self, "key", tuple(fspath(each) for each in keys))
@@ -96,6 +100,16 @@ class RemoteProcess(CommandBase):
                 object.__setattr__(self, each, fspath(getattr(self, each)))
         self._check_common()
         self._check_numbers()
+
+    def _check_host(self) -> None:
+        found = _HOST.fullmatch(self.host) if isinstance(self.host, str) else None
+        if found is None or found[2].startswith("-"):
+            raise SpecError(f"{self.host!r} is no host; write 'host' or 'user@host', and the port as port=")
+        if found[1] is not None:
+            if self.user not in (None, found[1]):
+                raise SpecError(f"host={self.host!r} and user={self.user!r} name two users")
+            object.__setattr__(self, "user", found[1])
+        object.__setattr__(self, "host", found[2].strip("[]"))
 
     def _check_numbers(self) -> None:
         for port in (self.port, self.listen):
@@ -117,6 +131,7 @@ class RemoteProcess(CommandBase):
         """Return what goes into the ledger: no values of the environment, and no arguments that look like secrets."""
         return {
             "host": self.host,
+            "on": None if self.on is None else self.on.name,
             "argv": redact([str(word) for word in self.argv[:100]]),
             "env": sorted(self.env),
             "cwd": self.cwd,

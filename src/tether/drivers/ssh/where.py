@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tether.drivers.ssh.spec import RemoteProcess
+from tether.errors import NotCreated
+from tether.model import Reachable
 
 __all__ = ["Where"]
 
@@ -28,7 +30,13 @@ class Where:
 
     @classmethod
     def of(cls, spec: RemoteProcess) -> Where:
-        """Return how the host of a spec is reached; files are named in full, for whoever reads it elsewhere on this machine."""
+        """Return how the host of a spec is reached; files are named in full, for whoever reads it elsewhere on this machine.
+
+        Raises:
+            NotCreated: it is to run on a machine that has no address.
+        """
+        if isinstance(spec.on, Reachable):
+            spec = _on_machine(spec, spec.on)
         return cls(
             spec.host,
             spec.port,
@@ -53,6 +61,23 @@ class Where:
     def __str__(self) -> str:
         user = f"{self.user}@" if self.user else ""
         return f"{user}{self.host}" + (f":{self.port}" if self.port else "")
+
+
+def _on_machine(spec: RemoteProcess, machine: Reachable) -> RemoteProcess:
+    """The spec with what is known of the machine in the place of what it does not say."""
+    said = machine.details
+    if said.get("ssh_host") is None or machine.state.is_final:
+        why = f"it is {machine.state.value}" if machine.state.is_final else "it has no address"
+        raise NotCreated(f"nothing can be started on machine {machine.name}: {why}", resource=spec.name or "")
+    return replace(
+        spec,
+        on=None,
+        host=said["ssh_host"],
+        port=spec.port or said["ssh_port"],
+        user=spec.user or said["ssh_user"],
+        key=spec.key or said["ssh_key"],
+        known_hosts=spec.known_hosts or said["ssh_known_hosts"],
+    )
 
 
 def _absolute(path: str) -> str:

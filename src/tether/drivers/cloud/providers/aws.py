@@ -43,6 +43,7 @@ class Aws:
     idempotent: ClassVar[bool] = True
     lag_s: ClassVar[float] = 30.0
     tested: ClassVar[Tested] = "run against a stand-in with real machines"
+    boots: ClassVar[bool] = True
 
     def __init__(self, where: Mapping[str, Any]) -> None:
         self._clients = Clients(where)
@@ -83,7 +84,9 @@ class Aws:
             shown = ec2.describe_images(ImageIds=[image])["Images"]
         if not shown:
             raise Refused(f"aws has no image {image} in region {self._clients.region}")
-        return Choice(size.name, None, size.gpu_count, size.gpu, {"image": shown[0]})
+        # Amazon Linux's own user; of other images tether knows none.
+        user = "ec2-user" if spec.image is None else None
+        return Choice(size.name, None, size.gpu_count, size.gpu, user, {"image": shown[0]})
 
     def create(self, order: Order, choice: Choice) -> Seen:
         """Run one instance. The same proof again is the same instance. Raises Refused or Unclear."""

@@ -1,0 +1,127 @@
+"""The interface of a provider that is plain JSON over HTTPS, and its errors in our words.
+
+Nothing is ever sent twice by itself: none of these providers knows a request again. But a refusal because of too many requests
+(429) says that nothing was done.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from tether.drivers.cloud.provider import Refused, Unclear
+from tether.drivers.cloud.spec import Machine, MachineRef
+from tether.errors import DriverUnavailable, SpecError, require_extra
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx
+
+__all__ = ["RESOURCE", "Api", "check_options"]
+
+RESOURCE = "TETHER_RESOURCE"
+"""The mark on whatever is made: the resource's id, as a tag or a variable of the environment."""
+
+_TIMEOUT_S = 20.0
+_BUSY_S = 45.0
+_BUSY_PAUSE_S = 1.0
+_SAID = 300
+
+
+def check_options(spec: Machine | MachineRef, name: str, known: tuple[str, ...], unknown: Mapping[str, bool]) -> None:
+    """Refuse what a provider has not: options that are not known, and what is said for no use."""
+    wrong = sorted(set(spec.options) - set(known))
+    if wrong:
+        raise SpecError(f"options {', '.join(wrong)} are not known for {name}; there are {', '.join(known) or 'none'}")
+    for what, is_wanted in unknown.items():
+        if is_wanted:
+            raise SpecError(f"{name} has no {what}")
+
+
+class Api:
+    """The interface of one account.
+
+    Args:
+        name: what the provider is called in errors.
+        base: its address.
+        variable: of the environment, which has the key. It is read at each request, and is nowhere on record.
+    """
+
+    def __init__(self, name: str, base: str, variable: str) -> None:
+        self._name = name
+        self._base = base
+        self._variable = variable
+        self._lock = threading.Lock()
+
+    @cached_property
+    def _trusted(self) -> ssl.SSLContext:
+        """Which certificates are believed; to read them takes longer than a request."""
+        require_extra("httpx", "cloud", f"a machine at {self._name}")
+        import httpx
+
+        return httpx.create_ssl_context()
+
+    def ask(self, method: str, path: str, sent: Any = None, *, creating: bool = False) -> Any:
+        """Send one request, and return what was answered; None where there is no such thing (404), or nothing to say.
+
+        Args:
+            method: of the request.
+            path: of the request.
+            sent: its body.
+            creating: whether no answer means that something may have been created.
+
+        Raises:
+            Refused: the provider said no, or could not be told.
+            Unclear: with ``creating``: it may have been done.
+            DriverUnavailable: it does not answer, or failed.
+        """
+        deadline = time.monotonic() + _BUSY_S
+        while True:
+            answer = self._send(method, path, sent, creating=creating)
+            if answer.status_code != 429:
+                return self._taken(answer, creating=creating)
+            if time.monotonic() > deadline:
+                raise Refused(f"{self._name} is busy: it refuses so many requests")
+            time.sleep(_BUSY_PAUSE_S)
+
+    def _send(self, method: str, path: str, sent: Any, *, creating: bool) -> httpx.Response:
+        key = os.environ.get(self._variable)
+        if not key:
+            raise Refused(f"{self._name}: there is no key here; set {self._variable}")
+        with self._lock:
+            trusted = self._trusted
+        import httpx
+
+        headers = {"Authorization": f"Bearer {key}"}
+        try:
+            # A connection of its own: one that was kept may break for its age, and that would be an unclear answer.
+            return httpx.request(
+                method, f"{self._base}{path}", json=sent, headers=headers, timeout=_TIMEOUT_S, verify=trusted
+            )
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            # Nothing was sent, so nothing was created.
+            raise (Refused if creating else DriverUnavailable)(f"{self._name} does not answer: {error}") from error
+        except httpx.HTTPError as error:
+            said = f"{self._name} does not answer: {error or type(error).__name__}"
+            raise (Unclear if creating else DriverUnavailable)(said) from error
+
+    def _taken(self, answer: httpx.Response, *, creating: bool) -> Any:
+        if answer.is_success:
+            if not answer.content:
+                return None
+            try:
+                return answer.json()
+            except ValueError as error:
+                said = f"{self._name} answered what is no JSON"
+                raise (Unclear if creating else DriverUnavailable)(said) from error
+        if answer.status_code == 404 and not creating:
+            return None
+        said = f"{answer.status_code} {answer.text[:_SAID].strip()}"
+        if answer.status_code >= 500 or answer.status_code == 408:
+            raise (Unclear if creating else DriverUnavailable)(f"{self._name} failed: {said}")
+        raise Refused(f"{self._name} refused: {said}")

@@ -1,0 +1,360 @@
+"""Machines of providers that know no request again, at stand-ins that were made after their published descriptions."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud.rest import KEY, RESOURCE, LambdaLabs, RunPod, Stand, running
+from support import eventually
+from tether import Machine, MachineRef, Owner, SpecError, StartError, State, TetherError
+from tether.drivers.cloud.provider import provider_class
+from tether.estate import settle
+from tether.ledger.store import Ledger
+
+SPECS: dict[str, dict[str, Any]] = {
+    "lambda_labs": {"gpu": "A10"},
+    "runpod": {"gpu": "NVIDIA L4", "image": "runpod/base:0.6.2", "options": {"request": {"cloudType": "SECURE"}}},
+}
+
+
+@pytest.fixture(params=[LambdaLabs, RunPod], ids=lambda kind: kind.provider)
+def stand(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
+    """One of the stand-ins; whatever a test leaves there fails it."""
+    with running(request.param()) as started:
+        monkeypatch.setenv(started.variable, KEY)
+        yield started
+        assert started.leftovers() == []
+
+
+def machine(stand: Stand, **more: Any) -> Machine:
+    """A small machine."""
+    given = {"name": "m", "listing_lag": 1.0, **SPECS[stand.provider], **more}
+    return Machine(stand.provider, endpoint=stand.url, **given)
+
+
+def reap(state: Path) -> list[settle.Outcome]:
+    """One sweep."""
+    ledger = Ledger(state)
+    try:
+        return settle.sweep(ledger, state, patient=True)
+    finally:
+        ledger.close()
+
+
+# -- the contract ------------------------------------------------------------------------------------------------------------
+
+
+def test_from_nothing_to_a_machine_and_back(owner: Owner, stand: Stand, private_state: Path) -> None:
+    """What was asked for, at its price; a second end is success too."""
+    started = owner.start(machine(stand))
+    assert stand.live() == [started.details["instance_id"]]
+    assert stand.every(started.id) == stand.live()
+    assert started.details["ssh_host"] == "127.0.0.1"
+    assert started.details["cost_per_hour"] == {"lambda_labs": 0.75, "runpod": 0.69}[stand.provider]
+    assert (started.details["gpu_count"], started.details["lease"]) == (1, "reaper")
+    assert Path(started.details["ssh_key"]).stat().st_mode & 0o777 == 0o600
+    started.stop()
+    started.kill()
+    assert started.state is State.GONE
+    assert stand.leftovers() == []
+    assert list((private_state / "run").glob("*.key")) == []
+
+
+def test_no_secret_is_on_record(
+    owner: Owner, stand: Stand, private_state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The account's key is in no file of the state directory, in no log line, and in no error."""
+    caplog.set_level("DEBUG", "tether")
+    started = owner.start(machine(stand))
+    stand.faults = [("create", "capacity")]
+    with pytest.raises(StartError) as caught:
+        owner.start(machine(stand, name="other"))
+    said = repr(started.info()) + str(caught.value) + caplog.text
+    started.kill()
+    assert KEY not in said
+    assert KEY.encode() not in b"".join(path.read_bytes() for path in private_state.rglob("*") if path.is_file())
+
+
+def test_a_wrong_key_is_said_and_nothing_is_made(owner: Owner, stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor without any, and then it says which variable has it."""
+    monkeypatch.setenv(stand.variable, "wrong")
+    with pytest.raises(StartError, match="401"):
+        owner.start(machine(stand))
+    monkeypatch.delenv(stand.variable)
+    with pytest.raises(StartError, match=stand.variable):
+        owner.start(machine(stand))
+    assert stand.rented == {}
+    monkeypatch.setenv(stand.variable, KEY)
+
+
+@pytest.mark.parametrize("fault", ["lost", "broken"])
+def test_an_unclear_answer_is_looked_for_and_never_asked_again(fault: str, owner: Owner, stand: Stand) -> None:
+    """It was made: what the lists show, late, is the machine."""
+    stand.faults, stand.late = [("create", fault)], 0.6
+    started = owner.start(machine(stand))
+    assert stand.calls.count("create") == 1
+    assert stand.live() == [started.details["instance_id"]]
+    started.kill()
+
+
+def test_what_was_not_made_is_not_made_blindly(owner: Owner, stand: Stand) -> None:
+    """Absent twice, with the lists' lag between: an error, and no second request."""
+    stand.faults = [("create", "reset")]
+    with pytest.raises(StartError, match="not asked for again"):
+        owner.start(machine(stand))
+    assert stand.calls.count("create") == 1
+    assert stand.rented == {}
+    assert owner.resources == []
+
+
+def test_of_duplicates_the_oldest_stays(owner: Owner, stand: Stand) -> None:
+    """Something on the way sent the request twice."""
+    stand.faults = [("create", "twice")]
+    started = owner.start(machine(stand))
+    eventually(lambda: len(stand.live()) == 1, 5)
+    assert len(stand.every(started.id)) == 2
+    assert stand.live() == [started.details["instance_id"]]
+    started.kill()
+
+
+def test_what_is_refused_for_its_number_is_asked_again(owner: Owner, stand: Stand) -> None:
+    """Too many requests: nothing was done, so that may be."""
+    stand.faults = [("create", "throttle"), ("list", "throttle"), ("terminate", "throttle")]
+    started = owner.start(machine(stand))
+    assert len(stand.rented) == 1
+    started.kill()
+    assert stand.live() == []
+
+
+def test_no_capacity_is_said_and_leaves_nothing(owner: Owner, stand: Stand) -> None:
+    """With the provider's words."""
+    stand.faults = [("create", "capacity")]
+    with pytest.raises(StartError, match=r"[Nn]ot enough capacity|no longer any instances"):
+        owner.start(machine(stand))
+    assert stand.leftovers() == []
+
+
+def test_a_copy_is_left_alone(owner: Owner, stand: Stand) -> None:
+    """Somebody copied mark and all, but for the name, which only its maker gave it."""
+    started = owner.start(machine(stand))
+    copy = stand.make({**stand.rented[started.details["instance_id"]].asked, "name": "mine"})
+    started.kill()
+    assert stand.live() == [copy.id]
+    stand.end(copy.id)
+    eventually(lambda: stand.live() == [], 5)
+
+
+def test_a_machine_of_somebody_else_is_watched_and_never_ended(owner: Owner, stand: Stand) -> None:
+    """A MachineRef is let go of."""
+    made = owner.start(machine(stand))
+    theirs = stand.make({**stand.rented[made.details["instance_id"]].asked, "name": "theirs", "env": {}, "tags": []})
+    made.kill()
+    eventually(lambda: stand.live() == [theirs.id], 5)
+    seen = owner.start(MachineRef(theirs.id, stand.provider, endpoint=stand.url))
+    seen.kill()
+    assert stand.live() == [theirs.id]
+
+
+# -- outages -----------------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_is_lost_and_found_again(owner: Owner, stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the provider does not answer, with what it costs."""
+    monkeypatch.setattr("tether.drivers.cloud.watch._LOOK_S", 0.5)
+    started = owner.start(machine(stand, cost_per_hour=2.5))
+    stand.is_down = True
+    eventually(lambda: started.state is State.LOST, 20)
+    assert "2.5 US dollars an hour" in started.reason
+    stand.is_down = False
+    eventually(lambda: started.state is State.READY, 20)
+    started.kill()
+
+
+def test_an_end_during_an_outage_is_tried_again(owner: Owner, stand: Stand) -> None:
+    """It is said, stays on record, and comes when the provider answers again."""
+    started = owner.start(machine(stand))
+    stand.is_down = True
+    with pytest.raises(TetherError, match="does not answer"):
+        started.stop()
+    assert not started.state.is_final
+    stand.is_down = False
+    started.wait(timeout=60)
+    assert stand.leftovers() == []
+
+
+def test_what_the_provider_ended_has_failed(owner: Owner, stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was made beside it goes."""
+    monkeypatch.setattr("tether.drivers.cloud.watch._LOOK_S", 0.5)
+    started = owner.start(machine(stand))
+    stand.end(started.details["instance_id"])
+    started.wait(timeout=30)
+    assert started.state is State.FAILED
+    assert stand.leftovers() == []
+
+
+def test_a_lifetime_ends(owner: Owner, stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no timer in the machine, so its owner ends it."""
+    monkeypatch.setattr("tether.drivers.cloud.watch._LOOK_S", 0.3)
+    started = owner.start(machine(stand, max_lifetime=1.5))
+    started.wait(timeout=30)
+    assert "max_lifetime" in started.reason
+    assert stand.leftovers() == []
+
+
+def test_stopped_is_not_gone(owner: Owner, stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is billed: LOST, with that said, and it can be ended."""
+    monkeypatch.setattr("tether.drivers.cloud.watch._LOOK_S", 0.5)
+    started = owner.start(machine(stand))
+    stand.rented[started.details["instance_id"]].status = {"lambda_labs": "unhealthy", "runpod": "EXITED"}[
+        stand.provider
+    ]
+    eventually(lambda: started.state is State.LOST, 20)
+    assert "billed" in started.reason
+    stand.rented[started.details["instance_id"]].status = None
+    started.kill()
+
+
+# -- crashes -----------------------------------------------------------------------------------------------------------------
+
+_OWNER = """
+import sys
+from tether import Machine, Owner
+owner = Owner("crash")
+machine = owner.start(Machine(sys.argv[1], endpoint=sys.argv[2], name="m", listing_lag=2.0, **eval(sys.argv[3])))
+(machine.kill if sys.argv[4] == "kill" else machine.stop)()
+owner.shutdown()
+"""
+_POINTS = (
+    "start.recorded",
+    "start.making",
+    "start.spawned",
+    "start.created",
+    "stop.asked",
+    "stop.ended",
+    "destroy.asked",
+    "",
+)
+
+
+def _crash(seed: int, stand: Stand, folder: Path) -> str:
+    """Run one owner that is killed somewhere, and one sweep; return what is wrong."""
+    chance = random.Random(seed)
+    point = _POINTS[seed % len(_POINTS)]
+    kinds = ("create", "create", "list", "terminate", "*")
+    faults = [
+        (chance.choice(kinds), chance.choice(["lost", "broken", "reset", "throttle"]))
+        for _ in range(chance.randrange(3))
+    ]
+    state = folder / str(seed)
+    with running(type(stand)()) as there:
+        there.faults, there.late = list(faults), chance.choice([0.0, 0.5, 1.2])
+        foreign = there.make({"name": "theirs", "region_name": "us-east-1", "instance_type_name": "gpu_1x_a10", "imageName": "x"})  # fmt: skip
+        environ = {
+            **os.environ,
+            "TETHER_STATE_DIR": str(state),
+            **({"TETHER_FAULTS": f"{point}=kill"} if point else {}),
+        }
+        how = "kill" if point == "destroy.asked" else "stop"
+        arguments = [stand.provider, there.url, repr(SPECS[stand.provider]), how]
+        owner = subprocess.Popen([sys.executable, "-c", _OWNER, *arguments], env=environ, stderr=subprocess.PIPE)
+        try:
+            owner.wait(60 if point else chance.uniform(0.3, 3.0))
+        except subprocess.TimeoutExpired:
+            owner.send_signal(signal.SIGKILL)
+            owner.wait()
+        assert owner.stderr is not None
+        said = owner.stderr.read().decode()[-500:]
+        owner.stderr.close()
+        environ.pop("TETHER_FAULTS", None)
+        swept = subprocess.run([sys.executable, "-m", "tether", "reap"], env=environ, capture_output=True, text=True, check=False, timeout=100)  # fmt: skip
+        made = [each for each in there.rented.values() if each is not foreign]
+        wrong = [f"left: {left}" for left in there.leftovers()]
+        wrong += [f"made twice: {len(made)}"] if len(made) > 1 else []
+        wrong += ["somebody else's was ended"] if there.live() != [foreign.id] else []
+        return f"seed {seed}, {point}, {faults}: {wrong}\n{swept.stdout}{swept.stderr}{said}" if wrong else ""
+
+
+@pytest.mark.slow
+def test_crashes_leave_nothing(stand: Stand, tmp_path: Path) -> None:
+    """At each fault point, with requests that fail and lists that are late, and one sweep. Slow: it waits for late lists."""
+    seeds = range(int(os.environ.get("TETHER_TEST_SEEDS", "8")))
+    with ThreadPoolExecutor(3) as pool:
+        assert [wrong for wrong in pool.map(lambda seed: _crash(seed, stand, tmp_path), seeds) if wrong] == []
+
+
+# -- each by itself ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_port_of_a_pod_is_another_one_outside(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its URL has the port that the provider maps to it."""
+    with running(RunPod()) as stand:
+        monkeypatch.setenv(stand.variable, KEY)
+        started = owner.start(machine(stand, port=8000))
+        asked = stand.rented[started.details["instance_id"]].asked
+        assert asked["ports"] == ["22/tcp", "8000/tcp"]
+        assert started.url == stand.url
+        assert str(started.details["ssh_port"]) == stand.url.rpartition(":")[2]
+        assert asked["env"]["PUBLIC_KEY"].startswith("ssh-ed25519 ")
+        assert asked["env"][RESOURCE] == started.id
+        started.kill()
+
+
+def test_the_host_key_is_in_the_user_data(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lambda runs it at boot, so the machine is known from its first answer; there is no timer, since no shutdown ends billing."""
+    with running(LambdaLabs()) as stand:
+        monkeypatch.setenv(stand.variable, KEY)
+        started = owner.start(machine(stand, user_data="#!/bin/sh\necho mine\n"))
+        said = stand.rented[started.details["instance_id"]].asked["user_data"]
+        known = Path(started.details["ssh_known_hosts"]).read_text()
+        assert known.startswith("* ssh-ed25519 ")
+        assert known.removeprefix("* ").strip() in said
+        assert "tether_lease" not in said
+        assert started.details["ssh_user"] == "ubuntu"
+        started.kill()
+
+
+def test_the_cheapest_size_that_is_to_be_had_is_chosen(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has no capacity now is said by its name."""
+    with running(LambdaLabs()) as stand:
+        monkeypatch.setenv(stand.variable, KEY)
+        started = owner.start(machine(stand, gpu="H100", gpu_count=8))
+        assert started.details["instance_type"] == "gpu_8x_h100_sxm5"
+        assert started.details["cost_per_hour"] == 23.92
+        started.kill()
+        with pytest.raises(StartError, match="no capacity now for gpu_1x_gh200"):
+            owner.start(machine(stand, gpu="GH200"))
+
+
+@pytest.mark.parametrize(
+    ("provider", "wrong"),
+    [
+        ("lambda_labs", {"spot": True}),
+        ("lambda_labs", {"key": False}),
+        ("lambda_labs", {"profile": "mine"}),
+        ("runpod", {"image": None}),
+        ("runpod", {"user_data": "#!/bin/sh\n"}),
+        ("runpod", {"options": {"unheard": 1}}),
+    ],
+    ids=str,
+)
+def test_what_a_provider_has_not_is_refused(provider: str, wrong: dict[str, Any], owner: Owner) -> None:
+    """Before anything is asked for or on record."""
+    with pytest.raises(SpecError):
+        owner.start(Machine(provider, **{**SPECS[provider], **wrong}))
+    assert owner.resources == []
+
+
+@pytest.mark.parametrize("name", ["lambda_labs", "runpod"])
+def test_no_more_is_claimed_than_is_true(name: str) -> None:
+    """Both were tried at nothing but what was made after their descriptions."""
+    assert provider_class(name).tested == "contract-tested against its published description"
