@@ -19,7 +19,8 @@ from tether.guard.launch import Hub
 from tether.ledger import place
 from tether.ledger.reading import Reading
 from tether.life import registry
-from tether.life.driver import CanDiagnose, Context
+from tether.life.context import Context
+from tether.life.driver import CanDiagnose
 from tether.linux import cgroup, tier
 from tether.model import Finding
 

@@ -99,7 +99,7 @@ class Records:
     @cached_property
     def drivers(self) -> Drivers:
         """Drivers that own nothing, but can look and end; each is imported when its kind is met."""
-        from tether.life.driver import Context
+        from tether.life.context import Context
         from tether.life.drivers import Drivers
 
         text.in_own_words()

@@ -5,6 +5,7 @@ What every driver is, and what some can do besides, stands in `tether.life.drive
 
 from __future__ import annotations
 
+from tether.life.context import Context
 from tether.life.driver import (
     CanAdopt,
     CanAsk,
@@ -18,7 +19,6 @@ from tether.life.driver import (
     CanLook,
     CanPause,
     CanSignal,
-    Context,
     Driver,
     HasConnections,
     HasDetails,

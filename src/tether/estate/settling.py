@@ -20,7 +20,8 @@ from tether.ledger import changes
 from tether.ledger.database import Database
 from tether.ledger.look import Look
 from tether.ledger.rows import OwnerRow
-from tether.life.driver import CanAdopt, CanAttach, Context, Driver, HasGuard, HasMarks, HasPlan, HasRemains
+from tether.life.context import Context
+from tether.life.driver import CanAdopt, CanAttach, Driver, HasGuard, HasMarks, HasPlan, HasRemains
 from tether.life.drivers import Drivers
 from tether.linux import census, cgroup, faults, tree, whereabouts
 from tether.linux.members import Marks

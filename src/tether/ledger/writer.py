@@ -27,6 +27,7 @@ from typing import Any
 from tether.errors import Busy, LedgerError
 from tether.ledger import changes
 from tether.ledger.database import BUSY_S, Held, Replaced
+from tether.ledger.entries import Blocked, Entry
 from tether.ledger.prune import Pruning
 from tether.ledger.rows import ResourceRow
 from tether.ledger.store import EventRow, Ledger
@@ -47,22 +48,8 @@ _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _QUIET_S = 2.0
 _MOST_ENTRIES = 20_000
-_SAID_AFTER_S = 5.0
 _PRUNED_AT_END = 50
 _ONE = (1).to_bytes(8, sys.byteorder)
-
-
-class _Entry:
-    """One change that is to be committed; ``done`` when it was, or can't be, which ``error`` says then."""
-
-    __slots__ = ("change", "done", "error", "result", "synced")
-
-    def __init__(self, change: Callable[[Any], Any], *, synced: bool = False) -> None:
-        self.change = change
-        self.synced = synced
-        self.done = False
-        self.result: Any = None
-        self.error: BaseException | None = None
 
 
 class Writer:
@@ -84,14 +71,14 @@ class Writer:
         self._state_dir = state_dir
         self._add_owner: Callable[[Any], None] = lambda _: None
         self._live: dict[str, ResourceRow] = {}
-        self._entries: deque[_Entry] = deque()
-        self._batch: list[_Entry] = []
+        self._entries: deque[Entry] = deque()
+        self._batch: list[Entry] = []
         self._committing = threading.RLock()
         self._beginning = threading.Lock()
         self._inside = 0
         self._at_once: set[int] = set()
         self._generation = 0
-        self._is_blocked, self._blocked_at, self._is_said = False, 0.0, False
+        self._blocked = Blocked()
         self._knows_all = True
         self._closed = False
         self._pruning = Pruning(self._ledger, state_dir)
@@ -110,11 +97,11 @@ class Writer:
             self._add_owner(db)
             changes.add_event(db, self._owner, None, name, "owner began", f"pid {identity.pid}")
 
-        self._commit(_Entry(change))
+        self._commit(Entry(change))
 
     def end_owner(self, how: str) -> None:
         """Record that the owner has ended; see `close`."""
-        self._enter(_Entry(lambda db: changes.end_owner(db, self._owner, how)))
+        self._enter(Entry(lambda db: changes.end_owner(db, self._owner, how)))
 
     def add_resource(
         self,
@@ -138,19 +125,19 @@ class Writer:
         """
         row = changes.new_resource(tag, owner, name, kind, spec, on_death, keep_for, plan or reserved)
         self._live[tag] = row
-        entry = _Entry(lambda db: changes.put_resource(db, row), synced=plan is not None)
+        entry = Entry(lambda db: changes.put_resource(db, row), synced=plan is not None)
         try:
             self._commit(entry)
         except BaseException:
             # Nothing of it will be created. Interrupted, or written anew meanwhile, it may be on record all the same.
             self._live.pop(tag, None)
-            self._enter(_Entry(lambda db: changes.remove_pending(db, tag)))
+            self._enter(Entry(lambda db: changes.remove_pending(db, tag)))
             raise
 
     def plan_again(self, tag: str, fence: int, plan: Handle) -> None:
         """Record where a resource that has ended will be next; on the disk when this returns. Raises LedgerError."""
         self._change_live(tag, handle=plan)
-        self._commit(_Entry(lambda db: changes.plan_again(db, tag, fence, plan), synced=True))
+        self._commit(Entry(lambda db: changes.plan_again(db, tag, fence, plan), synced=True))
 
     def begin_life(self, tag: str, fence: int) -> int:
         """Record that a resource that has ended begins another life, and return its number; on record when this returns.
@@ -159,7 +146,7 @@ class Writer:
             Busy: somebody with a higher fence has taken it over; nothing was written.
             LedgerError: it could not be recorded.
         """
-        entry = _Entry(lambda db: changes.begin_life(db, tag, fence))
+        entry = Entry(lambda db: changes.begin_life(db, tag, fence))
         self._commit(entry)
         if entry.result is None:
             raise Busy(f"resource {tag} has another owner by now, who alone can start it again")
@@ -171,7 +158,7 @@ class Writer:
 
     def take_over(self, tag: str, fence: int, owner: str) -> bool:
         """Make ``owner`` the owner of a resource whose fence is ``fence``; False if somebody else was faster."""
-        entry = _Entry(lambda db: changes.take_over(db, tag, fence, owner))
+        entry = Entry(lambda db: changes.take_over(db, tag, fence, owner))
         self._commit(entry)
         row = self._ledger.resource(tag)
         if entry.result and row is not None and not row.state.is_final:
@@ -212,12 +199,12 @@ class Writer:
                 if row is not None and row.state.is_final:
                     self._live.pop(tag, None)
 
-        self._enter(_Entry(change))
+        self._enter(Entry(change))
         return True
 
     def add_event(self, owner: str, tag: str | None, name: str, what: str, detail: str = "") -> None:
         """Record that something happened. Never waits."""
-        self._enter(_Entry(lambda db: changes.add_event(db, owner, tag, name, what, detail)))
+        self._enter(Entry(lambda db: changes.add_event(db, owner, tag, name, what, detail)))
 
     def events(self, *, last: int | None = None) -> list[EventRow]:
         """Return what happened to the owner and its resources, the oldest first; at most the last so many. Raises LedgerError."""
@@ -231,7 +218,7 @@ class Writer:
 
     # -- how it is committed -------------------------------------------------------------------------------------------
 
-    def _enter(self, entry: _Entry) -> None:
+    def _enter(self, entry: Entry) -> None:
         """Have it committed some time; nobody waits for it. What comes after the end is settled by others, who record it."""
         if self._closed and self.is_complete:
             return
@@ -254,14 +241,14 @@ class Writer:
             if not self.flush():
                 self._wake()
 
-    def _append(self, entry: _Entry) -> None:
+    def _append(self, entry: Entry) -> None:
         if len(self._entries) > _MOST_ENTRIES:
             # Nobody could write for very long. What lives is known, and will be; what happened in between is lost.
             self._entries.clear()
             self._knows_all = False
         self._entries.append(entry)
 
-    def _commit(self, entry: _Entry) -> None:
+    def _commit(self, entry: Entry) -> None:
         """Commit it, with all that was entered before. Raises LedgerError: it was not, and will not be."""
         self._append(entry)
         deadline = time.monotonic() + BUSY_S
@@ -292,22 +279,12 @@ class Writer:
                 if self._batch:
                     self._commit_batch()
             except LedgerError as error:
-                self._note_blocked(error)
+                self._blocked.note(error)
                 return error
             finally:
                 self._inside -= 1
-            self._is_blocked = False
+            self._blocked.clear()
             return None
-
-    def _note_blocked(self, error: LedgerError) -> None:
-        """Say once that nothing can be written; of a ledger that others only use a lot, when that has lasted."""
-        now = time.monotonic()
-        if not self._is_blocked:
-            self._is_blocked, self._blocked_at, self._is_said = True, now, False
-        passes = isinstance(error, Held | Replaced) and now - self._blocked_at < _SAID_AFTER_S
-        if not self._is_said and not passes:
-            self._is_said = True
-            _log.warning("%s; what happens is recorded when it can be", error)
 
     def _commit_batch(self) -> None:
         batch = list(self._batch)
@@ -322,7 +299,7 @@ class Writer:
         del self._batch[: len(batch)]
 
     @staticmethod
-    def _carry_out(entry: _Entry, db: sqlite3.Connection) -> tuple[Any, LedgerError | None]:
+    def _carry_out(entry: Entry, db: sqlite3.Connection) -> tuple[Any, LedgerError | None]:
         """Make one change. What can't be written at all (an object that is no JSON) is that change's error, and no other's."""
         try:
             return entry.change(db), None
@@ -351,7 +328,7 @@ class Writer:
         Returns:
             Whether it is.
         """
-        if not self.is_complete and not self._is_blocked:
+        if not self.is_complete and not self._blocked:
             self._attempt()
         return self.is_complete
 
@@ -401,7 +378,7 @@ class Writer:
             waiting.register(fd, select.POLLIN)
         pause, missing = _FIRST_PAUSE_S, False
         while not (self._closed and self.is_complete):
-            timeout = pause if self._is_blocked else _QUIET_S if missing else self._pruning.pause_s()
+            timeout = pause if self._blocked else _QUIET_S if missing else self._pruning.pause_s()
             woken = waiting.poll(None if timeout is None else 1000 * timeout)
             if woken and not self._closed:
                 time.sleep(_GATHER_S)
@@ -413,7 +390,7 @@ class Writer:
                 missing = not self._ledger.path.exists()
                 # Who is just removing the whole folder would find it filled again.
                 if not missing or (was_missing and not woken):
-                    self._append(_Entry(lambda _: None))
+                    self._append(Entry(lambda _: None))
             if self._attempt() is not None:
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
                 continue

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 
 from tether.life import registry
-from tether.life.driver import CanLook, Context, Driver, HasConnections
+from tether.life.context import Context
+from tether.life.driver import CanLook, Driver, HasConnections
 
 __all__ = ["Drivers"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from tether.errors import Gone
 from tether.life.managed import Managed
 
 __all__ = ["Live"]
@@ -24,6 +25,17 @@ class Live:
         self._managed: dict[str, Managed] = {}
         self._tags: dict[str, str] = {}
         self._numbers: dict[str, int] = {}
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Add nothing any more: what there is now is all that there will be."""
+        with self.lock:
+            self._is_closed = True
+
+    def check_open(self) -> None:
+        """Raise Gone if nothing is added any more."""
+        if self._is_closed:
+            raise Gone("the owner is being shut down, and starts nothing any more; make a new one")
 
     def all(self) -> list[Managed]:
         """Return them in the order of their start."""

@@ -21,8 +21,9 @@ from tether.ledger.writer import Writer
 from tether.life import machine as lifecycle
 from tether.life import outside, readiness
 from tether.life.clock import Clock, SystemClock
+from tether.life.context import Context
 from tether.life.creation import Creation
-from tether.life.driver import CanAdopt, Context, Driver
+from tether.life.driver import CanAdopt, Driver
 from tether.life.drivers import Drivers
 from tether.life.ending import Ending
 from tether.life.live import Live
@@ -83,7 +84,7 @@ class Supervisor(Ending):
         self._context = replace(context(self.emit), subject=self._live.get)
         self.drivers = Drivers(self._context)
         self._creation = Creation(ledger, self._record)
-        self._is_closing = self._is_closed = False
+        self._is_closed = False
 
     def live(self) -> list[Managed]:
         """Return what has not ended, in the order of its start."""
@@ -228,7 +229,7 @@ class Supervisor(Ending):
 
     def _enter(self, spec: Spec, driver: Driver, on_death: OnDeath, carrier: Managed | None) -> Managed:
         with self._live.lock:
-            self._check_open()
+            self._live.check_open()
             missing = {each for each in spec.needs or () if self._live.by_name(each) is None}
             if missing:
                 raise SpecError(f"{spec.name or spec.kind} needs {', '.join(sorted(missing))}, which was not started")
@@ -239,10 +240,6 @@ class Supervisor(Ending):
             managed.creator = threading.get_ident()
             self._live.add(managed)
             return managed
-
-    def _check_open(self) -> None:
-        if self._is_closing:
-            raise Gone("the owner is being shut down, and starts nothing any more; make a new one")
 
     def _attempt(self, managed: Managed, progress: Progress) -> None:
         try:
@@ -341,7 +338,7 @@ class Supervisor(Ending):
             # What it depends on (a lock file, the address of an engine) may have changed since.
             self._ledger.plan_again(managed.tag, managed.fence, plan)
         with self._live.lock:
-            self._check_open()
+            self._live.check_open()
             if self._live.by_name(managed.name) is not None:
                 raise Busy(f"another resource is called {managed.name} by now; stop that first")
             self._live.add(managed)
@@ -436,8 +433,7 @@ class Supervisor(Ending):
 
     def refuse_starts(self) -> None:
         """Start and restart nothing any more: what is live now is all that there will be."""
-        with self._live.lock:
-            self._is_closing = True
+        self._live.close()
 
     def release_in_fork(self) -> None:
         """In a fork of the owner, where no lock may be waited for: nothing is known of what is the owner's."""

@@ -20,7 +20,8 @@ from tether.ledger import place
 from tether.ledger.proof import Proof
 from tether.ledger.store import EventRow, Ledger
 from tether.ledger.writer import Writer
-from tether.life.driver import Context, HasGuard
+from tether.life.context import Context
+from tether.life.driver import HasGuard
 from tether.life.machine import Event
 from tether.life.managed import Managed, new_id
 from tether.life.supervisor import Supervisor

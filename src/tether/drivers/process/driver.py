@@ -5,25 +5,24 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import threading
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from tether.drivers import Context
-from tether.drivers.process import receipts, request
+from tether.drivers.process import adoption, receipts, request
 from tether.drivers.process.capping import Capping
 from tether.drivers.process.held import Held
 from tether.drivers.process.receipts import outcome, outcome_of
 from tether.drivers.process.streams import Streams
-from tether.errors import Busy, DeadlineExceeded, Gone, GuardLost, NotCreated, SpecError, TetherError, exec_error
+from tether.errors import DeadlineExceeded, GuardLost, NotCreated, SpecError, TetherError, exec_error
 from tether.guard import wire
 from tether.guard.launch import ShimChannel
 from tether.guard.line import Shim, describe_stuck
 from tether.guard.wire import Kind
 from tether.ledger import logs
 from tether.life.machine import Ended, MainExited, Paused, Stuck
-from tether.linux import cgroup, faults, identity, members, proc, signals, tier, tree
+from tether.linux import cgroup, faults, identity, members, proc, signals, tree
 from tether.linux.sockets import free_port, listening_inodes
 from tether.model import Handle, Identity, OnDeath, Progress, State, Status, Usage
 from tether.protocol import PluginExecutionMode
@@ -33,7 +32,6 @@ __all__ = ["ProcessDriver"]
 
 _TICK_HZ, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 _STUCK_S = 10.0
-_MEETING_S = 5.0
 _VERSION = 2
 
 
@@ -298,32 +296,9 @@ class ProcessDriver:
 
     def adopt(self, handle: Handle, fence: int) -> int | None:
         """Give the shim of a kept tree this process's lifeline. See `tether.drivers.CanAdopt`."""
-        line = socket.socket(socket.AF_UNIX)
-        life = handle.data.get("life", 1)
-        folder = os.open(self._run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        owner = [self._context.lifeline(), *([os.pidfd_open(os.getpid())] if tier.has_pidfd() else [])]
-        pid, start = handle.data["shim"][:2]
-        try:
-            # Somebody may have stopped it.
-            signals.send(pid, start, signal.SIGCONT)
-            line.settimeout(_MEETING_S)
-            line.connect(f"/proc/self/fd/{folder}/{handle.tag}.{life}.sock")
-            wire.send(line, Kind.ADOPT, {"fence": fence, "life": life}, owner)
-            received = wire.receive(line)
-        except OSError as error:
-            line.close()
-            raise Gone(f"resource {handle.tag} can't be adopted: its shim does not answer: {error}") from error
-        finally:
-            os.close(folder)
-            for fd in owner[1:]:
-                os.close(fd)
-        if received is None or received[0].kind != Kind.ADOPTED:
-            line.close()
-            raise Busy(f"resource {handle.tag} can't be adopted: it has an owner, or is ending")
-        line.settimeout(None)
-        channel = ShimChannel(line, pid, start, handle.data["cgroup"], handle.data["tier"])
+        channel, exit_code = adoption.meet(self._run_dir, handle, fence, self._context.lifeline())
         self._hold(channel, handle)
-        return received[0].number("status")
+        return exit_code
 
     def receipt(self, handle: Handle) -> Ended | None:
         """Read what the shim of a kept tree left at its end. See `tether.drivers.CanAdopt`."""
