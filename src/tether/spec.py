@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import re
 import signal as _signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -12,6 +11,7 @@ from typing import Any, BinaryIO, ClassVar, Literal
 
 from tether.errors import SpecError
 from tether.model import Inside, OnDeath, Ready, Spec, check_name
+from tether.port import has_port
 from tether.redaction import redact, redact_text
 
 __all__ = [
@@ -22,8 +22,6 @@ __all__ = [
     "SpecBase",
     "checked_env",
     "checked_words",
-    "has_port",
-    "put_port",
     "redact",
 ]
 
@@ -419,9 +417,6 @@ class Process(CommandBase):
         }
 
 
-_PORT = re.compile(r"\{\{port\}\}|\{port\}")
-
-
 def _plain(value: Any) -> Any:
     """A value whose repr is the same in another process."""
     if isinstance(value, Mapping):
@@ -448,15 +443,3 @@ def _plain_target(target: Any) -> Any:
     if is_dataclass(target):
         return [_plain_target(getattr(target, each.name)) for each in fields(target)]
     return getattr(target, "pattern", getattr(target, "__qualname__", target))
-
-
-def has_port(text: str) -> bool:
-    """Whether ``text`` has a ``{port}`` to be replaced."""
-    return "{port}" in text and any(match.group() == "{port}" for match in _PORT.finditer(text))
-
-
-def put_port(text: str, port: int | None) -> str:
-    """Replace ``{port}`` by the port, and ``{{port}}`` by a literal ``{port}``."""
-    if "{port}" not in text:
-        return text
-    return _PORT.sub(lambda match: "{port}" if match.group() == "{{port}}" or port is None else str(port), text)

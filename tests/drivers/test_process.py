@@ -18,7 +18,8 @@ import tether
 from support import eventually
 from tether import Busy, DeadlineExceeded, Owner, Process, SpecError, StartError, State
 from tether.linux import sockets
-from tether.spec import put_port, redact
+from tether.port import put_port
+from tether.spec import redact
 
 SERVE = """
 import http.server, sys

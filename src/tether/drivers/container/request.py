@@ -11,7 +11,7 @@ from typing import Any
 
 from tether.drivers.container.spec import Container, HealthCheck, Mount
 from tether.model import Ready
-from tether.spec import put_port
+from tether.port import put_port
 
 __all__ = ["NANO", "PORT_INSIDE", "archives", "config", "wants_health"]
 

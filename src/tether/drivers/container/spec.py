@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from tether.errors import SpecError, require_extra
 from tether.model import OnDeath, Ready
-from tether.spec import SpecBase, checked_env, checked_words, has_port, redact
+from tether.port import has_port
+from tether.spec import SpecBase, checked_env, checked_words, redact
 
 __all__ = ["Container", "ContainerRef", "HealthCheck", "Mount"]
 

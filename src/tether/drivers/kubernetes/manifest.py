@@ -10,7 +10,7 @@ from typing import Any
 
 from tether.drivers.kubernetes.client import CLAIM, POD, SECRET, SERVICE
 from tether.drivers.kubernetes.spec import Claim, FromKey, Pod
-from tether.spec import put_port
+from tether.port import put_port
 
 __all__ = ["MAIN", "OWNER", "PORT_INSIDE", "RESOURCE", "Marks", "kinds_of", "main_port", "name_of", "objects"]
 

@@ -13,7 +13,8 @@ from tether.guard.wire import Encoded, encode_fields
 from tether.linux import members
 from tether.linux.attributes import Attributes
 from tether.model import Inside, OnDeath, Terminal
-from tether.spec import Process, put_port
+from tether.port import put_port
+from tether.spec import Process
 
 __all__ = ["build", "check"]
 

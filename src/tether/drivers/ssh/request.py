@@ -6,7 +6,7 @@ from typing import Any
 
 from tether.drivers.ssh.spec import RemoteProcess
 from tether.model import OnDeath
-from tether.spec import put_port
+from tether.port import put_port
 
 __all__ = ["build"]
 
