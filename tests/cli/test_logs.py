@@ -40,6 +40,15 @@ def test_of_one_it_is_as_it_was_written(owner: Owner) -> None:
     assert "\x1b[31mred\x1b[0m\\x1b]0;title\\x07\\xff\r" in on_terminal("logs", "a").replace("\n", "")
 
 
+def test_standard_error_with_a_log_of_its_own_comes_last(owner: Owner) -> None:
+    """It is neither forgotten nor counted twice; followed, each comes as it is written."""
+    script = "echo out; echo careful >&2; echo end"
+    owner.start(Process(["sh", "-c", script], name="a", stderr="own-log")).wait(10)
+    assert tether("logs", "a") == "out\nend\ncareful\n"
+    assert tether("logs", "a", "-n", "2") == "end\ncareful\n"
+    assert tether("logs", "-f", "a") == "out\nend\ncareful\n"
+
+
 def test_the_last_lines_are_found_from_the_end(tmp_path: Path) -> None:
     """Whatever their lengths, with and without a last line end."""
     path = tmp_path / "log"
