@@ -86,6 +86,15 @@ def _sleeps(pid: int) -> bool:
     return "nanosleep" in syscall
 
 
+def test_standard_error_with_a_log_of_its_own_comes_last(owner: Owner) -> None:
+    """It is neither forgotten nor counted twice; followed, each comes as it is written."""
+    script = "echo out; echo careful >&2; echo end"
+    owner.start(Process(["sh", "-c", script], name="a", stderr="own-log")).wait(10)
+    assert tether("logs", "a") == "out\nend\ncareful\n"
+    assert tether("logs", "a", "-n", "2") == "end\ncareful\n"
+    assert tether("logs", "-f", "a") == "out\nend\ncareful\n"
+
+
 def test_the_last_lines_are_found_from_the_end(tmp_path: Path) -> None:
     """Whatever their lengths, with and without a last line end."""
     path = tmp_path / "log"

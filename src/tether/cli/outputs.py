@@ -76,6 +76,30 @@ class _File(Output):
         return self._file.news
 
 
+class _Apart(_File):
+    """The log of a resource whose standard error has one of its own, which comes last."""
+
+    def __init__(self, tag: str, number: int, path: Path, errors: Path) -> None:
+        super().__init__(tag, number, path)
+        self._errors = _File(tag, number, errors)
+
+    @property
+    def written(self) -> float | None:
+        return max(super().written or 0.0, self._errors.written or 0.0)
+
+    def begin(self, lines: int | None) -> Iterable[bytes]:
+        both = b"".join([*super().begin(lines), *self._errors.begin(lines)])
+        return [files.last_lines(both, lines)]
+
+    def skip(self) -> None:
+        super().skip()
+        self._errors.skip()
+
+    def news(self) -> Callable[[], bytes | None]:
+        take, take_errors = super().news(), self._errors.news()
+        return lambda: (take() or b"") + (take_errors() or b"")
+
+
 class _Kept(Output):
     """What an engine or a host keeps."""
 
@@ -130,7 +154,8 @@ def output_of(entry: Entry, records: Records, number: int) -> Output:
     path = log_file(row, records)
     if path is None:
         raise NotFound(f"resource {entry.full_name} has no log here: its output goes elsewhere")
-    return _File(row.id, number, path)
+    errors = row.handle.data.get("error_log") if row.handle is not None else None
+    return _File(row.id, number, path) if errors is None else _Apart(row.id, number, path, Path(str(errors)))
 
 
 def follow(outputs: list[Output], records: Records) -> Iterator[tuple[Output, bytes]]:
