@@ -366,10 +366,16 @@ class SshDriver:
         self._end(handle, 0.0, "killed by its owner")
 
     def _end(self, handle: Handle, grace: float, why: str, *, again: bool = False) -> None:
+        with self._lock:
+            ended = self._ended.get(handle.tag)
         try:
             self._end_there(handle, grace, why, again=again)
         except machine.MachineGone:
             self._let_go(handle)
+        except DriverUnavailable:
+            # A machine that was rented for it goes as soon as its end was heard, whoever still looks.
+            if "on" not in handle.data or ended is None or not ended.wait(_CLEAR_S):
+                raise
 
     def _end_there(self, handle: Handle, grace: float, why: str, *, again: bool) -> None:
         with self._lock:
