@@ -57,6 +57,15 @@ static ssize_t read_ready(int fd, uint8_t *into, size_t room)
 }
 
 /* Receive into `room` bytes and take in descriptors. Bytes, 0 at the end, -1 with errno. */
+/* A macro of the library, which compares signed with unsigned in musl. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-compare"
+static struct cmsghdr *next_part(struct msghdr *message, struct cmsghdr *part)
+{
+    return CMSG_NXTHDR(message, part);
+}
+#pragma GCC diagnostic pop
+
 static ssize_t receive(struct inbox *inbox, int sock, uint8_t *into, size_t room)
 {
     union {
@@ -71,7 +80,8 @@ static ssize_t receive(struct inbox *inbox, int sock, uint8_t *into, size_t room
     while (got < 0 && errno == EINTR);
     if (got < 0)
         return errno == ENOTSOCK ? read_ready(sock, into, room) : got;
-    for (struct cmsghdr *each = CMSG_FIRSTHDR(&message); each != NULL; each = CMSG_NXTHDR(&message, each)) {
+    for (struct cmsghdr *each = CMSG_FIRSTHDR(&message), *next; each != NULL; each = next) {
+        next = next_part(&message, each);
         if (each->cmsg_level != SOL_SOCKET || each->cmsg_type != SCM_RIGHTS)
             continue;
         size_t count = (each->cmsg_len - CMSG_LEN(0)) / sizeof(int);
