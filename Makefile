@@ -41,6 +41,7 @@ endif
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/python scripts/build_guard.py --check
 
 types: $(VENV)/.ready
 	$(BIN)/mypy

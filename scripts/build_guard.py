@@ -71,11 +71,26 @@ def compiler() -> list[str]:
 
 
 def zig() -> list[str]:
-    """Return the command of ziglang's C compiler. Raises SystemExit if it is not installed."""
-    done = subprocess.run([sys.executable, "-m", "ziglang", "version"], capture_output=True, check=False)
-    if done.returncode:
+    """Return the command of ziglang's C compiler, installed if it is not there. Raises SystemExit if it can't be."""
+    there = [sys.executable, "-m", "ziglang", "version"]
+    if subprocess.run(there, capture_output=True, check=False).returncode:
+        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "ziglang"], check=False)
+    if subprocess.run(there, capture_output=True, check=False).returncode:
         sys.exit("there is no C compiler here (cc, gcc, clang), nor ziglang: pip install ziglang, or install gcc")
     return [sys.executable, "-m", "ziglang", "cc"]
+
+
+def check() -> None:
+    """Have the style checked, and every file looked through by gcc's static analysis. Raises SystemExit if there is anything to say."""
+    style = Path(sys.executable).with_name("clang-format")
+    failed = subprocess.run([style, "--dry-run", "-Werror", *sorted(SOURCES.glob("*.[ch]"))], check=False).returncode
+    gcc = shutil.which("gcc")
+    if gcc is None:
+        print("no gcc here: the guard is not analysed", file=sys.stderr)
+    for path in sources() if gcc else ():
+        analysis = [gcc, *FLAGS[:-1], "-fanalyzer", "-c", "-o", os.devnull, path]
+        failed |= subprocess.run(analysis, check=False).returncode
+    sys.exit(failed)
 
 
 def compile_into(target: Path, command: list[str], extra: list[str]) -> None:
@@ -137,7 +152,10 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="for every machine, with ziglang")
     parser.add_argument("--faults", action="store_true", help="with fault points")
     parser.add_argument("--sanitize", action="store_true", help="with sanitizers")
+    parser.add_argument("--check", action="store_true", help="check style and sources, and build nothing")
     asked = parser.parse_args()
+    if asked.check:
+        check()
     if asked.all:
         build_all()
     if asked.faults:

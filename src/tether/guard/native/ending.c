@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 enum {
-    ROUND_PAUSE_MS = 5,    /* long enough not to list a dying tree over and over, short enough to catch what re-forks */
+    ROUND_PAUSE_MS = 5, /* long enough not to list a dying tree over and over, short enough to catch what re-forks */
     LONGEST_PAUSE_MS = 1000,
     STUCK_AFTER_MS = 2000, /* after so long without a change members are said to be stuck */
     STOP_LOOKS = 8,
@@ -78,9 +78,8 @@ static bool is_frozen(pid_t pid, char *folder, size_t room)
     char path[64], name[PATH_ROOM], file[2 * PATH_ROOM], state[32];
     if (!format(path, sizeof path, "/proc/%d/cgroup", (int)pid))
         return false;
-    if (find_in_file(path, ":freezer:", name, sizeof name) &&
-        format(file, sizeof file, "/sys/fs/cgroup/freezer%s/freezer.state", name) && find_in_file(file, "", state, sizeof state) &&
-        strcmp(state, "THAWED") != 0)
+    if (find_in_file(path, ":freezer:", name, sizeof name) && format(file, sizeof file, "/sys/fs/cgroup/freezer%s/freezer.state", name) &&
+        find_in_file(file, "", state, sizeof state) && strcmp(state, "THAWED") != 0)
         return format(folder, room, "cgroup %s", name);
     static const char *const mounts[] = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"};
     for (size_t i = 0; i < 2; i++)

@@ -17,11 +17,11 @@ enum { PIECE_MOST = 256 << 10, BOOT_ROOM = 64 };
 
 /* What all parts know. */
 struct far {
-    char home[PATH_ROOM];   /* the folder of folders */
-    char login[PATH_ROOM];  /* where commands begin: the home directory, or / */
+    char home[PATH_ROOM];  /* the folder of folders */
+    char login[PATH_ROOM]; /* where commands begin: the home directory, or / */
     char boot[BOOT_ROOM];
-    mode_t mask;            /* the login's umask */
-    struct rlimit files;    /* the login's limit of descriptors */
+    mode_t mask;         /* the login's umask */
+    struct rlimit files; /* the login's limit of descriptors */
     bool subreaper;
     int signals;
 };

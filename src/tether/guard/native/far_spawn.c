@@ -27,7 +27,8 @@ static void put(struct building *to, int key, const void *bytes, size_t size)
 {
     if (to->room - to->size < size + 6)
         return;
-    uint8_t head[6] = {(uint8_t)key, (uint8_t)(key >> 8), (uint8_t)size, (uint8_t)(size >> 8), (uint8_t)(size >> 16), (uint8_t)(size >> 24)};
+    uint8_t head[6] = {(uint8_t)key,         (uint8_t)(key >> 8),   (uint8_t)size,
+                       (uint8_t)(size >> 8), (uint8_t)(size >> 16), (uint8_t)(size >> 24)};
     memcpy(to->data + to->size, head, sizeof head);
     memcpy(to->data + to->size + 6, bytes, size);
     to->size += 6 + size;
@@ -192,8 +193,16 @@ static _Noreturn void become_shim(const struct inbox *request, const char *tag, 
             _exit(1);
     sys_close_from(7);
     inheritance = (struct inheritance){
-        .channel = 3, .lifeline = -1, .owner = -1, .hub = -1, .hub_pid = -1, .signals = 6, .receipts = -1,
-        .subreaper = far.subreaper, .slot = &slot, .leased = &asked,
+        .channel = 3,
+        .lifeline = -1,
+        .owner = -1,
+        .hub = -1,
+        .hub_pid = -1,
+        .signals = 6,
+        .receipts = -1,
+        .subreaper = far.subreaper,
+        .slot = &slot,
+        .leased = &asked,
     };
     if (!build(&asked, request, tag, 5, 4))
         _exit(1);

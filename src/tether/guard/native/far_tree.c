@@ -176,8 +176,12 @@ static void heed(struct holding *holding)
 {
     int kind = inbox_kind(&holding->inbox);
     switch (kind) {
-    case KIND_SPAWNED: spawned(holding); break;
-    case KIND_REFUSED: refused(holding); break;
+    case KIND_SPAWNED:
+        spawned(holding);
+        break;
+    case KIND_REFUSED:
+        refused(holding);
+        break;
     case KIND_ADOPTED:
         take_state(holding);
         if (holding->adopt_id != 0) {
@@ -197,8 +201,11 @@ static void heed(struct holding *holding)
         relay(holding, kind);
         break;
     case KIND_PAUSED:
-    case KIND_STUCK: relay(holding, kind); break;
-    default: break;
+    case KIND_STUCK:
+        relay(holding, kind);
+        break;
+    default:
+        break;
     }
 }
 

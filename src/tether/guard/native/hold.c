@@ -127,17 +127,39 @@ static void do_request(const struct inbox *request)
     int64_t id = number_of(request, KEY_ID, 0);
     text_of(request, KEY_TAG, tag, sizeof tag);
     switch (inbox_kind(request)) {
-    case KIND_SPAWN: do_spawn(request, id, tag); break;
-    case KIND_RENEW: do_renew(request, id); break;
-    case KIND_STOP: do_stop(request, id, tag); break;
-    case KIND_ADOPT: do_adopt(request, id, tag); break;
-    case KIND_LOOK: do_look(id, tag); break;
-    case KIND_LOG: log_piece(request, id, tag); break;
-    case KIND_CLEAR: do_clear(id, tag); break;
-    case KIND_PORT: do_port(id); break;
-    case KIND_LISTENS: do_listens(request, id, tag); break;
-    case KIND_DIAGNOSE: do_diagnose(id); break;
-    default: answer_error(id, ENOSYS, ""); break;
+    case KIND_SPAWN:
+        do_spawn(request, id, tag);
+        break;
+    case KIND_RENEW:
+        do_renew(request, id);
+        break;
+    case KIND_STOP:
+        do_stop(request, id, tag);
+        break;
+    case KIND_ADOPT:
+        do_adopt(request, id, tag);
+        break;
+    case KIND_LOOK:
+        do_look(id, tag);
+        break;
+    case KIND_LOG:
+        log_piece(request, id, tag);
+        break;
+    case KIND_CLEAR:
+        do_clear(id, tag);
+        break;
+    case KIND_PORT:
+        do_port(id);
+        break;
+    case KIND_LISTENS:
+        do_listens(request, id, tag);
+        break;
+    case KIND_DIAGNOSE:
+        do_diagnose(id);
+        break;
+    default:
+        answer_error(id, ENOSYS, "");
+        break;
     }
 }
 

@@ -181,8 +181,17 @@ static void fork_shim(void)
     *slot = (struct slot){.number = ++hub.forked};
     static struct inheritance inheritance;
     inheritance = (struct inheritance){
-        .channel = ends[1], .shims = hub.shims, .offered = ends[0], .lifeline = hub.lifeline, .owner = hub.owner, .hub = hub.self, .hub_pid = getpid(),
-        .signals = hub.signals, .receipts = hub.receipts, .subreaper = hub.subreaper, .slot = slot,
+        .channel = ends[1],
+        .shims = hub.shims,
+        .offered = ends[0],
+        .lifeline = hub.lifeline,
+        .owner = hub.owner,
+        .hub = hub.self,
+        .hub_pid = getpid(),
+        .signals = hub.signals,
+        .receipts = hub.receipts,
+        .subreaper = hub.subreaper,
+        .slot = slot,
     };
     if (folder_of(slot, inheritance.folder, sizeof inheritance.folder) && !cgroup_make(inheritance.folder))
         inheritance.folder[0] = '\0';

@@ -25,6 +25,7 @@ int main(int argc, char **argv)
         printf("tether-guard, wire %d, build %s\n", WIRE_VERSION, TETHER_GUARD_BUILD);
         return 0;
     }
-    fputs("usage: tether-guard hub | hold --serve FOLDER | run | --version\nIt is started by tether, and holds what that starts.\n", stderr);
+    fputs("usage: tether-guard hub | hold --serve FOLDER | run | --version\nIt is started by tether, and holds what that starts.\n",
+          stderr);
     return 2;
 }

@@ -33,12 +33,23 @@ static bool parse_stat(char *text, struct stat_line *line)
     for (int field = 4; field <= 22; field++) {
         unsigned long long value = strtoull(at, &at, 10);
         switch (field) {
-        case 4: line->parent = (pid_t)value; break;
-        case 5: line->group = (pid_t)value; break;
-        case 6: line->session = (pid_t)value; break;
-        case 20: line->threads = (int)value; break;
-        case 22: line->start = value; break;
-        default: break;
+        case 4:
+            line->parent = (pid_t)value;
+            break;
+        case 5:
+            line->group = (pid_t)value;
+            break;
+        case 6:
+            line->session = (pid_t)value;
+            break;
+        case 20:
+            line->threads = (int)value;
+            break;
+        case 22:
+            line->start = value;
+            break;
+        default:
+            break;
         }
     }
     return true;

@@ -1,5 +1,5 @@
-/* The process behind `tether run`: it has the place of the command in its shell's eyes, and holds the owner's end of the lifeline. It passes
- * on what it is sent, stops when the command is stopped, and ends as the command ended, when nothing of that is left.
+/* The process behind `tether run`: it has the place of the command in its shell's eyes, and holds the owner's end of the lifeline. It
+ * passes on what it is sent, stops when the command is stopped, and ends as the command ended, when nothing of that is left.
  *
  *     tether-guard run CHANNEL CONTROL GRACE_MS PARENT MAIN [STATUS]
  *
@@ -114,10 +114,17 @@ static void read_channel(void)
             run.status = (int)number_of(&run.inbox, KEY_STATUS, 0);
             ask(KIND_STOP, "its command ended");
             break;
-        case KIND_PAUSED: pause_too(); break;
-        case KIND_STUCK: say_stuck(); break;
-        case KIND_ENDED: run.ended = true; break;
-        default: break;
+        case KIND_PAUSED:
+            pause_too();
+            break;
+        case KIND_STUCK:
+            say_stuck();
+            break;
+        case KIND_ENDED:
+            run.ended = true;
+            break;
+        default:
+            break;
         }
         inbox_clear(&run.inbox);
         if (run.ended)

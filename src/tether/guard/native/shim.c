@@ -26,11 +26,11 @@
 #include <unistd.h>
 
 enum {
-    POLITE_AGAIN_MS = 2000,  /* the first pause before the polite signal is sent again; it doubles each time */
-    LOOK_MS = 10,            /* how often the portable tier looks at the process table in the first seconds of a tree */
-    IDLE_LOOK_MS = 100,      /* how often later */
+    POLITE_AGAIN_MS = 2000, /* the first pause before the polite signal is sent again; it doubles each time */
+    LOOK_MS = 10,           /* how often the portable tier looks at the process table in the first seconds of a tree */
+    IDLE_LOOK_MS = 100,     /* how often later */
     YOUNG_MS = 3000,
-    MEETING_MS = 1000,       /* how long somebody who wants to adopt the tree is listened to */
+    MEETING_MS = 1000, /* how long somebody who wants to adopt the tree is listened to */
     MOST_STEPS = 8,
 };
 
@@ -265,12 +265,10 @@ static int listen_for_heirs(void)
     int folder = open(shim.run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     mode_t mask = umask(0177);
-    bool good = folder >= 0 && sock >= 0 &&
-                format(path, sizeof path, "%s/%s.%lld.sock", shim.run_dir, shim.tag, (long long)shim.life) &&
-                format(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/%s.%lld.sock", folder, shim.tag,
-                       (long long)shim.life) &&
-                (unlink(path) == 0 || errno == ENOENT) && bind(sock, (struct sockaddr *)&address, sizeof address) == 0 &&
-                listen(sock, 16) == 0;
+    bool good =
+        folder >= 0 && sock >= 0 && format(path, sizeof path, "%s/%s.%lld.sock", shim.run_dir, shim.tag, (long long)shim.life) &&
+        format(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/%s.%lld.sock", folder, shim.tag, (long long)shim.life) &&
+        (unlink(path) == 0 || errno == ENOENT) && bind(sock, (struct sockaddr *)&address, sizeof address) == 0 && listen(sock, 16) == 0;
     int error = errno;
     umask(mask);
     if (folder >= 0)
@@ -403,15 +401,24 @@ static void heed_message(struct inbox *inbox)
     char why[sizeof shim.why];
     text_of(inbox, KEY_WHY, why, sizeof why);
     switch (inbox_kind(inbox)) {
-    case KIND_SPAWN: begin(inbox); break;
-    case KIND_STOP: begin_stopping(why, number_of(inbox, KEY_STEP_MS, 0), number_of(inbox, KEY_AGAIN, 0) != 0); break;
-    case KIND_KILL: begin_killing(why); break;
+    case KIND_SPAWN:
+        begin(inbox);
+        break;
+    case KIND_STOP:
+        begin_stopping(why, number_of(inbox, KEY_STEP_MS, 0), number_of(inbox, KEY_AGAIN, 0) != 0);
+        break;
+    case KIND_KILL:
+        begin_killing(why);
+        break;
     case KIND_CONTINUE:
         if (shim.has_tree)
             signal_members(&shim.tree, SIGCONT);
         break;
-    case KIND_SIGNAL: signal_wanted(inbox); break;
-    default: break;
+    case KIND_SIGNAL:
+        signal_wanted(inbox);
+        break;
+    default:
+        break;
     }
 }
 
@@ -531,8 +538,8 @@ static void heed_line(struct inbox *inbox, int line)
     int kind = inbox_kind(inbox);
     int64_t fence = number_of(inbox, KEY_FENCE, shim.fence);
     bool ending = shim.stopping.on || shim.killing.on || shim.spawning;
-    bool refused = kind == KIND_ADOPT ? ending || fence <= shim.fence || number_of(inbox, KEY_LIFE, shim.life) != shim.life
-                                      : fence < shim.fence;
+    bool refused =
+        kind == KIND_ADOPT ? ending || fence <= shim.fence || number_of(inbox, KEY_LIFE, shim.life) != shim.life : fence < shim.fence;
     if (refused) {
         put_state(KIND_REFUSED);
         outbox_send(&box, line, -1);

@@ -25,18 +25,19 @@ struct inbox;
 
 /* What a shim inherits from its hub. */
 struct inheritance {
-    int channel;     /* to the owner */
-    int shims;       /* where the owner hears of shims */
-    int offered;     /* the owner's end of the channel, to be sent there */
-    int lifeline;    /* ends with the owner */
-    int owner;       /* a pidfd of the owner, or -1 */
-    int hub;         /* a pidfd of the hub, or -1 */
+    int channel;  /* to the owner */
+    int shims;    /* where the owner hears of shims */
+    int offered;  /* the owner's end of the channel, to be sent there */
+    int lifeline; /* ends with the owner */
+    int owner;    /* a pidfd of the owner, or -1 */
+    int hub;      /* a pidfd of the hub, or -1 */
     pid_t hub_pid;
-    int signals;     /* a signalfd */
-    int receipts;    /* a file that receipts are appended to, or -1 */
+    int signals;  /* a signalfd */
+    int receipts; /* a file that receipts are appended to, or -1 */
     bool subreaper;
     struct slot *slot;
-    struct inbox *leased; /* the request to be executed at once, under a lease instead of a lifeline, and the channel one of several; or NULL */
+    struct inbox
+        *leased; /* the request to be executed at once, under a lease instead of a lifeline, and the channel one of several; or NULL */
     char folder[PATH_ROOM]; /* the cgroup that the command is to be born in, or "" */
 };
 

@@ -72,8 +72,8 @@ static bool maps_line_is(const char *line, const struct segment *segment)
 {
     unsigned major_of, minor_of;
     unsigned long inode;
-    return sscanf(line, "%*s %*s %*s %x:%x %lu", &major_of, &minor_of, &inode) == 3 &&
-           makedev(major_of, minor_of) == segment->device && inode == segment->inode;
+    return sscanf(line, "%*s %*s %*s %x:%x %lu", &major_of, &minor_of, &inode) == 3 && makedev(major_of, minor_of) == segment->device &&
+           inode == segment->inode;
 }
 
 static void mark_mapped(pid_t pid, const struct segments *segments, bool used[MOST_SEGMENTS])
@@ -177,8 +177,8 @@ void shm_remove_unused(struct segments *segments)
     for (size_t i = 0; i < segments->count; i++) {
         struct segment *each = &segments->list[i];
         struct stat status;
-        bool same = format(path, sizeof path, FOLDER "/%s", each->name) && lstat(path, &status) == 0 &&
-                    status.st_dev == each->device && status.st_ino == each->inode;
+        bool same = format(path, sizeof path, FOLDER "/%s", each->name) && lstat(path, &status) == 0 && status.st_dev == each->device &&
+                    status.st_ino == each->inode;
         if (same && !asking.used[i] && unlink(path) == 0)
             segments->list[removed++] = *each;
     }

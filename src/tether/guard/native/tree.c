@@ -198,8 +198,7 @@ static bool ask_thread(pid_t thread, void *more)
         !format(path, sizeof path, "%s/environ", folder))
         return true;
     const struct marks *marks = asking->marks;
-    asking->found = (marks->log != NULL && outputs_are(folder, marks->log)) ||
-                    (marks->tag[0] != '\0' && environ_carries(path, marks->tag));
+    asking->found = (marks->log != NULL && outputs_are(folder, marks->log)) || (marks->tag[0] != '\0' && environ_carries(path, marks->tag));
     return !asking->found;
 }
 
@@ -241,8 +240,8 @@ static void find_by_marks(const struct tree *tree, struct members *found, bool o
     for (size_t i = 0; i < rows; i++) {
         const struct stat_line *line = &table[i].line;
         bool stranger = line->pid == self || line->pid == tree->hub || line->pid <= 1 || !is_running(line);
-        table[i].member = !stranger && (only_lineage ? is_known(line->pid, line->start) || is_in_known_session(line)
-                                                     : bears_mark(tree, line));
+        table[i].member =
+            !stranger && (only_lineage ? is_known(line->pid, line->start) || is_in_known_session(line) : bears_mark(tree, line));
     }
     mark_below(self, tree);
     for (size_t i = 0; i < rows; i++)
