@@ -81,7 +81,7 @@ def zig() -> list[str]:
 
 
 def check() -> None:
-    """Have the style checked, and every file looked through by gcc's static analysis. Raises SystemExit if there is anything to say."""
+    """Have the style checked and every file analysed by gcc. Raises SystemExit, with 0 if there is nothing to say."""
     style = Path(sys.executable).with_name("clang-format")
     failed = subprocess.run([style, "--dry-run", "-Werror", *sorted(SOURCES.glob("*.[ch]"))], check=False).returncode
     gcc = shutil.which("gcc")
