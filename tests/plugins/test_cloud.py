@@ -30,7 +30,7 @@ def plugin(ec2: Ec2, owner: Owner, monkeypatch: pytest.MonkeyPatch) -> Iterator[
             image=ec2.image,
             key=False,
             lease=3,
-            listing_lag=1,
+            listing_lag=3,
             port=8000,
             cost_per_hour=1.5,
             user_data="#!/bin/sh\npkill -P $$; exec sleep 100\n",
