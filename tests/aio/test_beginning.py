@@ -279,3 +279,35 @@ def test_fifty_start_at_once(run: Run, private_state: Path) -> None:
             assert [resource.state for resource in owner.resources] == [State.READY] * 50
 
     run(main)
+
+
+def test_many_are_started_by_needs_and_none_is_left_of_a_cancelled_start(run: Run, private_state: Path) -> None:
+    """Those that were ready by then end as well, and what waited for others is not begun."""
+
+    async def main() -> None:
+        async with aio.Owner("many") as owner:
+            api, db = await owner.start_all(
+                [
+                    Process(["sleep", "100"], name="api", needs=["db"]),
+                    Process(["sleep", "100"], name="db"),
+                ]
+            )
+            assert (api.name, db.name) == ("api", "db")
+            with anyio.CancelScope() as scope:
+                await owner.start_all(
+                    [
+                        Process(["sleep", "100"], name="ready"),
+                        Process(NEVER, name="never", ready=http("/"), needs=["ready"]),
+                        Process(["sleep", "100"], name="waits", needs=["never"]),
+                    ],
+                    on_progress=lambda _: scope.cancel(),
+                )
+            assert scope.cancelled_caught
+            assert [each.name for each in owner.resources] == ["db", "api"]
+            with pytest.raises(tether.StartError, match="cannot start fails"):
+                await owner.start_all(
+                    [Process(["sleep", "100"], name="x"), Process(["false"], name="fails", ready=http("/"), port=1)]
+                )
+            assert [each.name for each in owner.resources] == ["db", "api"]
+
+    run(main)

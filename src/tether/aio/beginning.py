@@ -9,12 +9,12 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from tether.aio import loops
-from tether.aio.threads import Threads, begin_end, over
-from tether.errors import DeadlineExceeded
-from tether.model import State
+from tether.aio.threads import Threads, begin_end, outcome, over
+from tether.errors import DeadlineExceeded, TetherError
+from tether.model import Progress, State
 from tether.owner.resource import Resource
 
-__all__ = ["Beginning"]
+__all__ = ["Beginning", "together"]
 
 _log = logging.getLogger("tether")
 
@@ -126,3 +126,40 @@ class Beginning:
                 self._began = resource
                 if self._withdrawn:
                     self._kill()
+
+
+async def together(
+    start_all: Callable[[Progress], list[Resource]], progress: Callable[[str], object]
+) -> list[Resource]:
+    """Have many started in a thread, and return them; if it is cancelled, all that it began is ended before that is raised.
+
+    Args:
+        start_all: starts them, and tells the function that it is given what there is to say.
+        progress: told that, in the threads that start.
+    """
+    withdrawn = threading.Event()
+
+    def say(text: str) -> None:
+        if withdrawn.is_set():
+            raise _Withdrawn
+        progress(text)
+
+    future = _starts.begin(lambda: start_all(say))
+    try:
+        return await outcome(future)
+    except BaseException:
+        withdrawn.set()
+        if not future.cancel():
+            await over(begin_end(_end_all, future))
+        raise
+
+
+def _end_all(starting: Future[list[Resource]]) -> None:
+    """End what was started in vain; a start of many that failed, or was withdrawn in the middle, has done so itself."""
+    if starting.exception() is not None:
+        return
+    for resource in reversed(starting.result()):
+        try:
+            resource.kill()
+        except TetherError as error:
+            _log.error("a start of many was cancelled, and %s could not be ended: %s", resource.name, error)

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self, overload
 
 from tether.aio import loops
-from tether.aio.beginning import Beginning
+from tether.aio.beginning import Beginning, together
 from tether.aio.resource import Resource
 from tether.aio.threads import ask, begin_end, outcome, over
 from tether.aio.watch import Watch, in_loop
@@ -50,6 +50,7 @@ class Owner:
         strays: what becomes of what the app started beside tether and left in its session, at `shutdown` as after a crash: "warn"
             says which they are, "end" ends them (SIGTERM first), "leave" does nothing. See `tether.apart`.
         budget: how much may be spent on what is rented; None for no limit.
+        replace: shut down first what owners of this name this process has already, which blocks for that.
 
     Raises:
         SpecError: the name can't be one.
@@ -68,8 +69,11 @@ class Owner:
         on_death: OnDeath = "kill",
         strays: Rule = "warn",
         budget: Budget | None = None,
+        replace: bool = False,
     ) -> None:
-        self._owner = sync.Owner(name, state_dir=state_dir, on_death=on_death, strays=strays, budget=budget)
+        self._owner = sync.Owner(
+            name, state_dir=state_dir, on_death=on_death, strays=strays, budget=budget, replace=replace
+        )
         self._shutdown: Future[None] | None = None
 
     def __repr__(self) -> str:
@@ -115,6 +119,11 @@ class Owner:
         """What becomes of what the app started beside tether."""
         return self._owner.strays
 
+    @property
+    def is_in_use(self) -> bool:
+        """Whether it was not shut down, and has resources or plugins."""
+        return self._owner.is_in_use
+
     # -- resources -----------------------------------------------------------------------------------------------------
 
     async def start(
@@ -155,6 +164,27 @@ class Owner:
         return Resource(
             await beginning.done(lambda: self._owner.start(spec, on_progress=beginning.say, held=on_record))
         )
+
+    async def start_all(
+        self, specs: Iterable[Spec], *, on_progress: Callable[[str], object] | None = None
+    ) -> list[Resource]:
+        """Start many resources side by side, and return them, in the same order, when all are ready.
+
+        One that needs others of them (``needs=``) is started when those are ready, in whatever order they are given. If it is
+        cancelled, all that it began is ended before that is raised.
+
+        Args:
+            specs: what to start.
+            on_progress: called in the loop with a line of text whenever there is something new to say.
+
+        Raises:
+            SpecError: two have one name, or they need each other in a circle; nothing was started.
+            StartError: one did not come up, as from `start`; what had been started with it was stopped again.
+        """
+        wanted = list(specs)
+        progress = in_loop(loops.current(), on_progress or _ignore)
+        started = await together(lambda say: self._owner.start_all(wanted, on_progress=say), progress)
+        return [Resource(resource) for resource in started]
 
     async def adopt(self, name: str) -> Resource:
         """Take over a resource that an earlier owner of this name left on purpose (``on_death="keep"``).
