@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,20 @@ def test_it_has_the_same_names(private_state: Path) -> None:
             said = inspect.getdoc(inspect.getattr_static(each, name)) or ""
             assert said, name
             assert not said.lower().startswith("see "), name
+
+
+def test_anyio_is_imported_for_pipes_only() -> None:
+    """And trio not at all; without anyio its errors have the same names."""
+    code = (
+        "import sys; sys.modules['anyio.abc'] = sys.modules['anyio'] = None; from tether import aio\n"
+        "assert 'tether.aio.streams' not in sys.modules and 'trio' not in sys.modules\n"
+        "print(aio.EndOfStream.__module__, aio.ReceiveStream.__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["tether.aio.streams", "tether.aio.streams"]
+    assert aio.EndOfStream is anyio.EndOfStream
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        aio.nonsense  # noqa: B018
 
 
 def _parameters(function: Any) -> list[tuple[str, Any, Any]]:

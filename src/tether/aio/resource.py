@@ -6,20 +6,23 @@ import os
 import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 from tether.aio import loops
 from tether.aio.beginning import Beginning
-from tether.aio.streams import ReceiveStream, SendStream
 from tether.aio.threads import ask, begin_end, finish, outcome
 from tether.aio.watch import in_loop
 from tether.errors import DeadlineExceeded
 from tether.model import Identity, OnDeath, State, Usage
 from tether.owner import resource as sync
 
+if TYPE_CHECKING:
+    # It imports anyio where that is installed, which is for whoever has pipes.
+    from tether.aio.streams import ReceiveStream, SendStream
+
 __all__ = ["Resource"]
 
-_S = TypeVar("_S", SendStream, ReceiveStream)
+_S = TypeVar("_S")
 
 
 def _ignore(_: object) -> None:
@@ -165,19 +168,25 @@ class Resource:
     @property
     def stdin(self) -> SendStream | None:
         """The pipe to its standard input, if the spec said "pipe". Of one that was restarted, another one."""
+        from tether.aio.streams import SendStream
+
         return self._stream("stdin", SendStream)
 
     @property
     def stdout(self) -> ReceiveStream | None:
         """The pipe from its standard output, if the spec said "pipe". Of one that was restarted, another one."""
+        from tether.aio.streams import ReceiveStream
+
         return self._stream("stdout", ReceiveStream)
 
     @property
     def stderr(self) -> ReceiveStream | None:
         """The pipe from its standard error, if the spec said "pipe". Of one that was restarted, another one."""
+        from tether.aio.streams import ReceiveStream
+
         return self._stream("stderr", ReceiveStream)
 
-    def _stream(self, name: str, kind: type[_S]) -> _S | None:
+    def _stream(self, name: str, kind: Callable[[Any], _S]) -> _S | None:
         file = getattr(self._resource, name)
         if file is None:
             return None
