@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SEEDS ?= 1000
 
 
-.PHONY: demo guard guards-for-tests wheel test check lint types docs bench chaos packages clean
+.PHONY: demo guard guards-for-tests wheel test sanitized check lint types docs bench chaos packages clean
 
 $(VENV)/.ready: pyproject.toml uv.lock scripts/setup
 	PYTHON=$(PYTHON) scripts/setup $(VENV)
@@ -34,9 +34,15 @@ ifdef PART
 	$(BIN)/pytest tests/$(PART)
 else
 	$(BIN)/pytest --ignore=tests/kube
+	$(MAKE) sanitized
 	$(BIN)/python benchmarks/chaos.py --seeds 40
 	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html
 endif
+
+# A fault that a sanitizer finds ends the guard, and with that the test.
+sanitized: guards-for-tests  ## what holds trees, with address and undefined behaviour sanitizers in the guard
+	TETHER_GUARD=$(CURDIR)/src/tether/guard/bin/sanitized/tether-guard $(BIN)/pytest -q \
+	    tests/guard tests/drivers/test_process.py tests/owner/test_adoption.py tests/owner/test_ending.py --deselect tests/guard/test_hold.py::test_a_held_tree_is_small
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
