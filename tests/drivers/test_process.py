@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 import tether
 from support import eventually
 from tether import Busy, DeadlineExceeded, Owner, Process, SpecError, StartError, State
-from tether.linux import sockets
+from tether.linux import sockets, tier
 from tether.port import put_port
 from tether.spec import redact
 
@@ -565,3 +566,17 @@ def test_only_segments_that_the_tree_made_go(owner: Owner, end: str) -> None:
     finally:
         for path in (made, used, users, older):
             path.unlink(missing_ok=True)
+
+
+def test_whoever_has_its_number_now_is_not_taken_for_it(owner: Owner) -> None:
+    """By the inode of its pidfd: pid and start tick may come twice, in a small pid namespace."""
+    if not tier.has_pidfd() or [int(each) for each in os.uname().release.split("-")[0].split(".")[:2]] < [6, 9]:
+        pytest.skip("this kernel gives pidfds no inode of their own")
+    resource = owner.start(Process(["sleep", "60"]))
+    driver, handle = resource._managed.driver, resource._managed.handle
+    assert handle is not None
+    pid, start, inode = handle.data["main"]
+    assert inode != 0
+    assert driver.marks(handle, handle.tag).roots == {(pid, start)}  # type: ignore[attr-defined]
+    other = replace(handle, data={**handle.data, "main": [pid, start, inode + 1]})
+    assert driver.marks(other, handle.tag).roots == set()  # type: ignore[attr-defined]

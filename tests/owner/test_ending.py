@@ -118,6 +118,27 @@ def test_many_end_and_their_record_says_how(make_owner: Callable[..., Owner], pr
     assert len(Reading(private_state).resources(ended=True)) == 200
 
 
+NO_ROOM = """
+import resource, sys
+from tether import Owner, Process
+owner = Owner("full", state_dir=sys.argv[1])
+for _ in range(20):
+    owner.start(Process(["sleep", "60"]))
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+owner.shutdown()
+print(len(owner.resources), flush=True)
+"""
+
+
+def test_all_end_where_no_thread_or_process_can_be_made(user_runner: Runner) -> None:
+    """As where pids.max of a container is reached."""
+    folder = user_runner.new_folder()
+    with user_runner.popen(NO_ROOM, folder, stderr=subprocess.PIPE) as process:
+        said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, ("0\n", ""))
+    assert [row.state for row in Reading(folder).resources(ended=True)] == [State.GONE] * 20
+
+
 def test_a_restart_keeps_its_port(owner: Owner) -> None:
     """Whoever has the url goes on with it; the same server answers there again."""
     server = owner.start(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from functools import cache
 
-from tether.linux import proc
+from tether.linux import proc, tier
 from tether.model import Identity
 
-__all__ = ["boot_id", "identify", "is_alive", "same_boot"]
+__all__ = ["boot_id", "has_inode", "identify", "is_alive", "same_boot"]
 
 
 @cache
@@ -27,6 +27,25 @@ def identify(pid: int | None = None) -> Identity | None:
 def same_boot(identity: Identity) -> bool:
     """Whether the identity was taken since this machine booted; if not, its process has surely gone."""
     return identity.boot == boot_id()
+
+
+def has_inode(pid: int, inode: int) -> bool:
+    """Whether a pid is the process whose pidfd had this inode number, which is never given twice; true where none is known (0).
+
+    In a small pid namespace pid and start tick may come twice within a tick. Source: Linux 6.9, fs/pidfs.c; before that all pidfds
+    have one inode, and the guard records none.
+    """
+    if inode == 0 or not tier.has_pidfd():
+        return True
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        # Gone; or there is no room for a descriptor, and then pid and start must do.
+        return True
+    try:
+        return os.fstat(fd).st_ino == inode
+    finally:
+        os.close(fd)
 
 
 def is_alive(identity: Identity) -> bool:

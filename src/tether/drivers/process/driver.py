@@ -381,7 +381,8 @@ class ProcessDriver:
 
     def _marks(self, handle: Handle) -> members.Marks:
         data = handle.data
-        roots = [] if data["main"] is None else [(data["main"][0], data["main"][1])]
+        pid, start, inode = [*(data["main"] or (0, 0)), 0][:3]
+        roots = [(pid, start)] if pid and identity.has_inode(pid, inode) else []
         return members.Marks(roots, [handle.tag], folder=data.get("cgroup"), log=data.get("log"), uid=data["uid"])
 
     def _end_rest(self, handle: Handle) -> str:
