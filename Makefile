@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SEEDS ?= 1000
 
 
-.PHONY: demo guard guards-for-tests wheel test sanitized check lint types docs bench chaos packages clean
+.PHONY: demo guard guards-for-tests wheel test sanitized check lint types docs pictures bench chaos packages clean
 
 $(VENV)/.ready: pyproject.toml uv.lock scripts/setup
 	PYTHON=$(PYTHON) scripts/setup $(VENV)
@@ -54,7 +54,10 @@ types: $(VENV)/.ready
 
 check: lint types test  ## what must pass before a commit
 
-docs: $(VENV)/.ready
+pictures: guard  ## what commands print, as pictures for the docs
+	$(BIN)/python scripts/pictures
+
+docs: pictures
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
 
 # PART=growth measures only how things grow with resources and old rows, and draws that for the docs.

@@ -89,9 +89,15 @@ def test_the_tests_of_the_documentation_pass(tmp_path: Path) -> None:
 
 
 def test_the_readme_is_python() -> None:
-    """Its examples need a model; they compile."""
-    for code in re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL):
+    """The first of its examples runs as it stands, and prints what stands below it; others need a model, and compile."""
+    page = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    for code in blocks:
         compile(code, "README.md", "exec")
+    said = re.search(r"^```text\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert said is not None
+    done = subprocess.run([sys.executable, "-c", blocks[0]], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == said[1]
 
 
 @pytest.mark.slow

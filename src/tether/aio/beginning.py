@@ -129,36 +129,50 @@ class Beginning:
 
 
 async def together(
-    start_all: Callable[[Progress], list[Resource]], progress: Callable[[str], object]
+    start_all: Callable[[Progress, Callable[[Resource], object]], list[Resource]],
+    progress: Callable[[str], object],
+    held: Callable[[Resource], object],
 ) -> list[Resource]:
     """Have many started in a thread, and return them; if it is cancelled, all that it began is ended before that is raised.
 
     Args:
-        start_all: starts them, and tells the function that it is given what there is to say.
+        start_all: starts them, and tells the functions that it is given what there is to say, and what is on record.
         progress: told that, in the threads that start.
+        held: told that, in the threads that start.
     """
     withdrawn = threading.Event()
+    begun: list[Resource] = []
 
     def say(text: str) -> None:
         if withdrawn.is_set():
             raise _Withdrawn
         progress(text)
 
-    future = _starts.begin(lambda: start_all(say))
+    def hold(resource: Resource) -> None:
+        begun.append(resource)
+        if withdrawn.is_set():
+            raise _Withdrawn
+        held(resource)
+
+    future = _starts.begin(lambda: start_all(say, hold))
     try:
         return await outcome(future)
     except BaseException:
         withdrawn.set()
         if not future.cancel():
-            await over(begin_end(_end_all, future))
+            await over(begin_end(_end_all, future, begun))
         raise
 
 
-def _end_all(starting: Future[list[Resource]]) -> None:
-    """End what was started in vain; a start of many that failed, or was withdrawn in the middle, has done so itself."""
-    if starting.exception() is not None:
-        return
-    for resource in reversed(starting.result()):
+def _end_all(starting: Future[list[Resource]], begun: list[Resource]) -> None:
+    """End what was started in vain: what is there, so that nobody waits for it to be ready, and then what came meanwhile."""
+    _kill(begun)
+    starting.exception()
+    _kill(begun)
+
+
+def _kill(resources: list[Resource]) -> None:
+    for resource in reversed(list(resources)):
         try:
             resource.kill()
         except TetherError as error:

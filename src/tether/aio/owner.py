@@ -166,7 +166,11 @@ class Owner:
         )
 
     async def start_all(
-        self, specs: Iterable[Spec], *, on_progress: Callable[[str], object] | None = None
+        self,
+        specs: Iterable[Spec],
+        *,
+        on_progress: Callable[[str], object] | None = None,
+        held: Callable[[Resource], object] | None = None,
     ) -> list[Resource]:
         """Start many resources side by side, and return them, in the same order, when all are ready.
 
@@ -176,14 +180,19 @@ class Owner:
         Args:
             specs: what to start.
             on_progress: called in the loop with a line of text whenever there is something new to say.
+            held: called in the loop with each as soon as it is on record.
 
         Raises:
             SpecError: two have one name, or they need each other in a circle; nothing was started.
             StartError: one did not come up, as from `start`; what had been started with it was stopped again.
         """
-        wanted = list(specs)
-        progress = in_loop(loops.current(), on_progress or _ignore)
-        started = await together(lambda say: self._owner.start_all(wanted, on_progress=say), progress)
+        wanted, loop = list(specs), loops.current()
+        on_record = in_loop(loop, held or _ignore)
+        started = await together(
+            lambda say, hold: self._owner.start_all(wanted, on_progress=say, held=hold),
+            in_loop(loop, on_progress or _ignore),
+            lambda resource: on_record(Resource(resource)),
+        )
         return [Resource(resource) for resource in started]
 
     async def adopt(self, name: str) -> Resource:

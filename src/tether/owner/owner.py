@@ -258,7 +258,13 @@ class Owner(Answering):
         managed = self._supervisor.start(spec, on_death, progress, held=hold, carrier=carrier)
         return Resource(self._supervisor, managed)
 
-    def start_all(self, specs: Iterable[Spec], *, on_progress: Progress | None = None) -> list[Resource]:
+    def start_all(
+        self,
+        specs: Iterable[Spec],
+        *,
+        on_progress: Progress | None = None,
+        held: Callable[[Resource], object] | None = None,
+    ) -> list[Resource]:
         """Start many resources side by side, and return them, in the same order, when all are ready.
 
         One that needs others of them (``needs=``) is started when those are ready, in whatever order they are given.
@@ -266,13 +272,14 @@ class Owner(Answering):
         Args:
             specs: what to start.
             on_progress: called with a line of text, from several threads, whenever there is something new to say.
+            held: called with each as soon as it is on record, from several threads.
 
         Raises:
             SpecError: two have one name, or they need each other in a circle; nothing was started.
             StartError: one did not come up, as from `start`; what had been started with it was stopped again.
         """
         self._check_usable()
-        return start_all(lambda spec: self.start(spec, on_progress=on_progress), list(specs))
+        return start_all(partial(self.start, on_progress=on_progress, held=held), list(specs))
 
     def _restart(self, tag: str) -> int | None:
         """Restart a resource for somebody outside, who has its id."""
