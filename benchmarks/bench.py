@@ -227,6 +227,47 @@ def bench_import() -> None:
     say("import tether", ours, bare, "ms", "(15 ms)", "starting bare Python")
 
 
+def bench_commands() -> None:
+    """What the command line takes beside bare Python."""
+    with tempfile.TemporaryDirectory() as state, Owner("bench", state_dir=state) as owner:
+        for number in range(3):
+            owner.start(Process(["sleep", "60"], name=f"it-{number}"))
+        environ = {**os.environ, "TETHER_STATE_DIR": state}
+
+        def cost(*command: str) -> float:
+            run = [sys.executable, *command]
+            return statistics.median(
+                timed(lambda: subprocess.run(run, env=environ, stdout=subprocess.DEVNULL, check=True)) for _ in range(9)
+            )
+
+        bare = cost("-c", "")
+        for words in (["--version"], ["--help"], ["ps"], ["run", "--", "true"]):
+            what = f"tether {' '.join(words)}"
+            say(what, cost("-m", "tether", *words), bare, "ms", "(+ 80 ms)", "starting bare Python")
+
+
+def bench_many(count: int) -> None:
+    """Many starts at once, and the end of all: beside as many Popen, and terminate and wait."""
+    children: list[subprocess.Popen[bytes]] = []
+
+    def start_children() -> None:
+        children.extend(subprocess.Popen(["sleep", "100"]) for _ in range(count))
+
+    def end_children() -> None:
+        for each in children:
+            each.terminate()
+        for each in children:
+            each.wait()
+
+    began, ended = timed(start_children), timed(end_children)
+    with tempfile.TemporaryDirectory() as state:
+        owner = Owner("many", state_dir=state)
+        starting = timed(lambda: owner.start_all(Process(["sleep", "100"]) for _ in range(count)))
+        ending = timed(owner.shutdown)
+    say(f"start_all() of {count}", starting, began, "ms", "1.5", "as many Popen")
+    say(f"shutdown() of {count}", ending, ended, "ms", "4.0", "terminate() and wait() of all")
+
+
 def bench_memory(owner: Owner) -> None:
     """What shims and hub need."""
     resources = [owner.start(Process(["sleep", "60"])) for _ in range(20)]
@@ -288,6 +329,9 @@ def main() -> None:
     bench_first_start()
     bench_death(10, 10)
     bench_import()
+    bench_commands()
+    for count in (100, 1000, 3000):
+        bench_many(count)
     bench_logs()
 
 
