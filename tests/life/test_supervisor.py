@@ -311,3 +311,13 @@ def test_who_waits_for_an_end_is_called(rig: Rig, caplog: pytest.LogCaptureFixtu
     managed.on_end(lambda: heard.append("again"))
     rig.driver.exit(managed.tag, 0)
     assert heard == [None, "late", "again"]
+
+
+def test_a_start_waits_for_no_end_that_cannot_be_had(rig: Rig) -> None:
+    """It did not come up, was killed, and is still there: that is said, and it stays on record."""
+    spec = FakeSpec(name="stuck", ready=tether.call(lambda _: False, timeout=5), fails={"stop": 9, "destroy": 9})
+    with pytest.raises(
+        StartError, match=r"not ready within 5 s: .*; it is still there: .*told to stay.*; it stays on record"
+    ):
+        rig.start(spec)
+    assert [row.state for row in rig.ledger.resources()] == [State.STOPPING]

@@ -128,7 +128,7 @@ class Ending:
             else:
                 managed.ask_to_end(handle, managed.grace(grace))
         except DeadlineExceeded as error:
-            self._say_stuck(managed, begun, Stuck(str(error)))
+            self._say_stuck(managed, begun, Stuck(str(error), hopeless=True))
             raise
         except DriverUnavailable as error:
             over = isinstance(error, NotRemoved)

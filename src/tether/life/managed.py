@@ -295,8 +295,13 @@ class Managed:
         except TetherError as error:
             log_tail = f"(can't be read: {error})"
         reason = self.life.doomed or self.life.reason or describe_exit(self.life.exit_code)
+        left = (
+            "nothing of it is left running"
+            if self.is_over
+            else f"it is still there: {self.life.reason}; it stays on record"
+        )
         return StartError(
-            f"cannot start {self.name}: {reason}; nothing of it is left running",
+            f"cannot start {self.name}: {reason}; {left}",
             resource=self.name,
             exit_code=self.life.exit_code,
             log_tail=log_tail,

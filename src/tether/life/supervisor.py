@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from tether.errors import (
     Busy,
+    DeadlineExceeded,
     Gone,
     NotCreated,
     SpecError,
@@ -257,6 +259,8 @@ class Supervisor(Ending):
                 self._created(managed, handle)
             faults.point("start.created")
             self.await_ready(managed, progress)
+        except StartError:
+            raise
         except BaseException:
             # Interrupted, for instance by Ctrl-C: what was not handed out must not stay.
             if managed.state is State.PENDING:
@@ -272,7 +276,9 @@ class Supervisor(Ending):
             return
         readiness.await_ready(managed, self._clock, progress, lambda *step: self._advance_from(managed, *step))
         if managed.state is not State.READY:
-            self.wait(managed, None)
+            self.wait(managed, None, of="outcome")
+            with suppress(DeadlineExceeded):
+                self.stop(managed, "it did not come up", force=True)
             raise managed.start_error()
 
     def _clear_attempt(self, managed: Managed, why: str) -> None:
@@ -358,11 +364,7 @@ class Supervisor(Ending):
     # -- events --------------------------------------------------------------------------------------------------------
 
     def emit(self, tag: str, event: Event) -> None:
-        """Take in what a driver saw. Called in the watching thread, so it never waits for anybody.
-
-        A signal handler may be ending the owner while the start that it interrupted holds its resource: what is heard of that is
-        taken in by another thread then, in the order in which it came.
-        """
+        """Take in what a driver saw. Called in the watching thread, so it never waits for anybody."""
         managed = self._live.get(tag)
         if managed is None:
             return
@@ -373,6 +375,7 @@ class Supervisor(Ending):
             finally:
                 managed.condition.release()
         else:
+            # A signal handler may be ending the owner while the start that it interrupted holds this one.
             threading.Thread(
                 target=self._take_in_heard, args=(managed,), name=f"tether-heard-{tag}", daemon=True
             ).start()
