@@ -19,6 +19,7 @@ __all__ = ["Capping"]
 
 _log = logging.getLogger("tether")
 
+_CONTENTION_S = 0.05
 _PAUSE_S = 1.0
 _LAST_S = 2.0
 
@@ -45,7 +46,7 @@ class Capping:
 
     def __init__(self, watch: Callable[[Readable, Callable[[], bool]], None]) -> None:
         self._watch = watch
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._told: io.FileIO | None = None
         self._capped: dict[str, _Capped] = {}
         self._tags: dict[int, str] = {}
@@ -63,7 +64,23 @@ class Capping:
         self._look_soon()
 
     def end(self, tag: str) -> None:
-        """The command has ended: look once more, for what it wrote last."""
+        """The command has ended: look once more, for what it wrote last. Called in the owner's thread."""
+        self._soon(lambda: self._end(tag))
+
+    def _soon(self, work: Callable[[], None]) -> None:
+        """Do it now if nobody holds the lock, else in another thread: the owner's waits for nobody.
+
+        A signal handler may be ending the owner while the start that it interrupted holds it, and waits for what that thread hears.
+        """
+        if self._lock.acquire(timeout=_CONTENTION_S):
+            try:
+                work()
+            finally:
+                self._lock.release()
+        else:
+            threading.Thread(target=work, name="tether-logs", daemon=True).start()
+
+    def _end(self, tag: str) -> None:
         with self._lock:
             capped = self._capped.pop(tag, None)
             if capped is None:
@@ -105,9 +122,13 @@ class Capping:
 
     def _hear(self) -> bool:
         """Some logs were written. Called in the owner's thread."""
+        self._soon(self._take_in_written)
+        return True
+
+    def _take_in_written(self) -> None:
         told = self._told
         if told is None:
-            return True
+            return
         with self._lock:
             for number in inotify.written(told.fileno()):
                 tag = self._tags.pop(number, "")
@@ -115,7 +136,6 @@ class Capping:
                     self._due[tag] = self._capped[tag]
                     self._due[tag].number = None
         self._look_soon()
-        return True
 
     def _look_soon(self) -> None:
         with self._lock:
