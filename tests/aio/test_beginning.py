@@ -150,8 +150,9 @@ class SilentSpec(FakeSpec):
 
 
 @pytest.fixture(autouse=True)
-def drivers() -> None:
-    """Have them found."""
+def drivers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have them found, by these tests only."""
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     registry.register("slow", SlowDriver)
     registry.register("silent", SilentDriver)
 
@@ -246,7 +247,7 @@ def test_an_end_that_fails_is_said(run: Run, private_state: Path, caplog: pytest
 
     async def main() -> None:
         owner = aio.Owner("stuck")
-        spec = SilentSpec(name="silent", fails={"destroy": 1}, ready=tether.call(lambda _: False))
+        spec = SilentSpec(name="silent", fails={"destroy": 2}, ready=tether.call(lambda _: False))
         with anyio.CancelScope() as scope:
             await owner.start(spec, on_progress=lambda _: scope.cancel())
         assert scope.cancelled_caught
