@@ -328,7 +328,7 @@ def test_a_signal_is_sent_to_the_command_its_group_or_the_tree(
     job.send_signal(signal.SIGUSR1, to)
     found = eventually(lambda: len(files := list(tmp_path.glob("heard-*"))) == heard and files)
     assert f"heard-{job.pid}" in {path.name for path in found}
-    for wrong in ({"signum": 0}, {"signum": 999}, {"signum": signal.SIGUSR1, "to": "all"}):
+    for wrong in ({"sig": -1}, {"sig": 999}, {"sig": signal.SIGUSR1, "to": "all"}):
         with pytest.raises(SpecError):
             job.send_signal(**wrong)
     job.kill()
