@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tether import Owner, Process
+from tether import Owner, Process, State
 from tether.errors import StateDirError
 from tether.ledger import place
 from tether.ledger.reading import Reading
@@ -98,3 +99,25 @@ def test_root_leaves_nothing_of_its_own_in_a_users_state(tmp_path: Path) -> None
             capture_output=True,
         )
     assert listing(folder) == before
+
+
+def test_a_log_that_is_just_removed_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who closes the ledger last removes the index and then the log; whoever looks between the two looks again."""
+    folder = tmp_path / "state"
+    owner = Owner("app", state_dir=folder)
+    owner.start(Process(["sleep", "60"], name="it"))
+    copyfile = shutil.copyfile
+    asked: list[str] = []
+
+    def end_first(source: Path, target: str) -> object:
+        asked.append(source.name)
+        if len(asked) == 1:
+            owner.shutdown()
+            source.with_name("ledger.db-wal").unlink(missing_ok=True)
+        return copyfile(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", end_first)
+    index = folder / "ledger.db-shm"
+    monkeypatch.setattr(Path, "exists", lambda path: False if path == index else os.path.exists(path))
+    assert [(row.name, row.state) for row in Reading(folder).resources(ended=True)] == [("it", State.GONE)]
+    assert asked == ["ledger.db", "ledger.db-wal"]

@@ -90,8 +90,15 @@ class Reading(Look):
         memory = sqlite3.connect(":memory:", isolation_level=None)
         with tempfile.TemporaryDirectory(prefix="tether-") as folder:
             copy = Path(folder) / FILE
-            for suffix in ("", "-wal"):
-                shutil.copyfile(self._companion(suffix), f"{copy}{suffix}")
+            before = self._seen()
+            try:
+                for suffix in ("", "-wal"):
+                    shutil.copyfile(self._companion(suffix), f"{copy}{suffix}")
+            except OSError as error:
+                # Who closes the ledger last removes first the index and then the log.
+                raise sqlite3.OperationalError(f"its log can't be copied: {error.strerror}") from error
+            if self._seen() != before:
+                raise sqlite3.OperationalError("it changed while it was copied")
             source = sqlite3.connect(copy)
             try:
                 source.backup(memory)
