@@ -17,6 +17,7 @@ from support import Runner, eventually
 from tether import Owner, Process, State
 from tether.estate import settle as estate
 from tether.ledger import place
+from tether.ledger.reading import Reading
 from tether.ledger.store import Ledger
 from tether.life.managed import new_id
 from tether.linux import identity, members, proc, tree
@@ -331,3 +332,31 @@ def test_a_start_that_fails_in_the_middle_leaves_nothing(runner: Runner, point: 
         FAILING, runner.new_folder(), env={"TETHER_FAULTS": f"{point}=fail"}, stderr=subprocess.DEVNULL
     ) as process:
         assert process.communicate(timeout=30)[0] == f"0 fault at {point}, as TETHER_FAULTS asks\n"
+
+
+STOPPED = """
+import os, signal, sys
+from tether import Owner, Process
+from tether.linux import tree
+owner = Owner("stopped", state_dir=sys.argv[1])
+resource = owner.start(Process(["sleep", "60"]))
+hub = owner.status()["hub"]
+guards = [hub, *(pid for pid in tree.descendants(hub) if pid != resource.pid)]
+for guard in guards:
+    os.kill(guard, signal.SIGSTOP)
+print(*guards, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_guards_that_somebody_stopped_end_with_a_sweep(runner: Runner) -> None:
+    """They have not heard that their owner died; nothing of them stays, those included that have no tree yet."""
+    folder = runner.new_folder()
+    with runner.popen(STOPPED, folder) as process:
+        assert process.stdout is not None
+        guards = [int(each) for each in process.stdout.readline().split()]
+        process.wait(20)
+    assert len(guards) > 2
+    Owner("next", state_dir=folder).shutdown()
+    eventually(lambda: not [guard for guard in guards if tree.is_running(guard)])
+    assert Reading(folder).owners() == []

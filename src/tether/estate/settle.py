@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tether.errors import LedgerError
+from tether.estate import guards, strays
 from tether.estate import receipts as said_by_shims
-from tether.estate import strays
 from tether.estate.case import kept_for_s
 from tether.estate.claims import Claim, is_claimed
 from tether.estate.foresee import estates, foresee, left_alone
@@ -60,6 +60,7 @@ def _settle(
         said.update(receipts)
         settling = Settling(ledger, ledger.database, state_dir, claim.text, said, patient=patient, kept_too=kept_too)
         outcomes = settling.settle([free[owner] for owner in got]) if got else {}
+    guards.wake(state_dir, got)
     for owner in got:
         if not any(outcome.what in UNSETTLED for outcome in outcomes[owner]):
             _forget(state_dir, owner, kept=any(outcome.what == "kept" for outcome in outcomes[owner]))
