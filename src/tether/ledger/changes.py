@@ -167,10 +167,11 @@ def is_on_record(db: sqlite3.Connection, tag: str) -> bool:
 
 
 def begin_life(db: sqlite3.Connection, tag: str, fence: int) -> int | None:
-    """Number the next life of a resource; None if somebody with a higher fence has it."""
+    """Number the next life of a resource, which is live from then on; None if somebody with a higher fence has it."""
     row = db.execute(
-        "UPDATE resources SET life = life + 1, changed = ? WHERE id = ? AND fence = ? RETURNING life",
-        (time.time(), tag, fence),
+        "UPDATE resources SET life = life + 1, state = ?, reason = '', exit_code = NULL, changed = ? "
+        "WHERE id = ? AND fence = ? RETURNING life",
+        (State.PENDING.value, time.time(), tag, fence),
     ).fetchone()
     return None if row is None else int(row["life"])
 

@@ -110,8 +110,7 @@ class Supervisor(Ending):
         """Start a resource and wait until it is ready; ``held`` is called as soon as it is on record, ``carrier`` ends with it.
 
         Raises:
-            Busy: the name is in use.
-            SpecError: it needs what is not there.
+            Busy, SpecError: the name is in use; it needs what is not there.
             LedgerError: it could not be recorded, so nothing was created.
             StartError: it did not come up; nothing is left running.
         """
@@ -359,6 +358,7 @@ class Supervisor(Ending):
         except BaseException:
             self._creation.release(managed)
             self._live.leave(managed)
+            self._record(managed, [])
             raise
 
     # -- events --------------------------------------------------------------------------------------------------------
