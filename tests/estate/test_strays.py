@@ -129,7 +129,7 @@ def test_strays_are_ended_where_that_was_asked_for(runner: Runner, how: str) -> 
         (said,) = left_behind(folder)
         assert "ended" in said
         assert str(pids["child"]) in said
-        assert list((folder / "state/run").glob("*.strays")) == []
+        eventually(lambda: list((folder / "state/run").glob("*.strays")) == [])
 
 
 @pytest.mark.slow
