@@ -232,7 +232,8 @@ def bench_commands() -> None:
     with tempfile.TemporaryDirectory() as state, Owner("bench", state_dir=state) as owner:
         for number in range(3):
             owner.start(Process(["sleep", "60"], name=f"it-{number}"))
-        environ = {**os.environ, "TETHER_STATE_DIR": state}
+        # A user's Python keeps what it compiled.
+        environ = {**os.environ, "TETHER_STATE_DIR": state, "PYTHONDONTWRITEBYTECODE": ""}
 
         def cost(*command: str) -> float:
             run = [sys.executable, *command]
