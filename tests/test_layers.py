@@ -16,7 +16,7 @@ from support import Runner
 SOURCE = Path(tether.__file__).parent
 
 LAYERS = [
-    {"errors", "model", "redaction", "spec", "port", "protocol", "calls"},
+    {"errors", "model", "redaction", "spec", "port", "threads", "protocol", "calls"},
     {"linux", "ledger", "notices"},
     {"guard"},
     {"life"},

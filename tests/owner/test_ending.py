@@ -139,6 +139,27 @@ def test_all_end_where_no_thread_or_process_can_be_made(user_runner: Runner) -> 
     assert [row.state for row in Reading(folder).resources(ended=True)] == [State.GONE] * 20
 
 
+CRASHED = """
+import os, resource, signal, sys, time
+import tether
+from tether import Owner, Process, State
+owner = Owner("full", state_dir=sys.argv[1])
+server = owner.start(Process(["sh", "-c", "sleep 60 & echo up; wait"], ready=tether.log("up")))
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+os.kill(server.pid, signal.SIGKILL)
+server.wait(20)
+print(server.state.value, server.exit_code, server.pids(), flush=True)
+"""
+
+
+def test_what_a_server_leaves_ends_where_no_thread_can_be_made(user_runner: Runner) -> None:
+    """Its command was killed, and its helper is asked by the thread that heard of that."""
+    folder = user_runner.new_folder()
+    with user_runner.popen(CRASHED, folder, stderr=subprocess.PIPE) as process:
+        said = process.communicate(timeout=60)
+    assert said[0] == "failed -9 []\n", said
+
+
 def test_a_restart_keeps_its_port(owner: Owner) -> None:
     """Whoever has the url goes on with it; the same server answers there again."""
     server = owner.start(

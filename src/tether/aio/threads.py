@@ -11,6 +11,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
+from tether import threads
 from tether.aio import loops
 
 __all__ = ["Threads", "ask", "begin_end", "finish", "outcome", "over"]
@@ -72,11 +73,7 @@ class Threads:
         return future
 
     def _make(self, carry_out: Callable[[], None]) -> bool:
-        try:
-            threading.Thread(target=self._run, args=(carry_out,), name=f"tether-{self._what}", daemon=True).start()
-        except RuntimeError:
-            return False
-        return True
+        return threads.begin(lambda: self._run(carry_out), f"tether-{self._what}")
 
     def _run(self, carry_out: Callable[[], None] | None) -> None:
         while carry_out is not None:
@@ -102,9 +99,7 @@ async def ask(work: Callable[_P, _T], *args: _P.args, **more: _P.kwargs) -> _T:
 def begin_end(work: Callable[_P, _T], *args: _P.args, **more: _P.kwargs) -> Future[_T]:
     """Have an end done in a thread of its own: it waits for nobody's turn. Where no thread can be made, here and now."""
     future, carry_out = _prepared(partial(work, *args, **more))
-    try:
-        threading.Thread(target=carry_out, name="tether-end", daemon=True).start()
-    except RuntimeError:
+    if not threads.begin(carry_out, "tether-end"):
         carry_out()
     return future
 

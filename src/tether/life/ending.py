@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 
+from tether import threads
 from tether.errors import DeadlineExceeded, DriverUnavailable, NotRemoved, TetherError
 from tether.ledger.writer import Writer
 from tether.life.clock import Clock
@@ -47,16 +48,21 @@ class Ending:
     def _advance_from(self, managed: Managed, state: State, event: Event) -> None:
         """Apply an event, unless something else happened meanwhile."""
         with managed.condition:
-            instructions = self.apply(managed, event) if managed.state is state else []
-        self._carry_out(managed, instructions)
+            if managed.state is state:
+                self.advance(managed, event)
 
-    def _carry_out(self, managed: Managed, ends: Iterable[End]) -> None:
-        """End, in a thread of its own: whoever learns that something must end has other things to wait for."""
-        begun = managed.begun
-        for end in ends:
-            threading.Thread(
-                target=self._end_quietly, args=(managed, begun, end), name=f"tether-end-{managed.name}", daemon=True
-            ).start()
+    def advance(self, managed: Managed, *events: Event) -> None:
+        """Apply events, and have that life ended if it is to end; in a thread of its own, for its caller has others to wait for.
+
+        Where no thread can be made, a driver that need not wait is asked, and of another the caller waits.
+        """
+        with managed.condition:
+            ends, begun = self.apply(managed, *events), managed.begun
+            for end in ends:
+                work = partial(self._end_quietly, managed, begun, end)
+                begins = threads.begin(work, f"tether-end-{managed.name}")
+                if not begins and (end.force or not self._begin_end(managed, None)):
+                    work()
 
     def _end_quietly(self, managed: Managed, begun: int, end: End) -> None:
         try:
@@ -94,13 +100,19 @@ class Ending:
         Returns:
             False: it was not asked. Its driver waits while it ends something, so whoever can wait must call `stop`.
         """
-        handle, driver = managed.handle, managed.driver
-        if handle is None or not isinstance(driver, CanAsk) or not driver.can_ask(handle):
+        if not managed.can_be_asked:
             return False
-        _, ends = self._ask(managed, why, force=False)
-        for _ in ends:
-            faults.point("stop.asked")
-            driver.ask(handle, managed.grace(grace), again=managed.insists)
+        if self._ask(managed, why, force=False)[1]:
+            self._begin_end(managed, grace)
+        return True
+
+    def _begin_end(self, managed: Managed, grace: float | None) -> bool:
+        """Ask for an end, without waiting; False where its driver can't."""
+        handle, driver = managed.handle, managed.driver
+        if handle is None or not managed.can_be_asked or not isinstance(driver, CanAsk):
+            return False
+        faults.point("stop.asked")
+        driver.ask(handle, managed.grace(grace), again=managed.insists)
         return True
 
     def _ask(self, managed: Managed, why: str, force: bool) -> tuple[int, list[End]]:

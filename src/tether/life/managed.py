@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from tether.errors import DriverUnavailable, Gone, StartError, TetherError
 from tether.ledger import logs
-from tether.life.driver import CanAttach, CanInsist, Driver, HasDetails, HasLogsApart, HasOutput, HasTarget
+from tether.life.driver import CanAsk, CanAttach, CanInsist, Driver, HasDetails, HasLogsApart, HasOutput, HasTarget
 from tether.life.machine import Event, Life, describe_exit
 from tether.life.probes import Target
 from tether.linux import sockets
@@ -181,6 +181,11 @@ class Managed:
         """Whether its polite signal is sent again: before it was ready, when it may not hear yet, or where its spec says so."""
         again = getattr(self.spec, "stop_again", None)
         return not self.life.was_ready if again is None else bool(again)
+
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether its driver can ask for its end without waiting for it."""
+        return self.handle is not None and isinstance(self.driver, CanAsk) and self.driver.can_ask(self.handle)
 
     def ask_to_end(self, handle: Handle, grace: float) -> None:
         """End it politely."""

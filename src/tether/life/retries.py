@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from tether import threads
+
 __all__ = ["Retries"]
 
 _FIRST_PAUSE_S = 0.2
@@ -25,7 +27,10 @@ class Retries:
             if key in self._running:
                 return
             self._running.add(key)
-        threading.Thread(target=self._run, args=(key, attempt), name=f"tether-retry-{key}", daemon=True).start()
+        if not threads.begin(lambda: self._run(key, attempt), f"tether-retry-{key}"):
+            # It stays on record; whoever asks for its end again brings another try, and so does a sweep.
+            with self._lock:
+                self._running.discard(key)
 
     def _run(self, key: str, attempt: Callable[[], bool]) -> None:
         pause = _FIRST_PAUSE_S

@@ -7,8 +7,10 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from tether import threads
 from tether.errors import (
     Busy,
     DeadlineExceeded,
@@ -110,8 +112,7 @@ class Supervisor(Ending):
         """Start a resource and wait until it is ready; ``held`` is called as soon as it is on record, ``carrier`` ends with it.
 
         Raises:
-            Busy, SpecError: the name is in use; it needs what is not there.
-            LedgerError: it could not be recorded, so nothing was created.
+            Busy, SpecError, LedgerError: the name is in use, it needs what is not there, it can't be recorded; nothing was created.
             StartError: it did not come up; nothing is left running.
         """
         driver = self.drivers.of(spec.kind)
@@ -289,7 +290,7 @@ class Supervisor(Ending):
                 managed.handle = managed.plan
                 failed = f"{why}; what was made of it could not be removed yet: {error}"
                 event = StopAsked(failed) if managed.state is State.STOPPING else NotReady(failed)
-                self._carry_out(managed, self.apply(managed, event))
+                self.advance(managed, event)
                 return
         self.apply(managed, Refused(why))
 
@@ -304,11 +305,11 @@ class Supervisor(Ending):
     def _take_in(self, managed: Managed, *events: Event) -> None:
         """Apply what says that it is there, and then what was heard of it before that."""
         with managed.condition:
-            self._carry_out(managed, self.apply(managed, *events))
+            self.advance(managed, *events)
             early, managed.early = managed.early, []
             for event in early:
                 if not managed.state.is_final:
-                    self._carry_out(managed, self.apply(managed, event))
+                    self.advance(managed, event)
 
     def restart(self, managed: Managed, grace: float | None, progress: Progress) -> None:
         """End a resource and bring it up again under the same name and id; one restart after the other.
@@ -376,9 +377,9 @@ class Supervisor(Ending):
                 managed.condition.release()
         else:
             # A signal handler may be ending the owner while the start that it interrupted holds this one.
-            threading.Thread(
-                target=self._take_in_heard, args=(managed,), name=f"tether-heard-{tag}", daemon=True
-            ).start()
+            work = partial(self._take_in_heard, managed)
+            if not threads.begin(work, f"tether-heard-{tag}"):
+                work()
 
     def _take_in_heard(self, managed: Managed) -> None:
         with managed.condition:
@@ -391,7 +392,7 @@ class Supervisor(Ending):
                     managed.early.append(event)
                     continue
                 asked = outside.who_asked(self._ledger, managed) if isinstance(event, MainExited | Ended) else ""
-                self._carry_out(managed, self.apply(managed, *([AskedOutside(asked)] if asked else []), event))
+                self.advance(managed, *([AskedOutside(asked)] if asked else []), event)
 
     def apply(self, managed: Managed, *events: Event) -> list[End]:
         """Advance a life by events, record it once, and return what is to be ended."""
@@ -405,8 +406,7 @@ class Supervisor(Ending):
             if managed.state.is_final:
                 self._live.leave(managed)
                 if managed.carrier is not None:
-                    over = StopAsked(f"{managed.name}, for which it was started, has ended")
-                    self._carry_out(managed.carrier, self.apply(managed.carrier, over))
+                    self.advance(managed.carrier, StopAsked(f"{managed.name}, for which it was started, has ended"))
             # Only now: who hears of its end may use its name again.
             managed.tell_end()
         return [each for each in todo if isinstance(each, End)]

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tether import threads
 from tether.owner import asking
 
 __all__ = ["Attendant"]
@@ -139,11 +140,7 @@ class Attendant:
             connection, _ = listener.accept()
         except OSError:
             return
-        try:
-            threading.Thread(
-                target=self._serve, args=(connection,), name=f"tether-asked-{self._name}", daemon=True
-            ).start()
-        except RuntimeError:
+        if not threads.begin(lambda: self._serve(connection), f"tether-asked-{self._name}"):
             # No thread can be made: who asked sees the connection closed, and says so.
             connection.close()
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from tether import threads
 from tether.errors import DeadlineExceeded, Gone, StartError, TetherError
 from tether.owner import asking
 
@@ -64,9 +64,7 @@ class Door:
             connection, _ = listener.accept()
         except OSError:
             return True
-        try:
-            threading.Thread(target=self._serve, args=(connection,), name="tether-restart", daemon=True).start()
-        except RuntimeError:
+        if not threads.begin(lambda: self._serve(connection), "tether-restart"):
             # No thread can be made: who asked sees the connection closed, and says so.
             connection.close()
         return True

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 
+from tether import threads
 from tether.errors import DeadlineExceeded
 from tether.life.managed import Managed
 from tether.life.supervisor import Supervisor
@@ -81,9 +82,7 @@ class _Ends:
             self._begin_thread(name)
 
     def _begin_thread(self, name: str) -> None:
-        try:
-            threading.Thread(target=self._stop, args=(name,), name=f"tether-stop-{name}", daemon=True).start()
-        except RuntimeError:
+        if not threads.begin(lambda: self._stop(name), f"tether-stop-{name}"):
             self._without_thread.append(name)
 
     def _stop(self, name: str) -> None:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tether import threads
 from tether.errors import TetherError
 from tether.guard.watcher import Readable
 from tether.ledger import rotation
@@ -77,8 +78,8 @@ class Capping:
                 work()
             finally:
                 self._lock.release()
-        else:
-            threading.Thread(target=work, name="tether-logs", daemon=True).start()
+        elif not threads.begin(work, "tether-logs"):
+            work()
 
     def _end(self, tag: str) -> None:
         with self._lock:

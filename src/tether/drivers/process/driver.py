@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from tether import threads
 from tether.drivers import Context
 from tether.drivers.process import adoption, receipts, request
 from tether.drivers.process.capping import Capping
@@ -186,9 +187,9 @@ class ProcessDriver:
             received = None
         if received is None:
             if not held.ended:
-                threading.Thread(
-                    target=self._end_lost, args=(held, handle), name="tether-end-lost", daemon=True
-                ).start()
+                work = partial(self._end_lost, held, handle)
+                if not threads.begin(work, "tether-end-lost"):
+                    work()
             return False
         message = received[0]
         if message.kind == Kind.EXITED:
