@@ -321,3 +321,38 @@ def test_a_start_waits_for_no_end_that_cannot_be_had(rig: Rig) -> None:
     ):
         rig.start(spec)
     assert [row.state for row in rig.ledger.resources()] == [State.STOPPING]
+
+
+def test_the_grace_that_was_asked_for_holds_for_what_is_being_created(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever creates it ends it with that, and not with its spec's; the next life knows nothing of it."""
+    begun, go = threading.Event(), threading.Event()
+    graces: list[float] = []
+    start, stop = rig.driver.start, rig.driver.stop
+
+    def start_slowly(*args: Any) -> Handle:
+        begun.set()
+        go.wait(30)
+        return start(*args)
+
+    def stop_and_note(handle: Handle, grace: float) -> None:
+        graces.append(grace)
+        stop(handle, grace)
+
+    monkeypatch.setattr(rig.driver, "start", start_slowly)
+    monkeypatch.setattr(rig.driver, "stop", stop_and_note)
+    starting = threading.Thread(target=lambda: rig.start(FakeSpec(name="slow", stop_grace=100)))
+    starting.start()
+    begun.wait(30)
+    managed = rig.supervisor.by_name("slow")
+    assert managed is not None
+    with pytest.raises(DeadlineExceeded):
+        rig.supervisor.stop(managed, "asked", grace=1)
+    go.set()
+    starting.join(30)
+    rig.supervisor.wait(managed, None)
+    assert (managed.state, graces) == (State.GONE, [1])
+    rig.supervisor.restart(managed, None, lambda _: None)
+    rig.supervisor.stop(managed, "over")
+    assert graces == [1, 100]

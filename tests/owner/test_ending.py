@@ -268,3 +268,56 @@ def test_start_all_refuses_before_it_starts(owner: Owner, private_state: Path) -
     with pytest.raises(SpecError, match="circle: a, b"):
         owner.start_all([Process(["true"], name="a", needs=["b"]), Process(["true"], name="b", needs=["a"])])
     assert Reading(private_state).resources(ended=True) == []
+
+
+def test_start_all_waits_for_nothing_once_one_has_failed(owner: Owner) -> None:
+    """What comes up slowly is killed at once, whatever its probe would wait; what was adopted stays."""
+    fails = Process(["sh", "-c", "sleep 0.3; exit 3"], name="fails", ready=tether.log("up"))
+    slow = Process(DEAF, name="slow", ready=tether.log("never", timeout=100), stop_grace=100)
+    with pytest.raises(StartError, match="cannot start fails"):
+        owner.start_all([slow, fails, Process(["sleep", "60"], name="waits", needs=["slow"])])
+    assert owner.resources == []
+
+
+MANY = """
+import signal, sys
+import tether
+from tether import Owner, Process
+owner = Owner("many", state_dir=sys.argv[1])
+def end(signum, frame):
+    if sys.argv[2] == "shutdown":
+        owner.shutdown(grace=1)
+    raise KeyboardInterrupt
+signal.signal(signal.SIGTERM, end)
+slow = Process(["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done"], ready=tether.log("never", timeout=100), stop_grace=100)
+try:
+    owner.start_all([Process(["sleep", "60"]), slow, Process(["sleep", "60"])], held=lambda resource: print("on record", flush=True))
+except KeyboardInterrupt:
+    print("interrupted", owner.resources, flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["alone", "shutdown"])
+def test_an_interrupted_start_of_many_leaves_nothing(runner: Runner, how: str) -> None:
+    """By Ctrl-C, and by a signal handler that shuts down: what is still starting is killed, not waited for."""
+    folder = runner.new_folder()
+    with runner.popen(MANY, folder, how, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(3)] == ["on record\n"] * 3
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (0, ("interrupted []\n", ""))
+    eventually(lambda: Reading(folder).resources() == [])
+
+
+def test_start_all_leaves_what_was_adopted(make_owner: Callable[..., Owner]) -> None:
+    """It was not begun there, so it is not ended there."""
+    kept = Process(["sleep", "60"], name="kept", on_death="keep", keep_for=60)
+    first = make_owner("app")
+    pid = first.start(kept).pid
+    first.shutdown()
+    second = make_owner("app")
+    with pytest.raises(FileNotFoundError):
+        second.start_all([kept, Process(["no-such-program"], needs=["kept"])])
+    assert [(each.name, each.pid) for each in second.resources] == [("kept", pid)]
+    second.resource("kept").kill()

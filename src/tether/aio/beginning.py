@@ -10,9 +10,10 @@ from typing import TypeVar
 
 from tether.aio import loops
 from tether.aio.threads import Threads, begin_end, outcome, over
-from tether.errors import DeadlineExceeded, TetherError
-from tether.model import Progress, State
+from tether.errors import DeadlineExceeded
+from tether.model import State
 from tether.owner.resource import Resource
+from tether.owner.together import Starts
 
 __all__ = ["Beginning", "together"]
 
@@ -128,52 +129,12 @@ class Beginning:
                     self._kill()
 
 
-async def together(
-    start_all: Callable[[Progress, Callable[[Resource], object]], list[Resource]],
-    progress: Callable[[str], object],
-    held: Callable[[Resource], object],
-) -> list[Resource]:
-    """Have many started in a thread, and return them; if it is cancelled, all that it began is ended before that is raised.
-
-    Args:
-        start_all: starts them, and tells the functions that it is given what there is to say, and what is on record.
-        progress: told that, in the threads that start.
-        held: told that, in the threads that start.
-    """
-    withdrawn = threading.Event()
-    begun: list[Resource] = []
-
-    def say(text: str) -> None:
-        if withdrawn.is_set():
-            raise _Withdrawn
-        progress(text)
-
-    def hold(resource: Resource) -> None:
-        begun.append(resource)
-        if withdrawn.is_set():
-            raise _Withdrawn
-        held(resource)
-
-    future = _starts.begin(lambda: start_all(say, hold))
+async def together(starts: Starts) -> list[Resource]:
+    """Have many started in a thread, and return them; if it is cancelled, all that it began is ended before that is raised."""
+    future = _starts.begin(starts.carry_out)
     try:
         return await outcome(future)
     except BaseException:
-        withdrawn.set()
         if not future.cancel():
-            await over(begin_end(_end_all, future, begun))
+            await over(begin_end(starts.withdraw))
         raise
-
-
-def _end_all(starting: Future[list[Resource]], begun: list[Resource]) -> None:
-    """End what was started in vain: what is there, so that nobody waits for it to be ready, and then what came meanwhile."""
-    _kill(begun)
-    starting.exception()
-    _kill(begun)
-
-
-def _kill(resources: list[Resource]) -> None:
-    for resource in reversed(list(resources)):
-        try:
-            resource.kill()
-        except TetherError as error:
-            _log.error("a start of many was cancelled, and %s could not be ended: %s", resource.name, error)

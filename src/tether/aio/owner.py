@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, overload
@@ -22,6 +23,7 @@ from tether.owner import owner as sync
 from tether.owner import resource as sync_resource
 from tether.owner.budget import Budget
 from tether.owner.job import Watched
+from tether.owner.together import Starts
 
 __all__ = ["Owner"]
 
@@ -186,14 +188,15 @@ class Owner:
             SpecError: two have one name, or they need each other in a circle; nothing was started.
             StartError: one did not come up, as from `start`; what had been started with it was stopped again.
         """
-        wanted, loop = list(specs), loops.current()
-        on_record = in_loop(loop, held or _ignore)
-        started = await together(
-            lambda say, hold: self._owner.start_all(wanted, on_progress=say, held=hold),
-            in_loop(loop, on_progress or _ignore),
-            lambda resource: on_record(Resource(resource)),
-        )
-        return [Resource(resource) for resource in started]
+        loop = loops.current()
+        on_record, progress = in_loop(loop, held or _ignore), in_loop(loop, on_progress or _ignore)
+
+        def say(text: str) -> None:
+            progress(text)
+
+        start = partial(self._owner.start, on_progress=say)
+        starts = Starts(start, list(specs), lambda resource: on_record(Resource(resource)))
+        return [Resource(resource) for resource in await together(starts)]
 
     async def adopt(self, name: str) -> Resource:
         """Take over a resource that an earlier owner of this name left on purpose (``on_death="keep"``).

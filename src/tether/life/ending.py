@@ -61,7 +61,7 @@ class Ending:
             for end in ends:
                 work = partial(self._end_quietly, managed, begun, end)
                 begins = threads.begin(work, f"tether-end-{managed.name}")
-                if not begins and (end.force or not self._begin_end(managed, None)):
+                if not begins and (end.force or not self._begin_end(managed)):
                     work()
 
     def _end_quietly(self, managed: Managed, begun: int, end: End) -> None:
@@ -82,10 +82,10 @@ class Ending:
             Gone: this is a fork of its owner.
         """
         managed.check_owned()
-        begun, ends = self._ask(managed, why, force)
+        begun, ends = self._ask(managed, why, force, grace)
         try:
             for end in ends:
-                self._end(managed, begun, end, grace)
+                self._end(managed, begun, end)
             if not ends:
                 # Somebody is just creating it, and ends it as soon as it is there.
                 self._await_creation(managed, begun)
@@ -102,30 +102,31 @@ class Ending:
         """
         if not managed.can_be_asked:
             return False
-        if self._ask(managed, why, force=False)[1]:
-            self._begin_end(managed, grace)
+        if self._ask(managed, why, False, grace)[1]:
+            self._begin_end(managed)
         return True
 
-    def _begin_end(self, managed: Managed, grace: float | None) -> bool:
+    def _begin_end(self, managed: Managed) -> bool:
         """Ask for an end, without waiting; False where its driver can't."""
         handle, driver = managed.handle, managed.driver
         if handle is None or not managed.can_be_asked or not isinstance(driver, CanAsk):
             return False
         faults.point("stop.asked")
-        driver.ask(handle, managed.grace(grace), again=managed.insists)
+        driver.ask(handle, managed.grace, again=managed.insists)
         return True
 
-    def _ask(self, managed: Managed, why: str, force: bool) -> tuple[int, list[End]]:
+    def _ask(self, managed: Managed, why: str, force: bool, grace: float | None) -> tuple[int, list[End]]:
         """Note that its end is asked for, so that a restart that has not begun the next life yet does not; and of which life."""
         with managed.condition:
             managed.stops += 1
+            managed.asked_grace = grace
             return managed.begun, self.apply(managed, StopAsked(why, force))
 
     def _await_creation(self, managed: Managed, begun: int) -> None:
         if managed.creator != threading.get_ident():
             self._await_end(managed, begun, _CREATION_S)
 
-    def _end(self, managed: Managed, begun: int, end: End, grace: float | None = None) -> None:
+    def _end(self, managed: Managed, begun: int, end: End) -> None:
         with managed.condition:
             handle = managed.handle
             if managed.begun != begun:
@@ -138,7 +139,7 @@ class Ending:
             if end.force:
                 managed.driver.destroy(handle)
             else:
-                managed.ask_to_end(handle, managed.grace(grace))
+                managed.ask_to_end(handle, managed.grace)
         except DeadlineExceeded as error:
             self._say_stuck(managed, begun, Stuck(str(error), hopeless=True))
             raise

@@ -50,6 +50,7 @@ class Managed:
         begun: how often it was begun again; changes under ``condition``.
         former: the life before the last restart.
         stops: how often somebody asked for its end; changes under ``condition``.
+        asked_grace: with what grace, if somebody said; also for who ends it later, since it is just being created.
         restarting: held by who restarts it.
         creator: the thread that brings it up just now.
         answers_at: where its probe found that it answers; empty where that is not known better than by its port.
@@ -75,6 +76,7 @@ class Managed:
         self._is_forked = False
         self.former = self.life
         self.stops = 0
+        self.asked_grace: float | None = None
         self.restarting = threading.RLock()
         self.creator: int | None = None
         self.streams: dict[str, Any] = {}
@@ -110,6 +112,7 @@ class Managed:
         self.former, self.life = self.life, self.new_life()
         self.plan, self.handle, self.reserved = plan, None, reserved
         self.answers_at = ""
+        self.asked_grace = None
         self.begun += 1
         self.early.clear()
         self.condition.notify_all()
@@ -171,9 +174,10 @@ class Managed:
             except Exception:
                 _log.exception("%s: a listener for its end failed", self.name)
 
-    def grace(self, asked: float | None) -> float:
-        """The grace of an end: what was asked for, or its spec's."""
-        grace: float = self.spec.stop_grace if asked is None else asked
+    @property
+    def grace(self) -> float:
+        """The grace of its end: what was asked for last, or its spec's."""
+        grace: float = self.spec.stop_grace if self.asked_grace is None else self.asked_grace
         return grace
 
     @property

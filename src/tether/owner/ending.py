@@ -76,7 +76,7 @@ class _Ends:
             self._news.put((name, error))
             return
         if asked:
-            self._due[name] = time.monotonic() + managed.grace(self._grace) + _STUCK_S
+            self._due[name] = time.monotonic() + managed.grace + _STUCK_S
             managed.on_end(lambda: self._news.put((name, None)), of="outcome")
         else:
             self._begin_thread(name)

@@ -37,7 +37,7 @@ from tether.owner.handover import hand_over
 from tether.owner.kept import Kept
 from tether.owner.resource import Resource
 from tether.owner.roster import Held, Roster
-from tether.owner.together import start_all
+from tether.owner.together import Starts
 
 __all__ = ["Owner"]
 
@@ -276,10 +276,11 @@ class Owner(Answering):
 
         Raises:
             SpecError: two have one name, or they need each other in a circle; nothing was started.
-            StartError: one did not come up, as from `start`; what had been started with it was stopped again.
+            StartError: one did not come up, as from `start`; what had been started with it was stopped again, what was still
+                starting was killed, and so it is when this is interrupted. What was adopted stays.
         """
         self._check_usable()
-        return start_all(partial(self.start, on_progress=on_progress, held=held), list(specs))
+        return Starts(partial(self.start, on_progress=on_progress), list(specs), held).carry_out()
 
     def _restart(self, tag: str) -> int | None:
         """Restart a resource for somebody outside, who has its id."""

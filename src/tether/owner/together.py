@@ -2,90 +2,130 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from graphlib import CycleError, TopologicalSorter
 from queue import SimpleQueue
+from typing import Protocol
 
 from tether.errors import SpecError
-from tether.model import Spec
+from tether.model import Spec, State
 from tether.owner.resource import Resource
 
-__all__ = ["start_all"]
+__all__ = ["Starts"]
 
 _SIDE_BY_SIDE = 8
 
 
-def start_all(start: Callable[[Spec], Resource], specs: Sequence[Spec]) -> list[Resource]:
-    """Start resources, and return them in the order of ``specs`` when all are ready.
+class _Start(Protocol):
+    def __call__(self, spec: Spec, *, held: Callable[[Resource], object]) -> Resource: ...
+
+
+class _Withdrawn(BaseException):
+    """Another one failed. Raised in the thread of a start whose resource is only just on record."""
+
+
+class Starts:
+    """Many starts, of which all succeed or none.
 
     Args:
-        start: starts one, and returns when that is ready.
+        start: starts one, and returns when that is ready; it tells ``held`` what is on record.
         specs: what to start; ``needs`` may name others of these, whatever their order.
+        held: told that, too, from several threads.
 
     Raises:
         SpecError: two have one name, or they need each other in a circle; nothing was started.
-        Exception: what the first that failed raised, with a note for each other that did. What had been started by then was
-            stopped again, and so it is when this is interrupted.
     """
-    return _Starts(start, specs).carry_out()
 
-
-class _Starts:
-    def __init__(self, start: Callable[[Spec], Resource], specs: Sequence[Spec]) -> None:
+    def __init__(self, start: _Start, specs: Sequence[Spec], held: Callable[[Resource], object] | None = None) -> None:
         self._start = start
         self._specs = specs
+        self._held = held
         self._graph = _graph(specs)
-        self._started: dict[int, Resource] = {}
+        self._begun: list[Resource] = []
+        self._ready: dict[int, Resource] = {}
         self._errors: list[BaseException] = []
-        self._running = 0
-        self._news: SimpleQueue[tuple[int, Future[Resource]]] = SimpleQueue()
+        self._is_over = False
+        self._done = threading.Event()
+        self._news: SimpleQueue[tuple[int, Future[Resource]] | None] = SimpleQueue()
 
     def carry_out(self) -> list[Resource]:
-        with ThreadPoolExecutor(_SIDE_BY_SIDE, "tether-start") as pool:
-            try:
-                while self._graph.is_active() and not self._errors:
-                    for index in self._graph.get_ready():
-                        self._begin(pool, index)
-                    self._hear()
-            except BaseException as error:
-                self._errors.append(error)
-            pool.shutdown(wait=False, cancel_futures=True)
-            while self._running:
-                self._hear()
-        if self._errors:
-            self._undo()
-        return [self._started[index] for index in range(len(self._specs))]
+        """Return the resources in the order of their specs when all are ready.
+
+        Raises:
+            Exception: what the first that failed raised, with a note for each end that failed. What had been started by then was
+                stopped again, and what was still starting killed; so it is when this is interrupted. What was adopted stays.
+        """
+        try:
+            with ThreadPoolExecutor(_SIDE_BY_SIDE, "tether-start") as pool:
+                try:
+                    while self._graph.is_active() and not self._errors:
+                        for index in self._graph.get_ready():
+                            self._begin(pool, index)
+                        self._hear()
+                except BaseException as error:
+                    self._errors.append(error)
+                if self._errors:
+                    self._give_up(pool)
+                    raise self._errors[0]
+            return [self._ready[index] for index in range(len(self._specs))]
+        finally:
+            self._done.set()
+
+    def withdraw(self) -> None:
+        """End all that `carry_out` has begun in another thread, and return when it has ended; also if that was through by then."""
+        self._news.put(None)
+        self._done.wait()
+        self._end_begun()
 
     def _begin(self, pool: ThreadPoolExecutor, index: int) -> None:
-        future = pool.submit(self._start, self._specs[index])
-        self._running += 1
+        future = pool.submit(self._start, self._specs[index], held=self._hold)
         future.add_done_callback(lambda done: self._news.put((index, done)))
 
+    def _hold(self, resource: Resource) -> None:
+        # What an earlier owner kept was not begun here, so it is not ended either.
+        if resource.state in (State.PENDING, State.STOPPING):
+            self._begun.append(resource)
+        if self._is_over:
+            raise _Withdrawn
+        if self._held is not None:
+            self._held(resource)
+
     def _hear(self) -> None:
-        """Take in the next that is ready, or failed."""
-        index, future = self._news.get()
-        self._running -= 1
-        if future.cancelled():
+        """Take in the next that is ready, or failed, or that nobody wants them any more."""
+        news = self._news.get()
+        if news is None:
+            self._errors.append(_Withdrawn())
             return
+        index, future = news
         error = future.exception()
         if error is None:
-            self._started[index] = future.result()
+            self._ready[index] = future.result()
             self._graph.done(index)
         else:
             self._errors.append(error)
 
-    def _undo(self) -> None:
-        """Stop what was started, the last first, and raise."""
-        first, *others = self._errors
-        for resource in reversed(list(self._started.values())):
+    def _give_up(self, pool: ThreadPoolExecutor) -> None:
+        """End what was begun: first what is still starting, so that nobody waits for it to be ready."""
+        self._is_over = True
+        ready = {resource.id for resource in self._ready.values()}
+        self._end(Resource.kill, [resource for resource in self._begun if resource.id not in ready])
+        # Not by counting: an interruption may come at any point.
+        pool.shutdown(cancel_futures=True)
+        self._end_begun()
+
+    def _end_begun(self) -> None:
+        self._end(Resource.stop, self._begun)
+
+    def _end(self, by: Callable[[Resource], None], resources: Sequence[Resource]) -> None:
+        for resource in reversed(resources):
             try:
-                resource.stop()
+                by(resource)
             except Exception as error:
-                others.append(error)
-        for other in others:
-            first.add_note(f"beside that: {type(other).__name__}: {other}")
-        raise first
+                # It stays on record, and is tried again.
+                for first in self._errors[:1]:
+                    first.add_note(f"beside that: {type(error).__name__}: {error}")
 
 
 def _graph(specs: Sequence[Spec]) -> TopologicalSorter[int]:
