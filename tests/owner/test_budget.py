@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tether import Budget, Owner, SpecError, State
 from tether.ledger import costs
 from tether.ledger.rows import EventRow, ResourceRow
 from tether.life import registry
-from tether.model import Handle
+from tether.model import Handle, OnDeath, Progress
 from tether.testing import FakeDriver, FakeSpec
 
 DAY = 86400.0
@@ -34,6 +35,15 @@ class Rented(FakeSpec):
     def record(self) -> dict[str, Any]:
         """See `tether.model.Spec`."""
         return {**super().record(), "cost_per_hour": self.cost_per_hour}
+
+
+class SlowDriver(FakeDriver):
+    """It takes a moment to create one."""
+
+    def start(self, spec: Any, tag: str, on_death: OnDeath, progress: Progress) -> Handle:
+        """See `FakeDriver`."""
+        time.sleep(0.2)
+        return super().start(spec, tag, on_death, progress)
 
 
 @pytest.fixture(autouse=True)
@@ -107,3 +117,16 @@ def test_costs_are_shown(make_owner: Callable[..., Owner], private_state: Path) 
     assert (shown["owner"], shown["kind"]) == ("test", "fake")
     assert 0.1 < shown["usd"] < 10
     assert "USD" in subprocess.run(command, capture_output=True, check=True, text=True).stdout
+
+
+def test_many_at_once_are_not_promised_the_same_money(make_owner: Callable[..., Owner]) -> None:
+    """What is not on record yet is counted in: of eight that start side by side two can be paid for."""
+    registry.register("fake", SlowDriver)
+    owner = make_owner(budget=Budget(usd=7))
+    with ThreadPoolExecutor(8) as pool:
+        starts = [pool.submit(owner.start, Rented(name=f"r{number}", cost_per_hour=3)) for number in range(8)]
+    refused = [start.exception() for start in starts if start.exception() is not None]
+    assert {type(error) for error in refused} == {SpecError}
+    assert (len(owner.resources), len(refused)) == (2, 6)
+    owner.resources[0].kill()
+    owner.start(Rented(name="instead", cost_per_hour=3))

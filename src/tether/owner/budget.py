@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,7 @@ class Spending:
         self._end = end
         self._note = note
         self._lock = threading.Lock()
+        self._promised: dict[object, float] = {}
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._closed = False
@@ -88,18 +90,34 @@ class Spending:
                 rate += 0.0 if row.state.is_final else costs.price(row) or 0.0
         return total, rate
 
-    def check(self, spec: Any) -> None:
-        """Refuse a start that can't be paid for, and watch from now on.
+    @contextmanager
+    def promised(self, spec: Any) -> Iterator[Callable[[], object]]:
+        """Refuse a start that can't be paid for, and watch from now on; other starts count it in from here.
+
+        Yields:
+            What is called when it is on record, where others find it from then on.
 
         Raises:
             SpecError: its price is not known, or what is left does not pay for it; nothing was created.
         """
         if not getattr(spec, "rented", False):
+            yield bool
             return
+        key = object()
+        with self._lock:
+            self._check(spec)
+            self._promised[key] = spec.cost_per_hour
+        try:
+            yield lambda: self._promised.pop(key, None)
+        finally:
+            self._promised.pop(key, None)
+
+    def _check(self, spec: Any) -> None:
         called = spec.name or spec.default_name
         if spec.cost_per_hour is None:
             raise SpecError(f"cannot start {called}: with a budget its price must be known; give cost_per_hour=")
         total, rate = self.spent()
+        rate += sum(list(self._promised.values()))
         needed = (rate + spec.cost_per_hour) * self.budget.at_least_s / 3600
         left = self.budget.usd - total
         if needed > left or left <= 0:
@@ -107,10 +125,9 @@ class Spending:
                 f"cannot start {called}: of {self.budget.usd:g} US dollars {max(0.0, left):.4f} are left, and beside what runs "
                 f"{self.budget.at_least_s:g} s of it take {needed:.4f}; raise the budget, or end something"
             )
-        with self._lock:
-            if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._run, name="tether-budget", daemon=True)
-                self._thread.start()
+        if self._thread is None and not self._closed:
+            self._thread = threading.Thread(target=self._run, name="tether-budget", daemon=True)
+            self._thread.start()
         self._wake.set()
 
     def heard(self, notice: Notice) -> None:

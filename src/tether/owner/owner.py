@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -245,18 +245,22 @@ class Owner(Answering):
     def _start(
         self, spec: Spec, progress: Progress, held: Callable[[Resource], object] | None, rented: Resource | None
     ) -> Resource:
-        if self._spending is not None:
-            self._spending.check(spec)
-        # Whatever it is, it is not created before there is somebody to end it.
-        self._guard.arm(in_session=getattr(spec, "terminal", None) == "share")
-        self._door.open(self._guard.watch)
-        on_death = spec.on_death or self.on_death
-        hold = self._holding(held)
-        if on_death == "keep" and spec.name is not None:
-            return Resource(self._supervisor, self._kept.adopt_or_start(spec, spec.name, progress, hold))
-        carrier = None if rented is None else self._supervisor.by_name(rented.name)
-        managed = self._supervisor.start(spec, on_death, progress, held=hold, carrier=carrier)
-        return Resource(self._supervisor, managed)
+        with nullcontext(bool) if self._spending is None else self._spending.promised(spec) as on_record:
+
+            def hold(managed: Managed) -> None:
+                on_record()
+                if held is not None:
+                    held(Resource(self._supervisor, managed))
+
+            # Whatever it is, it is not created before there is somebody to end it.
+            self._guard.arm(in_session=getattr(spec, "terminal", None) == "share")
+            self._door.open(self._guard.watch)
+            on_death = spec.on_death or self.on_death
+            if on_death == "keep" and spec.name is not None:
+                return Resource(self._supervisor, self._kept.adopt_or_start(spec, spec.name, progress, hold))
+            carrier = None if rented is None else self._supervisor.by_name(rented.name)
+            managed = self._supervisor.start(spec, on_death, progress, held=hold, carrier=carrier)
+            return Resource(self._supervisor, managed)
 
     def start_all(
         self,
@@ -289,9 +293,6 @@ class Owner(Answering):
                 resource.restart()
                 return resource.pid
         raise NotFound(f"owner {self.name} has no live resource {tag}")
-
-    def _holding(self, held: Callable[[Resource], object] | None) -> Callable[[Managed], object] | None:
-        return None if held is None else lambda managed: held(Resource(self._supervisor, managed))
 
     def adopt(self, name: str) -> Resource:
         """Take over a resource that an earlier owner of this name left on purpose (``on_death="keep"``).
