@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,26 @@ def test_a_restart_refuses_before_it_ends(owner: Owner, tmp_path: Path) -> None:
         assert (resource.state, resource.pid) == (State.READY, pid)
 
 
+def test_who_follows_a_life_does_not_follow_the_next(owner: Owner) -> None:
+    """A restart is the end of the life that was followed, and of the wait for it, with its exit code."""
+    import asyncio
+
+    from tether import aio
+
+    job = owner.start(Process(["sh", "-c", "echo up; sleep 60"], ready=tether.log("up")))
+    found: list[str] = []
+    with ThreadPoolExecutor(2) as pool:
+        following = pool.submit(lambda: found.extend(job.lines(follow=True)))
+        waiting = pool.submit(lambda: asyncio.run(aio.Resource(job).wait()))
+        eventually(lambda: found or following.running())
+        time.sleep(0.2)
+        job.restart()
+        following.result(20)
+        assert waiting.result(20) == -signal.SIGTERM
+    assert found[0] == "up"
+    assert job.state is State.READY
+
+
 def test_what_was_adopted_by_its_name_is_not_restarted(make_owner: Callable[..., Owner]) -> None:
     """Its command is not on record in full."""
     first = make_owner("app")
@@ -211,7 +232,13 @@ def test_a_fork_says_at_once_that_it_can_do_nothing(owner: Owner) -> None:
         try:
             assert resource.state is State.LOST
             assert "a fork of its owner" in resource.reason
-            for method in (resource.stop, resource.kill, resource.wait, resource.restart):
+            methods: tuple[Callable[[], object], ...] = (
+                *(resource.stop, resource.kill, resource.wait, resource.restart, resource.resume, resource.communicate),
+                lambda: resource.send_signal(signal.SIGTERM),
+                lambda: resource.on_end(print),
+                lambda: resource.lines(follow=True),
+            )
+            for method in methods:
                 with pytest.raises(Gone, match="the parent process's"):
                     method()
             status = 0

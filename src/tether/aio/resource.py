@@ -212,11 +212,12 @@ class Resource:
         """
         loop = loops.current()
         event = loop.event()
-        ended = False
+        ended, exit_code = False, None
 
         def end() -> None:
-            nonlocal ended
-            ended = True
+            # Now: another task may restart it before the loop comes to hear of it.
+            nonlocal ended, exit_code
+            ended, exit_code = True, self.exit_code
             loop.call(event.set)
 
         forget = self._resource.on_end(end, of=of)
@@ -227,7 +228,7 @@ class Resource:
         # It may have ended before the loop came to hear of it.
         if not ended:
             raise DeadlineExceeded(f"resource {self.name} is still {self.state.value} after {timeout:g} s")
-        return self.exit_code
+        return exit_code
 
     def on_end(self, listener: Callable[[], object], *, of: Literal["tree", "main"] = "tree") -> Callable[[], None]:
         """Have ``listener`` called once, in the loop, when all of it has ended, or its command alone; soon if it has.

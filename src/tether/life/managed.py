@@ -149,8 +149,9 @@ class Managed:
     def on_end(self, listener: Callable[[], object], *, of: Wanted = "tree") -> Callable[[], None]:
         """Have ``listener`` called once when it has ended, at once if it has; the function that is returned forgets it.
 
-        It is called in the thread that saw the end, with ``condition`` held: it must not block.
+        It is called in the thread that saw the end, with ``condition`` held: it must not block. Raises Gone in a fork of its owner.
         """
+        self.check_owned()
         key = object()
         with self.condition:
             if not self.has_ended(of):

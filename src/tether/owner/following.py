@@ -128,6 +128,8 @@ class _Following(Lines):
     def __init__(self, managed: Managed, paths: tuple[Path, ...], tail: int | None) -> None:
         super().__init__()
         self._managed = managed
+        # A restart in another thread is the end of the life that is followed.
+        self._begun = managed.begun
         self._paths = paths
         self._over = False
         self._bell = self._told = -1
@@ -165,7 +167,7 @@ class _Following(Lines):
         if self._over:
             return None
         # Looked at first, and asked first: nothing that is written meanwhile is missed.
-        self._over = self._managed.is_over
+        self._over = self._managed.is_over or self._managed.begun != self._begun
         self._ask()
         found = []
         for log, first, splitter in zip(self._logs, self._first, self._splitters, strict=True):

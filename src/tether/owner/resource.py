@@ -229,6 +229,7 @@ class Resource:
             DeadlineExceeded: it goes on after ``timeout`` seconds; it is not ended.
             SpecError: there is no pipe for ``input``, or its pipes are not of this machine.
         """
+        self._managed.check_owned()
         deadline = None if timeout is None else time.monotonic() + timeout
         going = conversation.of(self._managed)
         try:
@@ -255,6 +256,7 @@ class Resource:
         _check("to", to, ("main", "group", "tree"))
         if sig and sig not in signal.valid_signals():
             raise SpecError(f"{sig!r} is no signal, so that none was sent to {self.name}")
+        self._managed.check_owned()
         driver, handle, main = self._managed.driver, self._managed.handle, self.main
         if not isinstance(driver, CanSignal):
             raise SpecError(f"{self.name} is of kind {self.kind}, which takes no signals")
@@ -366,6 +368,7 @@ class Resource:
 
     def resume(self) -> None:
         """Continue it, should a signal have stopped it (SIGCONT). What has ended, or can't be stopped, is left alone."""
+        self._managed.check_owned()
         driver, handle = self._managed.driver, self._managed.handle
         if handle is not None and not self.state.is_final and isinstance(driver, CanPause):
             driver.resume(handle)
