@@ -339,6 +339,11 @@ class Recorded:
     default_name: str = ""
     needs: Sequence[str] | None = None
 
+    @property
+    def ends(self) -> str | None:
+        """When a tree of processes has ended; None for other kinds."""
+        return self.recorded.get("ends")
+
     def record(self) -> dict[str, Any]:
         """Return it as it was recorded."""
         return dict(self.recorded)

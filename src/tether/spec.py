@@ -412,6 +412,7 @@ class Process(CommandBase):
             "stop_to": self.stop_to,
             "stop_grace": self.stop_grace,
             "stays_up": self.stays_up,
+            "ends": self.ends,
             "log_max": self.log_max,
             "env_in": None if self.env_in is None else self.env_in.name,
         }

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 import tether
+from support import eventually
 from tether import DeadlineExceeded, StartError, State
 from tether.drivers import Context
-from tether.errors import DriverUnavailable, Gone
+from tether.errors import Busy, DriverUnavailable, Gone, NotCreated
 from tether.ledger import place
 from tether.ledger.store import Ledger
 from tether.ledger.writer import Writer
 from tether.life import registry
-from tether.life.machine import Unreachable
+from tether.life.machine import StopAsked, Unreachable
 from tether.life.supervisor import Supervisor
 from tether.linux import identity
 from tether.model import Handle
@@ -356,3 +357,84 @@ def test_the_grace_that_was_asked_for_holds_for_what_is_being_created(
     rig.supervisor.restart(managed, None, lambda _: None)
     rig.supervisor.stop(managed, "over")
     assert graces == [1, 100]
+
+
+class KeptDriver(FakeDriver):
+    """Its resources may outlive their owner; its service may be down."""
+
+    down = False
+
+    def adopt(self, handle: Handle, fence: int) -> int | None:
+        """See `tether.drivers.CanAdopt`."""
+        if self.down:
+            raise DriverUnavailable("its service is down")
+        return None
+
+    def receipt(self, handle: Handle) -> None:
+        """See `tether.drivers.CanAdopt`."""
+
+
+def kept(rig: Rig, state: State) -> Any:
+    """Put on record what an earlier owner left in a state."""
+    registry.register("fake", KeptDriver)
+    spec = FakeSpec(name="db", ready=tether.call(lambda _: True))
+    rig.record.add_resource("t", "o", "db", "fake", spec.record(), "keep", 60)
+    rig.record.write("t", 1, state, [], handle=Handle("fake", "t", {}))
+    rig.record.flush()
+    return rig.ledger.resource("t"), spec
+
+
+def test_an_adoption_whose_service_is_down_is_tried_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said; when the service is back it is adopted, and hears of its end."""
+    row, spec = kept(rig, State.READY)
+    monkeypatch.setattr(KeptDriver, "down", True)
+    with pytest.raises(DriverUnavailable):
+        rig.supervisor.adopt(row, spec)
+    managed = rig.supervisor.by_name("db")
+    assert managed is not None
+    assert not managed.life.created
+    monkeypatch.setattr(KeptDriver, "down", False)
+    eventually(lambda: managed.life.created)
+    rig.driver.exit("t", 0)
+    assert managed.state is State.FAILED
+    assert rig.start(FakeSpec(name="db")).state is State.READY
+
+
+def test_what_is_adopted_while_it_starts_has_not_been_ready(rig: Rig) -> None:
+    """It is asked to end more than once, as before: it may not hear yet. And no adoption takes a name that is in use."""
+    row, spec = kept(rig, State.STARTING)
+    managed = rig.supervisor.adopt(row, spec)
+    assert (managed.state, managed.insists) == (State.STARTING, True)
+    rig.supervisor.await_ready(managed, lambda _: None)
+    assert (managed.state, managed.insists) == (State.READY, False)
+    with pytest.raises(Busy, match="db is running already"):
+        rig.supervisor.adopt(row, spec)
+
+
+def test_a_second_attempt_to_end_it_is_not_given_up_for_the_first(rig: Rig) -> None:
+    """It was stuck, and may have come loose since."""
+    managed = rig.start(FakeSpec(name="db", fails={"stop": 1}))
+    with pytest.raises(DeadlineExceeded):
+        rig.supervisor.stop(managed, "asked")
+    assert managed.has_ended("outcome")
+    with managed.condition:
+        rig.supervisor.apply(managed, StopAsked("asked again"))
+        assert not managed.has_ended("outcome")
+    rig.supervisor.stop(managed, "asked again")
+    assert managed.state is State.GONE
+
+
+def test_a_restart_that_is_refused_leaves_no_open_record(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next life was numbered, which makes it live on record, and then could not begin."""
+    managed = rig.start(FakeSpec(name="db"))
+
+    def refuse(*_: object) -> None:
+        assert [row.state for row in rig.ledger.resources()] == [State.PENDING]
+        raise NotCreated("there is no guard")
+
+    monkeypatch.setattr(rig.supervisor._creation, "reserve", refuse)
+    with pytest.raises(NotCreated):
+        rig.supervisor.restart(managed, None, lambda _: None)
+    (row,) = rig.ledger.resources(ended=True)
+    assert (row.state, row.reason, managed.state) == (State.GONE, "restarted", State.GONE)
+    assert rig.ledger.resources() == []

@@ -1,7 +1,8 @@
 """One resource's life: start, watch, restart, end.
 
 machine.py     what follows from an event: a pure state machine, which neither acts nor waits
-supervisor.py  carries that out
+supervisor.py  carries that out: ending.py its ends, adopting.py what an earlier owner kept
+live.py        what there is just now
 managed.py     one resource under supervision
 driver.py      what a driver is
 registry.py    from a kind to its driver

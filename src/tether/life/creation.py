@@ -79,4 +79,5 @@ class Creation:
                 self.begin_life(managed)
                 managed.reserved = self.reserve(managed)
                 self._record(managed, [Record("again", "its guard was killed before it ran")])
+                self._ledger.flush()
         raise AssertionError("unreachable")

@@ -64,6 +64,15 @@ class Ending:
                 if not begins and (end.force or not self._begin_end(managed)):
                     work()
 
+    def _take_in(self, managed: Managed, *events: Event) -> None:
+        """Apply what says that it is there, and then what was heard of it before that."""
+        with managed.condition:
+            self.advance(managed, *events)
+            early, managed.early = managed.early, []
+            for event in early:
+                if not managed.state.is_final:
+                    self.advance(managed, event)
+
     def _end_quietly(self, managed: Managed, begun: int, end: End) -> None:
         try:
             self._end(managed, begun, end)

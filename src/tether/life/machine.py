@@ -346,7 +346,8 @@ def _stop_asked(life: Life, event: StopAsked) -> _Outcome:
         pending = altered(life, state=State.STOPPING, reason=event.why, forced=event.force)
         return pending, (Record("kill" if event.force else "stop", event.why),)
     if life.state is State.STOPPING:
-        return altered(life, forced=life.forced or event.force), (End(event.why, force=event.force),)
+        # Another attempt: what was hopeless before may have changed.
+        return altered(life, forced=life.forced or event.force, hopeless=False), (End(event.why, force=event.force),)
     stopping = altered(life, state=State.STOPPING, reason=event.why)
     return stopping, (Record("kill" if event.force else "stop", event.why), End(event.why, force=event.force))
 

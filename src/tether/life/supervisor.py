@@ -20,26 +20,22 @@ from tether.errors import (
     StartError,
     TetherError,
 )
-from tether.ledger.store import ResourceRow
 from tether.ledger.writer import Writer
 from tether.life import machine as lifecycle
 from tether.life import outside, readiness
+from tether.life.adopting import Adopting
 from tether.life.clock import Clock, SystemClock
 from tether.life.context import Context
 from tether.life.creation import Creation
-from tether.life.driver import CanAdopt, Driver
+from tether.life.driver import Driver
 from tether.life.drivers import Drivers
-from tether.life.ending import Ending
-from tether.life.live import Live
 from tether.life.machine import (
-    Adopted,
     AskedOutside,
     Created,
     End,
     Ended,
     Event,
     Instruction,
-    Life,
     MainExited,
     NotReady,
     Probed,
@@ -59,7 +55,7 @@ _log = logging.getLogger("tether")
 _CONTENTION_S = 0.05
 
 
-class Supervisor(Ending):
+class Supervisor(Adopting):
     """Starts, watches, restarts and ends the resources of one owner.
 
     Attributes:
@@ -81,10 +77,8 @@ class Supervisor(Ending):
         context: Callable[[Callable[[str, Event], None]], Context],
         clock: Clock | None = None,
     ) -> None:
-        super().__init__(ledger, clock or SystemClock())
-        self._owner = owner
+        super().__init__(owner, ledger, clock or SystemClock())
         self._telemetry = telemetry
-        self._live = Live()
         self._context = replace(context(self.emit), subject=self._live.get)
         self.drivers = Drivers(self._context)
         self._creation = Creation(ledger, self._record)
@@ -149,72 +143,6 @@ class Supervisor(Ending):
             self.apply(managed, Refused("its start was interrupted"))
             raise
         self.bring_up(managed, progress)
-
-    def adopt(self, row: ResourceRow, spec: Any) -> Managed:
-        """Take over a live resource that an earlier owner left on purpose.
-
-        Raises:
-            Busy: somebody else has adopted it, or it has a living owner.
-            Gone: it has ended meanwhile.
-        """
-        driver = self.drivers.of(row.kind)
-        if row.handle is None or not isinstance(driver, CanAdopt):
-            raise Gone(
-                f"resource {row.name} can't be adopted: it is of a kind that can't be kept, or was never created"
-            )
-        if not self._ledger.take_over(row.id, row.fence, self._owner):
-            raise Busy(f"resource {row.name} was adopted by another owner just now")
-        managed = Managed(row.id, row.name, spec, driver, "keep")
-        managed.handle = row.handle
-        managed.fence = row.fence + 1
-        managed.number = row.life
-        managed.answers_at = row.url or ""
-        managed.life = Life(
-            stays_up=spec.stays_up, state=row.state, reason=row.reason, exit_code=row.exit_code, was_ready=True
-        )
-        if row.state.is_final:
-            return managed
-        with self._live.lock:
-            self._live.add(managed)
-        faults.point("adopt.taken")
-        try:
-            self._meet(managed, driver)
-        except Busy:
-            # It is just ending, most likely; the name is free again when that is known.
-            self._retries.begin(managed.tag, lambda: self._met(managed, driver))
-            raise
-        finally:
-            self._ledger.flush()
-        return managed
-
-    def _meet(self, managed: Managed, driver: CanAdopt) -> None:
-        """Become the owner of what is on record as this owner's already. Raises Busy."""
-        if managed.handle is None or managed.state.is_final:
-            return
-        try:
-            exit_code = driver.adopt(managed.handle, managed.fence)
-        except Gone:
-            self._settle_gone(managed, driver)
-            return
-        faults.point("adopt.met")
-        self._take_in(managed, Adopted(self._owner), *([] if exit_code is None else [MainExited(exit_code)]))
-
-    def _met(self, managed: Managed, driver: CanAdopt) -> bool:
-        try:
-            self._meet(managed, driver)
-        except Busy:
-            return False
-        return True
-
-    def _settle_gone(self, managed: Managed, driver: CanAdopt) -> None:
-        """It ended while nobody owned it: say how, if its shim left word."""
-        if managed.handle is None:
-            return
-        ended = driver.receipt(managed.handle) or Ended(None, "ended while nobody owned it")
-        managed.driver.destroy(managed.handle)
-        with managed.condition:
-            if not managed.state.is_final:
-                self.apply(managed, ended)
 
     def bring_up(self, managed: Managed, progress: Progress) -> None:
         """Create a resource that is on record, and wait until it is ready. Raises StartError."""
@@ -302,15 +230,6 @@ class Supervisor(Ending):
             ready = managed.spec.ready is None and managed.state is State.PENDING
             self._take_in(managed, Created(), *([Probed()] if ready else []))
 
-    def _take_in(self, managed: Managed, *events: Event) -> None:
-        """Apply what says that it is there, and then what was heard of it before that."""
-        with managed.condition:
-            self.advance(managed, *events)
-            early, managed.early = managed.early, []
-            for event in early:
-                if not managed.state.is_final:
-                    self.advance(managed, event)
-
     def restart(self, managed: Managed, grace: float | None, progress: Progress) -> None:
         """End a resource and bring it up again under the same name and id; one restart after the other.
 
@@ -356,6 +275,8 @@ class Supervisor(Ending):
                     raise Gone(f"resource {managed.name} was stopped while it was being restarted, and stays so")
                 managed.begin(plan, reserved)
                 self._record(managed, [Record("again", why)])
+            # What holds it is on record before its command is executed, as at a first start.
+            self._ledger.flush()
         except BaseException:
             self._creation.release(managed)
             self._live.leave(managed)
