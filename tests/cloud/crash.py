@@ -48,7 +48,7 @@ job = owner.start(RemoteProcess(on=box, argv=["sleep", "90"], user="root"))
 (job.kill if sys.argv[5] == "kill" else job.stop)()
 owner.shutdown()
 """
-_POINTS = (
+POINTS = (
     "start.recorded",
     "start.making",
     "start.spawned",
@@ -74,7 +74,7 @@ def crash(seed: int, ec2: Ec2, folder: Path) -> str:
     """Run one seed; return what is wrong, empty if nothing is."""
     chance = random.Random(seed)
     on_machine = seed % 3 == 2
-    point = chance.choice([*_POINTS, "", ""])
+    point = chance.choice([*POINTS, "", ""])
     faults = [[chance.choice(_ACTIONS), chance.choice(_FAULTS)] for _ in range(chance.randrange(4))]
     ec2.tell(faults=faults, late=chance.choice([0, 0.5, 1.5]))
     state = folder / f"seed-{seed}"

@@ -16,6 +16,7 @@ import pytest
 
 from cloud.crash import crashes
 from cloud.ec2 import KEYS, REGION, Ec2
+from cloud.sweeps import reap
 from support import eventually
 from tether import (
     Machine,
@@ -33,8 +34,6 @@ from tether.drivers.cloud import boot, creation
 from tether.drivers.cloud.provider import Choice, Order, Refused, Seen, Unclear
 from tether.drivers.cloud.providers.aws import Aws
 from tether.drivers.ssh import machine as far_machine
-from tether.estate import settle
-from tether.ledger.store import Ledger
 from tether.protocol import CloudProviderType
 
 ROLE = "arn:aws:iam::123456789012:role/terminate"
@@ -64,15 +63,6 @@ def machine(ec2: Ec2, **more: Any) -> Machine:
     """A small machine with nothing beside it."""
     given = {"name": "m", "key": False, "user_data": SLEEPS, "lease": 60, "listing_lag": 1.0, **more}
     return Machine(region=REGION, endpoint=ec2.url, image=given.pop("image", ec2.image), **given)
-
-
-def reap(state: Path) -> list[settle.Outcome]:
-    """One sweep."""
-    ledger = Ledger(state)
-    try:
-        return settle.sweep(ledger, state, patient=True)
-    finally:
-        ledger.close()
 
 
 # -- creation --------------------------------------------------------------------------------------------------------------

@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 
+from cloud.crash import POINTS
 from cloud.rest import KEY, RESOURCE, LambdaLabs, RunPod, Stand, running
 from support import eventually
 from tether import Machine, MachineRef, Owner, SpecError, StartError, State, TetherError
 from tether.drivers.cloud.provider import provider_class
-from tether.estate import settle
-from tether.ledger.store import Ledger
 
 SPECS: dict[str, dict[str, Any]] = {
     "lambda_labs": {"gpu": "A10"},
@@ -40,15 +39,6 @@ def machine(stand: Stand, **more: Any) -> Machine:
     """A small machine."""
     given = {"name": "m", "listing_lag": 1.0, **SPECS[stand.provider], **more}
     return Machine(stand.provider, endpoint=stand.url, **given)
-
-
-def reap(state: Path) -> list[settle.Outcome]:
-    """One sweep."""
-    ledger = Ledger(state)
-    try:
-        return settle.sweep(ledger, state, patient=True)
-    finally:
-        ledger.close()
 
 
 # -- the contract ------------------------------------------------------------------------------------------------------------
@@ -234,16 +224,7 @@ machine = owner.start(Machine(sys.argv[1], endpoint=sys.argv[2], name="m", listi
 (machine.kill if sys.argv[4] == "kill" else machine.stop)()
 owner.shutdown()
 """
-_POINTS = (
-    "start.recorded",
-    "start.making",
-    "start.spawned",
-    "start.created",
-    "stop.asked",
-    "stop.ended",
-    "destroy.asked",
-    "",
-)
+_POINTS = (*POINTS, "")
 
 
 def _crash(seed: int, stand: Stand, folder: Path) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from tether.drivers.cloud.provider import Choice, Order, Part, Phase, Refused, Seen, Tested, Unclear
-from tether.drivers.cloud.providers.rest import RESOURCE, Api, check_options
+from tether.drivers.cloud.providers.rest import RESOURCE, Api, Listing, check_options
 from tether.drivers.cloud.spec import Machine, MachineRef
 from tether.errors import DriverUnavailable
 from tether.protocol import CloudProviderType
@@ -49,6 +49,7 @@ class LambdaLabs:
     def __init__(self, where: Mapping[str, Any]) -> None:
         self._region = where["region"]
         self._api = Api("lambda_labs", where["endpoint"], "LAMBDA_API_KEY")
+        self._listing = Listing(self._all, self._one)
 
     @classmethod
     def where(cls, spec: Machine | MachineRef) -> dict[str, Any]:
@@ -121,18 +122,17 @@ class LambdaLabs:
     def _all(self) -> list[Seen]:
         return [_seen(each) for each in (self._api.ask("GET", "/instances") or {}).get("data", ())]
 
+    def _one(self, machine: str) -> Seen | None:
+        shown = self._api.ask("GET", f"/instances/{machine}")
+        return None if shown is None else _seen(shown["data"])
+
     def listed(self, tag: str) -> list[Seen]:
         """Return the instances with a tag."""
-        return [seen for seen in self._all() if seen.tag == tag]
+        return self._listing.tagged(tag)
 
     def look(self, ids: Sequence[str]) -> dict[str, Seen]:
-        """Return instances by id: from the list, and what is not in it by itself."""
-        found = {seen.id: seen for seen in self._all() if seen.id in ids} if ids else {}
-        for machine in set(ids) - set(found):
-            shown = self._api.ask("GET", f"/instances/{machine}")
-            if shown is not None:
-                found[machine] = _seen(shown["data"])
-        return found
+        """Return instances by id."""
+        return self._listing.by_id(ids)
 
     def terminate(self, machine: str) -> None:
         """Terminate an instance."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tether.drivers.cloud.provider import Refused, Unclear
+from tether.drivers.cloud.provider import Refused, Seen, Unclear
 from tether.drivers.cloud.spec import Machine, MachineRef
 from tether.errors import DriverUnavailable, SpecError, require_extra
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-__all__ = ["RESOURCE", "Api", "check_options"]
+__all__ = ["RESOURCE", "Api", "Listing", "check_options"]
 
 RESOURCE = "TETHER_RESOURCE"
 """The mark on whatever is made: the resource's id, as a tag or a variable of the environment."""
@@ -125,3 +125,29 @@ class Api:
         if answer.status_code >= 500 or answer.status_code == 408:
             raise (Unclear if creating else DriverUnavailable)(f"{self._name} failed: {said}")
         raise Refused(f"{self._name} refused: {said}")
+
+
+class Listing:
+    """How the machines of an account are found where all of them are listed at once.
+
+    Args:
+        every: returns all that are listed.
+        one: returns one by its id, whether it is listed or not; None if there is none.
+    """
+
+    def __init__(self, every: Callable[[], Iterable[Seen]], one: Callable[[str], Seen | None]) -> None:
+        self._every = every
+        self._one = one
+
+    def tagged(self, tag: str) -> list[Seen]:
+        """Return those with a tag."""
+        return [seen for seen in self._every() if seen.tag == tag]
+
+    def by_id(self, ids: Sequence[str]) -> dict[str, Seen]:
+        """Return machines by id: from the list, and what is not in it by itself."""
+        found = {seen.id: seen for seen in self._every() if seen.id in ids} if ids else {}
+        for machine in set(ids) - set(found):
+            seen = self._one(machine)
+            if seen is not None:
+                found[machine] = seen
+        return found

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from tether.drivers.cloud.provider import Choice, Order, Phase, Refused, Seen, Tested, Unclear
-from tether.drivers.cloud.providers.rest import RESOURCE, Api, check_options
+from tether.drivers.cloud.providers.rest import RESOURCE, Api, Listing, check_options
 from tether.drivers.cloud.spec import Machine, MachineRef
 from tether.errors import SpecError
 from tether.protocol import CloudProviderType
@@ -46,6 +46,7 @@ class RunPod:
     def __init__(self, where: Mapping[str, Any]) -> None:
         self._region = where["region"]
         self._api = Api("runpod", where["endpoint"], "RUNPOD_API_KEY")
+        self._listing = Listing(self._all, self._one)
 
     @classmethod
     def where(cls, spec: Machine | MachineRef) -> dict[str, Any]:
@@ -110,18 +111,17 @@ class RunPod:
     def _all(self) -> list[Seen]:
         return [_seen(each) for each in self._api.ask("GET", "/pods") or ()]
 
+    def _one(self, machine: str) -> Seen | None:
+        shown = self._api.ask("GET", f"/pods/{machine}")
+        return None if shown is None else _seen(shown)
+
     def listed(self, tag: str) -> list[Seen]:
         """Return the pods with a mark in their environment."""
-        return [seen for seen in self._all() if seen.tag == tag]
+        return self._listing.tagged(tag)
 
     def look(self, ids: Sequence[str]) -> dict[str, Seen]:
-        """Return pods by id: from the list, and what is not in it by itself."""
-        found = {seen.id: seen for seen in self._all() if seen.id in ids} if ids else {}
-        for machine in set(ids) - set(found):
-            shown = self._api.ask("GET", f"/pods/{machine}")
-            if shown is not None:
-                found[machine] = _seen(shown)
-        return found
+        """Return pods by id."""
+        return self._listing.by_id(ids)
 
     def terminate(self, machine: str) -> None:
         """Delete a pod."""
