@@ -13,6 +13,7 @@ import json
 import os
 import resource as limits
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -76,7 +77,8 @@ def fill(state: Path, rows: int) -> None:
     now = time.time()
     spec = json.dumps({"argv": ["sleep", "60"], "stop_grace": 10.0, "fingerprint": ""})
     values = {"rows": rows, "now": now, "spec": spec, "uid": os.getuid()}
-    with ledger.database.transaction() as db:
+
+    def change(db: sqlite3.Connection) -> None:
         db.execute(
             OLD_ROWS.format(
                 table="owners (id, name, boot, pid, start, uid, began, ended)",
@@ -99,6 +101,8 @@ def fill(state: Path, rows: int) -> None:
             ),
             {**values, "rows": min(rows, 100_000)},
         )
+
+    ledger.database.transact(change)
     ledger.close()
 
 
@@ -109,7 +113,8 @@ def add_dead(state: Path, count: int) -> None:
     owners = min(count, DEAD_OWNERS)
     for number in range(owners):
         ledger.add_owner(f"dead-{number}", "bench", Identity(boot, pid, number + 1), None)
-    with ledger.database.transaction() as db:
+
+    def change(db: sqlite3.Connection) -> None:
         for number in range(count):
             tag = f"{number:016x}"
             data = {"boot": boot, "shim": [pid, 1], "main": [pid, 1, 1], "port": None, "log": None, "cgroup": None}
@@ -120,6 +125,8 @@ def add_dead(state: Path, count: int) -> None:
             )
             changes.put_resource(db, row)
             changes.write(db, tag, 1, State.READY, [("started", "")], handle=handle)
+
+    ledger.database.transact(change)
     ledger.close()
 
 
@@ -153,9 +160,12 @@ def measure(state: Path, resources: int) -> dict[str, float]:
     outcomes: list[object] = []
     took["sweep_ms"] = timed(lambda: outcomes.extend(settle.sweep(ledger, state)))
     assert len(outcomes) == resources
-    with ledger.database.transaction() as db:
+
+    def change(db: sqlite3.Connection) -> None:
         db.execute("DELETE FROM resources WHERE owner LIKE 'dead-%'")
         db.execute("DELETE FROM owners WHERE id LIKE 'dead-%'")
+
+    ledger.database.transact(change)
     ledger.close()
     return took
 

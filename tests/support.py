@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import tether
@@ -64,6 +65,17 @@ def survivors(folder: Path) -> list[str]:
     return sorted(alive)
 
 
+class Program(subprocess.Popen[str]):
+    """A program of a test: it doesn't outlive the block that failed, which would wait for it."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, value, trace)
+
+
 @dataclass
 class Runner:
     """How to run Python as somebody: the command, its environment, and a folder that this user can write."""
@@ -81,9 +93,9 @@ class Runner:
             os.chown(folder, NOBODY, NOBODY)
         return folder
 
-    def popen(self, code: str, *args: str | Path, **more: Any) -> subprocess.Popen[str]:
+    def popen(self, code: str, *args: str | Path, **more: Any) -> Program:
         """Run a piece of Python; its standard output is a pipe."""
-        return subprocess.Popen(
+        return Program(
             [*self.command, "-c", code, *map(str, args)],
             stdout=subprocess.PIPE,
             text=True,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -201,7 +202,7 @@ def test_two_creators_at_once_make_one(runner: Runner, private_state: Path, addr
     assert len({prefix for prefix, _ in said}) == 1
 
 
-def _go(makers: list[subprocess.Popen[str]]) -> list[list[str]]:
+def _go(makers: Sequence[subprocess.Popen[str]]) -> list[list[str]]:
     """Let both go in the same moment, and return what they said."""
     for maker in makers:
         assert maker.stdin is not None

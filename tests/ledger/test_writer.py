@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -251,13 +252,16 @@ def test_old_rows_go_while_an_owner_lives(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("tether.ledger.prune._BETWEEN_STEPS_S", 0.0)
     ledger = Ledger(folder)
     ledger.add_owner("old", "app", ME, None)
-    with ledger.database.transaction() as db:
+
+    def change(db: sqlite3.Connection) -> None:
         db.executemany(
             "INSERT INTO resources (id, owner, name, kind, state, spec, on_death, keep_for, began, changed) "
             "VALUES (?, 'old', 'it', 'process', 'gone', ?, 'kill', 1, 1, 1)",
             [(f"t{number}", '{"argv": "' + "x" * 500 + '"}') for number in range(3000)],
         )
         db.execute("UPDATE owners SET ended = 1 WHERE id = 'old'")
+
+    ledger.database.transact(change)
     ledger.close()
     for path in (folder / "logs/t7.log", folder / "logs/t7.log.1", folder / "run/t7.ended"):
         path.write_text("x")
@@ -278,3 +282,57 @@ def test_a_folder_that_is_removed_stays_removed(folder: Path) -> None:
     owner.shutdown()
     assert not folder.exists()
     assert sys.exc_info() == (None, None, None)
+
+
+class Interrupted(BaseException):
+    """What a signal handler raised."""
+
+
+def interrupted(work: Callable[[], object], after: int) -> Interrupted | None:
+    """Do it, but raise when so many calls have returned, as a signal handler may; what was raised, if it came to that."""
+    left = after
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal left
+        # A handler runs when a call has returned to code in Python, and nowhere in the middle of a `with`.
+        if event == "c_return" or (event == "return" and not frame.f_code.co_name.startswith("<")):
+            left -= 1
+            if left == 0:
+                sys.setprofile(None)
+                raise Interrupted
+
+    sys.setprofile(count)
+    try:
+        work()
+    except Interrupted as error:
+        return error
+    finally:
+        sys.setprofile(None)
+    return None
+
+
+def test_an_interruption_anywhere_leaves_the_ledger_to_others(record: Writer, folder: Path) -> None:
+    """No transaction stays open and no lock held, though the exception is kept, as a notebook does."""
+    kept: list[Interrupted] = []
+    plan = Handle("process", "r", {})
+
+    def start() -> None:
+        tag = f"r{len(kept)}"
+        record.add_resource(tag, "o1", tag, "process", {"argv": ["x"]}, "kill", 1.0, plan)
+        record.at_once(lambda: record.write(tag, 1, State.READY, [("ready", "")]))
+
+    def flushes() -> bool:
+        done: list[bool] = []
+        other = threading.Thread(target=lambda: done.append(record.flush()), daemon=True)
+        other.start()
+        other.join(10)
+        return done == [True]
+
+    while (error := interrupted(start, len(kept) + 1)) is not None:
+        kept.append(error)
+        record.add_event("o1", None, "", f"after {len(kept)}")
+        assert flushes()
+    said = [event.what for event in Reading(folder).events()]
+    assert [what for what in said if what.startswith("after")] == [f"after {n + 1}" for n in range(len(kept))]
+    assert len(kept) > 50
+    assert [row.state for row in Reading(folder).resources() if row.id == f"r{len(kept)}"] == [State.READY]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -254,11 +255,12 @@ class Settling:
         if self._database is None or not cases:
             return []
         mine = []
-        with self._database.transaction() as db:
-            taken = [
+        taken = self._database.transact(
+            lambda db: [
                 self._settles(db, case.owner) and changes.take_over(db, case.row.id, case.row.fence, case.owner.id)
                 for case in cases
             ]
+        )
         for case, is_mine in zip(cases, taken, strict=True):
             if is_mine:
                 case.fence = case.row.fence + 1
@@ -408,19 +410,10 @@ class Settling:
         unsettled = {
             each.owner.id for each in everything if each.outcome is not None and each.outcome.what in UNSETTLED
         }
-        with database.transaction() as db:
+
+        def change(db: sqlite3.Connection) -> None:
             for case in cases:
-                outcome = case.outcome
-                if outcome is not None and outcome.what not in NOT_ENDED:
-                    failed = outcome.what == "failed"
-                    event = (
-                        "cleanup failed" if failed else "gone",
-                        f"settled by {by}: {outcome.what}, {outcome.detail}",
-                    )
-                    state = case.row.state if failed else case.state
-                    changes.write(
-                        db, case.row.id, case.fence or case.row.fence, state, [event], outcome.detail, case.exit_code
-                    )
+                _record_end(db, case, by)
             for each in strays:
                 if each.outcome is not None:
                     said = f"{each.outcome.what}: {each.outcome.detail}"
@@ -431,9 +424,21 @@ class Settling:
                 if owner.id not in unsettled:
                     changes.end_owner(db, owner.id, f"died; its estate was settled by {by}")
                 db.execute("UPDATE owners SET settler = NULL WHERE id = ?", (owner.id,))
+
+        database.transact(change)
         kept = {
             case.owner.id for case in cases if case.outcome is not None and case.outcome.what in ("kept", "adopted")
         }
         for owner in owners:
             if owner.cgroup is not None and owner.id not in unsettled | kept:
                 cgroup.remove(owner.cgroup)
+
+
+def _record_end(db: sqlite3.Connection, case: Case, by: str) -> None:
+    outcome = case.outcome
+    if outcome is None or outcome.what in NOT_ENDED:
+        return
+    failed = outcome.what == "failed"
+    event = ("cleanup failed" if failed else "gone", f"settled by {by}: {outcome.what}, {outcome.detail}")
+    state = case.row.state if failed else case.state
+    changes.write(db, case.row.id, case.fence or case.row.fence, state, [event], outcome.detail, case.exit_code)

@@ -14,10 +14,10 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tether.errors import LedgerError
 from tether.ledger import place
@@ -25,6 +25,8 @@ from tether.ledger.schema import MIGRATIONS
 
 __all__ = ["BUSY_S", "Damaged", "Database", "Held", "Replaced", "in_words", "opening", "refuse_newer", "version_of"]
 
+
+T = TypeVar("T")
 
 BUSY_S = 10.0
 """So long somebody else may hold the ledger before that is an error."""
@@ -202,15 +204,16 @@ class Database:
     def _migrate(self, db: sqlite3.Connection) -> None:
         if version_of(db) == len(MIGRATIONS):
             return
-        db.execute("BEGIN IMMEDIATE")
         try:
+            db.execute("BEGIN IMMEDIATE")
             refuse_newer(self.path, version_of(db))
             for statement in itertools.chain.from_iterable(MIGRATIONS[version_of(db) :]):
                 db.execute(statement)
             db.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
             db.execute("COMMIT")
         except BaseException:
-            db.execute("ROLLBACK")
+            if db.in_transaction:
+                db.execute("ROLLBACK")
             raise
 
     def _set_aside(self, error: sqlite3.Error) -> Path | None:
@@ -252,26 +255,33 @@ class Database:
 
     # -- use -----------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def transaction(self, *, synced: bool = False) -> Iterator[sqlite3.Connection]:
-        """One transaction, which takes the write lock at its start, so that it never has to be tried again.
+    def transact(self, change: Callable[[sqlite3.Connection], T], *, synced: bool = False) -> T:
+        """Make a change in one transaction, which takes the write lock at its start, so that it never has to be tried again.
+
+        It is a function, and no block of who calls it: an interruption (Ctrl-C, a signal handler that raises) may come after any
+        call, and between one that begins a transaction and the block that would end it, it would leave that open.
 
         Args:
+            change: is given the connection; if it raises, nothing is changed.
             synced: it is on the disk when this returns; else it survives this process, which for local things is enough.
+
+        Raises:
+            LedgerError: nothing was changed.
         """
         with self._lock:
             db = self._current()
             try:
                 if synced:
                     db.execute("PRAGMA synchronous=FULL")
-                db.execute("BEGIN IMMEDIATE")
                 try:
-                    yield db
+                    db.execute("BEGIN IMMEDIATE")
+                    result = change(db)
+                    db.execute("COMMIT")
                 except BaseException:
                     if db.in_transaction:
                         db.execute("ROLLBACK")
                     raise
-                db.execute("COMMIT")
+                return result
             except sqlite3.Error as error:
                 raise self._failed("written", error) from error
             finally:

@@ -9,6 +9,7 @@ as one more thing to report. What an owner records of its own goes through `teth
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,14 +60,16 @@ class Ledger(Look):
         self, owner: str, name: str, identity: Identity, cgroup: str | None, where: Whereabouts | None = None
     ) -> None:
         """Record a new owner, which is here if nothing else is said."""
-        with self.database.transaction() as db:
+
+        def change(db: sqlite3.Connection) -> None:
             changes.add_owner(db, owner, name, identity, cgroup, where or whereabouts.here())
             changes.add_event(db, owner, None, name, "owner began", f"pid {identity.pid}")
 
+        self.database.transact(change)
+
     def end_owner(self, owner: str, how: str) -> None:
         """Record that an owner has ended and nothing of it is left to settle. Its second end changes nothing."""
-        with self.database.transaction() as db:
-            changes.end_owner(db, owner, how)
+        self.database.transact(lambda db: changes.end_owner(db, owner, how))
 
     def claim(self, owner: str, settler: str, expected: str | None) -> bool:
         """Become the one that settles this owner's estate; False if somebody else became it meanwhile, or has settled it."""
@@ -75,15 +78,12 @@ class Ledger(Look):
     def claim_all(self, settler: str, expected: dict[str, str | None]) -> list[str]:
         """Become the one that settles the estates of these owners, each with its settler so far; returns those it got."""
         live = f"EXISTS (SELECT 1 FROM resources WHERE owner = owners.id AND {IS_LIVE})"
-        with self.database.transaction() as db:
-            return [
-                owner
-                for owner, before in expected.items()
-                if db.execute(
-                    f"UPDATE owners SET settler = ? WHERE id = ? AND settler IS ? AND (ended IS NULL OR {live})",
-                    (settler, owner, before),
-                ).rowcount
+        update = f"UPDATE owners SET settler = ? WHERE id = ? AND settler IS ? AND (ended IS NULL OR {live})"
+        return self.database.transact(
+            lambda db: [
+                owner for owner, before in expected.items() if db.execute(update, (settler, owner, before)).rowcount
             ]
+        )
 
     def unclaim(self, owner: str, settler: str) -> None:
         """Leave an estate to others."""
@@ -92,8 +92,8 @@ class Ledger(Look):
     def unclaim_all(self, owners: Sequence[str], settler: str) -> None:
         """Leave estates to others."""
         clause, value = changes.ids(owners)
-        with self.database.transaction() as db:
-            db.execute(f"UPDATE owners SET settler = NULL WHERE id {clause} AND settler = ?", (value, settler))
+        update = f"UPDATE owners SET settler = NULL WHERE id {clause} AND settler = ?"
+        self.database.transact(lambda db: db.execute(update, (value, settler)))
 
     # -- resources -----------------------------------------------------------------------------------------------------
 
@@ -110,10 +110,8 @@ class Ledger(Look):
         reserved: Handle | None = None,
     ) -> None:
         """Record a resource before anything of it is created; with a plan, on the disk when this returns."""
-        with self.database.transaction(synced=plan is not None) as db:
-            changes.put_resource(
-                db, changes.new_resource(tag, owner, name, kind, spec, on_death, keep_for, plan or reserved)
-            )
+        row = changes.new_resource(tag, owner, name, kind, spec, on_death, keep_for, plan or reserved)
+        self.database.transact(lambda db: changes.put_resource(db, row), synced=plan is not None)
 
     def write(
         self,
@@ -134,8 +132,9 @@ class Ledger(Look):
         Returns:
             False if somebody with a higher fence has taken it over: then nothing was written.
         """
-        with self.database.transaction() as db:
-            return changes.write(db, tag, fence, state, events, reason, exit_code, url, handle)
+        return self.database.transact(
+            lambda db: changes.write(db, tag, fence, state, events, reason, exit_code, url, handle)
+        )
 
     def begin_life(self, tag: str, fence: int) -> int:
         """Record that a resource that has ended begins another life, and return its number.
@@ -143,21 +142,18 @@ class Ledger(Look):
         Raises:
             Busy: somebody with a higher fence has taken it over; nothing was written.
         """
-        with self.database.transaction() as db:
-            life = changes.begin_life(db, tag, fence)
+        life = self.database.transact(lambda db: changes.begin_life(db, tag, fence))
         if life is None:
             raise Busy(f"resource {tag} has another owner by now, who alone can start it again")
         return life
 
     def take_over(self, tag: str, fence: int, owner: str) -> bool:
         """Make ``owner`` the owner of a resource whose fence is ``fence``; False if somebody else was faster."""
-        with self.database.transaction() as db:
-            return changes.take_over(db, tag, fence, owner)
+        return self.database.transact(lambda db: changes.take_over(db, tag, fence, owner))
 
     def add_event(self, owner: str, tag: str | None, name: str, what: str, detail: str = "") -> None:
         """Record that something happened."""
-        with self.database.transaction() as db:
-            changes.add_event(db, owner, tag, name, what, detail)
+        self.database.transact(lambda db: changes.add_event(db, owner, tag, name, what, detail))
 
     # -- what has long ended -------------------------------------------------------------------------------------------
 
@@ -167,7 +163,8 @@ class Ledger(Look):
         Returns:
             The ids of the resources and of the owners, and how many events; nothing where there is nothing left.
         """
-        with self.database.transaction() as db:
+
+        def change(db: sqlite3.Connection) -> tuple[list[str], list[str], int]:
             tags = db.execute(
                 f"DELETE FROM resources WHERE id IN (SELECT id FROM resources WHERE {HAS_ENDED} AND changed < ? LIMIT ?) "
                 "RETURNING id",
@@ -183,7 +180,9 @@ class Ledger(Look):
                 "(SELECT seq FROM events WHERE seq <= (SELECT max(seq) FROM events) - ? LIMIT ?)",
                 (KEEP_EVENTS, 4 * most),
             ).rowcount
-        return [row["id"] for row in tags], [row["id"] for row in owners], events
+            return [row["id"] for row in tags], [row["id"] for row in owners], events
+
+        return self.database.transact(change)
 
     def forget_old(self, before: float) -> list[str]:
         """Remove all resources and owners that ended before a time, and all but the newest events; in small steps.

@@ -19,8 +19,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -230,12 +230,11 @@ class Writer:
         if threading.get_ident() not in self._at_once:
             self._wake()
 
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """What the calling thread enters meanwhile it commits itself at the end, so that no other one is woken for that."""
-        self._at_once.add(threading.get_ident())
+    def at_once(self, record: Callable[[], object]) -> None:
+        """What the calling thread enters in ``record()`` it commits itself afterwards, so that no other one is woken for that."""
         try:
-            yield
+            self._at_once.add(threading.get_ident())
+            record()
         finally:
             self._at_once.discard(threading.get_ident())
             if not self.flush():
@@ -275,7 +274,11 @@ class Writer:
             self._inside += 1
             try:
                 while self._entries:
-                    self._batch.append(self._entries.popleft())
+                    # Interrupted between the two, it is in both, never in none.
+                    entry = self._entries[0]
+                    if not self._batch or self._batch[-1] is not entry:
+                        self._batch.append(entry)
+                    self._entries.popleft()
                 if self._batch:
                     self._commit_batch()
             except LedgerError as error:
@@ -289,10 +292,13 @@ class Writer:
     def _commit_batch(self) -> None:
         batch = list(self._batch)
         database = self._ledger.database
-        with database.transaction(synced=any(entry.synced for entry in batch)) as db:
+
+        def change(db: sqlite3.Connection) -> list[tuple[Any, LedgerError | None]]:
             if database.generation != self._generation or not self._knows_all:
                 self._write_anew(db)
-            results = [self._carry_out(entry, db) for entry in batch]
+            return [self._carry_out(entry, db) for entry in batch]
+
+        results = database.transact(change, synced=any(entry.synced for entry in batch))
         self._generation, self._knows_all = database.generation, True
         for entry, (result, failure) in zip(batch, results, strict=True):
             entry.result, entry.error, entry.done = result, failure, True

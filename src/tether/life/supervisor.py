@@ -183,8 +183,7 @@ class Supervisor(Adopting):
             raise
         try:
             faults.point("start.spawned")
-            with self._ledger.at_once():
-                self._created(managed, handle)
+            self._ledger.at_once(lambda: self._created(managed, handle))
             faults.point("start.created")
             self.await_ready(managed, progress)
         except StartError:
