@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -17,7 +18,26 @@ import support
 from tether import RemoteProcess
 from tether.linux import tree
 
-USER = "tether-far"
+
+def _take_place() -> tuple[int, int]:
+    """Return the first place that no other run of the tests on this machine has, and what holds it for as long as this runs."""
+    for place in range(10):
+        fd = os.open(f"/tmp/tether-tests-{os.getuid()}-{place}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+        else:
+            return place, fd
+    message = "ten runs of the tests on one machine; each needs users and networks of its own"
+    raise RuntimeError(message)
+
+
+_PLACE, _HELD = _take_place()
+USER = f"tether-far{_PLACE or ''}"
+NET = f"10.{199 - _PLACE}"
+"""The first half of each address."""
+
 _LOSS = ["-A", "INPUT", "-m", "statistic", "--mode", "random", "--probability", "0.05", "-j", "DROP"]
 
 
@@ -102,15 +122,16 @@ class HostOf:
 
     def __init__(self, net: Net, number: int, settings: str = "") -> None:
         self.net = net
-        self.name = f"tether-{number}"
-        self.address = f"10.199.{number}.2"
+        self.name = f"tether-{_PLACE}-{number}"
+        self.address = f"{NET}.{number}.2"
+        self.outside, self.inside = f"tt{_PLACE}-{number}o", f"tt{_PLACE}-{number}i"
         self._number = number
         self._settings = settings
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Make the namespace, and start sshd in it."""
-        inside, outside, net = f"tt{self._number}i", f"tt{self._number}o", f"10.199.{self._number}"
+        inside, outside, net = self.inside, self.outside, f"{NET}.{self._number}"
         subprocess.run(["ip", "netns", "del", self.name], check=False, stderr=subprocess.DEVNULL)
         run("ip", "netns", "add", self.name)
         run("ip", "link", "add", outside, "type", "veth", "peer", "name", inside, "netns", self.name)
@@ -166,15 +187,15 @@ class HostOf:
 
     def cut(self) -> None:
         """Take the link down: nothing arrives any more, and nobody is told."""
-        run("ip", "-n", self.name, "link", "set", f"tt{self._number}i", "down")
+        run("ip", "-n", self.name, "link", "set", self.inside, "down")
 
     def heal(self) -> None:
         """Put the link up again."""
-        run("ip", "-n", self.name, "link", "set", f"tt{self._number}i", "up")
+        run("ip", "-n", self.name, "link", "set", self.inside, "up")
 
     def worsen(self) -> None:
         """Make packets late and lose some, by tc's netem; on a kernel without it, by a slow link and a filter that drops."""
-        device = ["dev", f"tt{self._number}o", "root"]
+        device = ["dev", self.outside, "root"]
         late = ["tc", "qdisc", "add", *device, "netem", "delay", "80ms", "20ms", "loss", "5%"]
         if subprocess.run(late, check=False, capture_output=True).returncode == 0:
             return
@@ -184,7 +205,7 @@ class HostOf:
             "class",
             "add",
             "dev",
-            f"tt{self._number}o",
+            self.outside,
             "parent",
             "1:",
             "classid",
@@ -197,7 +218,7 @@ class HostOf:
 
     def mend(self) -> None:
         """Undo that."""
-        device = ["dev", f"tt{self._number}o", "root"]
+        device = ["dev", self.outside, "root"]
         subprocess.run(["tc", "qdisc", "del", *device], check=False, stderr=subprocess.DEVNULL)
         subprocess.run(
             ["ip", "netns", "exec", self.name, "iptables", "-F", "INPUT"], check=False, stderr=subprocess.DEVNULL
@@ -242,9 +263,9 @@ class HostOf:
         if self.process is not None:
             self.process.wait(10)
         subprocess.run(["ip", "netns", "del", self.name], check=False)
-        subprocess.run(["ip", "link", "del", f"tt{self._number}o"], check=False, stderr=subprocess.DEVNULL)
+        subprocess.run(["ip", "link", "del", self.outside], check=False, stderr=subprocess.DEVNULL)
         subprocess.run(
-            ["ip", "route", "del", "unreachable", f"10.199.{self._number}.0/24"], check=False, stderr=subprocess.DEVNULL
+            ["ip", "route", "del", "unreachable", f"{NET}.{self._number}.0/24"], check=False, stderr=subprocess.DEVNULL
         )
 
 

@@ -141,7 +141,7 @@ def test_a_wrong_user_and_a_refused_key(owner: Owner, host: HostOf, net: Net, ot
     refused(owner, host, missing, "cannot start bad.*/no/such/key")
 
 
-@pytest.mark.parametrize("address", ["10.199.1.77", "no-such-host.invalid"])
+@pytest.mark.parametrize("address", [f"{hosts.NET}.1.77", "no-such-host.invalid"])
 def test_no_route(owner: Owner, host: HostOf, address: str) -> None:
     """Nobody has that address, or that name."""
     refused(
@@ -232,13 +232,16 @@ def test_ssh_config_agent_and_jump(
                 config=_jump_config(tmp_path, net),
             )
             subprocess.run(
-                ["ip", "netns", "exec", host.name, "ip", "route", "replace", "default", "via", "10.199.1.1"], check=True
+                ["ip", "netns", "exec", host.name, "ip", "route", "replace", "default", "via", f"{hosts.NET}.1.1"],
+                check=True,
             )
             forwarding = Path("/proc/sys/net/ipv4/ip_forward")
             before = forwarding.read_text()
             forwarding.write_text("1")
             subprocess.run(["iptables", "-I", "FORWARD", "-j", "ACCEPT"], check=False)
-            subprocess.run(["ip", "-n", second.name, "route", "replace", "default", "via", "10.199.2.1"], check=True)
+            subprocess.run(
+                ["ip", "-n", second.name, "route", "replace", "default", "via", f"{hosts.NET}.2.1"], check=True
+            )
             try:
                 job = owner.start(jumped)
                 assert job.wait(timeout=10) == 0
@@ -489,7 +492,7 @@ def test_many_share_one_connection(owner: Owner, host: HostOf, net: Net) -> None
 
     def fail(number: int) -> str:
         try:
-            owner.start(RemoteProcess("10.199.1.78", ["true"], user=USER, name=f"dead-{number}"))
+            owner.start(RemoteProcess(f"{hosts.NET}.1.78", ["true"], user=USER, name=f"dead-{number}"))
         except StartError as error:
             return str(error)
         return ""
@@ -529,7 +532,7 @@ def test_the_command_line(owner: Owner, host: HostOf, tmp_path: Path) -> None:
     found = {each["what"]: each for each in json.loads(seen.stdout)}
     assert found["connection"]["good"]
     assert found["shim there"]["found"].startswith("tether-guard")
-    wrong = subprocess.run([*run, "doctor", "nobody@10.199.1.77"], capture_output=True, text=True, check=False)
+    wrong = subprocess.run([*run, "doctor", f"nobody@{hosts.NET}.1.77"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 1
     assert "can't be reached" in wrong.stdout
 

@@ -354,8 +354,7 @@ def test_a_server_on_any_loopback_address(owner: Owner, host: HostOf, address: s
 @contextmanager
 def narrow(host: HostOf, rate: str) -> Iterator[None]:
     """A slow link, both ways."""
-    number = host.name.removeprefix("tether-")
-    ends = [(f"tt{number}o", []), (f"tt{number}i", ["ip", "netns", "exec", host.name])]
+    ends = [(host.outside, []), (host.inside, ["ip", "netns", "exec", host.name])]
     for device, inside in ends:
         hosts.run(
             *inside,
