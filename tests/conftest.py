@@ -21,8 +21,11 @@ from tether.linux import members, proc, signals, tree
 
 
 def pytest_configure() -> None:
-    """A shell without job control ignores Ctrl-C in what it starts in the background, and all that tests start would inherit that."""
-    for signum in (signal.SIGINT, signal.SIGQUIT):
+    """Begin with the signals as a terminal's shell gives them: all that tests start inherits what is ignored.
+
+    A shell without job control ignores Ctrl-C in what it starts in the background; nohup(1) ignores SIGHUP.
+    """
+    for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(signum) is signal.SIG_IGN:
             signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
 
