@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 1000
+# Most tests wait most of the time. A file's tests share services, so they stay together.
+BESIDE ?= -n 2 --dist loadfile
 
 
 .PHONY: demo guard guards-for-tests wheel test sanitized check lint types docs pictures bench chaos packages clean
@@ -33,7 +35,7 @@ test: guards-for-tests  ## all tests, the documentation's examples and a short c
 ifdef PART
 	$(BIN)/pytest tests/$(PART)
 else
-	$(BIN)/pytest --ignore=tests/kube
+	$(BIN)/pytest -q $(BESIDE) --ignore=tests/kube
 	$(MAKE) sanitized
 	$(BIN)/python benchmarks/chaos.py --seeds 40
 	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html
@@ -41,7 +43,7 @@ endif
 
 # A fault that a sanitizer finds ends the guard, and with that the test.
 sanitized: guards-for-tests  ## what holds trees, with address and undefined behaviour sanitizers in the guard
-	TETHER_GUARD=$(CURDIR)/src/tether/guard/bin/sanitized/tether-guard $(BIN)/pytest -q \
+	TETHER_GUARD=$(CURDIR)/src/tether/guard/bin/sanitized/tether-guard $(BIN)/pytest -q $(BESIDE) \
 	    tests/guard tests/drivers/test_process.py tests/owner/test_adoption.py tests/owner/test_ending.py --deselect tests/guard/test_hold.py::test_a_held_tree_is_small
 
 lint: $(VENV)/.ready

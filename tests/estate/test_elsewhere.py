@@ -153,7 +153,9 @@ def test_an_owner_that_died_elsewhere_is_settled_from_here(private_state: Path) 
     ledger = Ledger(private_state)
     eventually(lambda: standing(ledger.owners()[0], private_state) is Standing.DEAD)
     outcomes = {each.name: each.what for each in estate.sweep(ledger, private_state, patient=True, kept_too=True)}
-    assert outcomes == {"svc": "already gone", "kept": "already gone"}
+    # The kernel may not be done with all of them yet.
+    assert outcomes.keys() == {"svc", "kept"}
+    assert set(outcomes.values()) <= {"already gone", "ended"}
     assert ledger.owners() == []
     ledger.close()
 
