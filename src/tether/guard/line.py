@@ -207,17 +207,18 @@ class Guard:
         with self._lock:
             self._closed = True
             hubs = [hub for hub, _ in self._hubs.values()]
-            self._hubs.clear()
-            watcher, self._watcher = self._watcher, None
         for hub in hubs:
             hub.wake()
             if orderly:
                 hub.say_bye()
-        if watcher is not None:
-            watcher.close()
+        # Only what is done is forgotten: after an interruption this is called again.
+        if self._watcher is not None:
+            self._watcher.close()
+            self._watcher = None
         self._end_lifeline()
         for hub in hubs:
             hub.close()
+        self._hubs.clear()
         if orderly and empty:
             for hub in hubs:
                 hub.wait(_HUB_END_S)
@@ -226,10 +227,13 @@ class Guard:
                 cgroup.remove(self.cgroup)
 
     def _end_lifeline(self) -> None:
-        for fd in (self._lifeline_held, self._lifeline):
-            if fd >= 0:
-                os.close(fd)
-        self._lifeline = self._lifeline_held = -1
+        # Between forgetting one and closing it nothing is called that could be interrupted.
+        held, self._lifeline_held = self._lifeline_held, -1
+        if held >= 0:
+            os.close(held)
+        read, self._lifeline = self._lifeline, -1
+        if read >= 0:
+            os.close(read)
 
     def release_in_fork(self) -> None:
         """In a fork of the owner: let go of every line to hubs and shims, so that only the owner's own count."""

@@ -150,11 +150,13 @@ class Writer:
         self._commit(entry)
         if entry.result is None:
             raise Busy(f"resource {tag} has another owner by now, who alone can start it again")
-        life = int(entry.result)
-        row = self._ledger.resource(tag)
-        if row is not None:
+        if (row := self._ledger.resource(tag)) is not None:
             self._live[tag] = row
-        return life
+        return int(entry.result)
+
+    def check(self) -> None:
+        """See that something can be recorded now. Raises LedgerError."""
+        self._commit(Entry(lambda _: None))
 
     def take_over(self, tag: str, fence: int, owner: str) -> bool:
         """Make ``owner`` the owner of a resource whose fence is ``fence``; False if somebody else was faster."""
@@ -212,8 +214,7 @@ class Writer:
         return self._ledger.events(owner=self._owner, last=last)
 
     def _change_live(self, tag: str, **values: Any) -> None:
-        row = self._live.get(tag)
-        if row is not None:
+        if (row := self._live.get(tag)) is not None:
             self._live[tag] = altered(row, **values)
 
     # -- how it is committed -------------------------------------------------------------------------------------------
@@ -408,9 +409,8 @@ class Writer:
         self._close_fds()
 
     def _close_fds(self) -> None:
-        for file in (self._alarm, self._names):
-            if file is not None:
-                file.close()
+        for file in filter(None, (self._alarm, self._names)):
+            file.close()
 
     @property
     def is_complete(self) -> bool:

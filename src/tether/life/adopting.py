@@ -58,12 +58,14 @@ class Adopting(Ending):
         managed.fence = row.fence + 1
         managed.number = row.life
         managed.answers_at = row.url or ""
+        begins = row.state in (State.PENDING, State.STARTING)
         managed.life = altered(
             managed.life,
-            state=row.state,
+            # Its owner died between its birth and the record of that.
+            state=State.STARTING if begins else row.state,
             reason=row.reason,
             exit_code=row.exit_code,
-            was_ready=row.state is not State.STARTING,
+            was_ready=not begins,
         )
         if row.state.is_final:
             return managed

@@ -136,6 +136,11 @@ class Managed:
             )
 
     @property
+    def is_held_here(self) -> bool:
+        """Whether this thread holds ``condition``, as in a signal handler that interrupted it there: no other can tell of it."""
+        return bool(self.condition._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001
+
+    @property
     def is_over(self) -> bool:
         """Whether it has ended: nothing of it runs, though something else that was made for it may be left."""
         return self.life.state.is_final or self.life.over

@@ -236,7 +236,7 @@ class Supervisor(Adopting):
 
         Raises:
             StartError: it did not come up again.
-            SpecError, ExecError: it can't be started again; nothing was ended.
+            SpecError, ExecError, LedgerError: it can't be started again, or not recorded; nothing was ended.
             Gone: somebody stopped it, or shut the owner down, before its next life began: that was asked for last, and holds.
         """
         managed.check_owned()
