@@ -202,8 +202,9 @@ class Hub:
             try:
                 return wire.receive(self._shims)
             except TimeoutError:
-                # Somebody may have stopped it.
+                # Somebody may have stopped it; or a start that was interrupted took a shim and asked for no other.
                 self.wake()
+                self.prepare()
             except OSError:
                 return None
             try:

@@ -47,7 +47,12 @@ class Watcher:
         """Call ``readable`` whenever ``sock`` can be read, until it returns False; then ``sock`` is closed here."""
         fd = sock.fileno()
         self._watched[fd] = (sock, readable)
-        self._selector.register(fd, selectors.EVENT_READ)
+        try:
+            self._selector.register(fd, selectors.EVENT_READ)
+        except KeyError:
+            # Its number was that of another, which whoever was interrupted closed without a word.
+            self._selector.unregister(fd)
+            self._selector.register(fd, selectors.EVENT_READ)
         if not self._notices:
             os.write(self._wake, b"\0")
 

@@ -117,8 +117,7 @@ class Writer:
     ) -> None:
         """Record a resource before anything of it is created; on record when this returns.
 
-        With a plan, which is for what survives this machine, on the disk. Those that several threads record at once share one
-        commit, since it is the disk that takes the time.
+        With a plan, which is for what survives this machine, on the disk. What several threads record at once shares a commit.
 
         Raises:
             LedgerError: it could not be, and will not be.
@@ -129,10 +128,14 @@ class Writer:
         try:
             self._commit(entry)
         except BaseException:
-            # Nothing of it will be created. Interrupted, or written anew meanwhile, it may be on record all the same.
-            self._live.pop(tag, None)
-            self._enter(Entry(lambda db: changes.remove_pending(db, tag)))
+            # Interrupted, or written anew meanwhile, it may be on record all the same.
+            self.withdraw(tag)
             raise
+
+    def withdraw(self, tag: str) -> None:
+        """Take a resource off the record of which nothing was, or will be, created. Never waits."""
+        self._live.pop(tag, None)
+        self._enter(Entry(lambda db: changes.remove_pending(db, tag)))
 
     def plan_again(self, tag: str, fence: int, plan: Handle) -> None:
         """Record where a resource that has ended will be next; on the disk when this returns. Raises LedgerError."""
@@ -146,8 +149,7 @@ class Writer:
             Busy: somebody with a higher fence has taken it over; nothing was written.
             LedgerError: it could not be recorded.
         """
-        entry = Entry(lambda db: changes.begin_life(db, tag, fence))
-        self._commit(entry)
+        self._commit(entry := Entry(lambda db: changes.begin_life(db, tag, fence)))
         if entry.result is None:
             raise Busy(f"resource {tag} has another owner by now, who alone can start it again")
         if (row := self._ledger.resource(tag)) is not None:
@@ -160,8 +162,7 @@ class Writer:
 
     def take_over(self, tag: str, fence: int, owner: str) -> bool:
         """Make ``owner`` the owner of a resource whose fence is ``fence``; False if somebody else was faster."""
-        entry = Entry(lambda db: changes.take_over(db, tag, fence, owner))
-        self._commit(entry)
+        self._commit(entry := Entry(lambda db: changes.take_over(db, tag, fence, owner)))
         row = self._ledger.resource(tag)
         if entry.result and row is not None and not row.state.is_final:
             self._live[tag] = row
@@ -225,8 +226,7 @@ class Writer:
             return
         self._append(entry)
         if self._thread is None and not self._closed:
-            # Without one, for want of threads or descriptors, whoever flushes next commits it.
-            with suppress(RuntimeError, OSError):
+            with suppress(RuntimeError, OSError):  # Without a thread, whoever flushes next commits it.
                 self._begin_thread()
         if threading.get_ident() not in self._at_once:
             self._wake()

@@ -131,7 +131,7 @@ class ProcessDriver:
             self.reserve(spec, tag, 1)
         shim, handle = self._reserved.pop(tag)
         name = spec.name or spec.default_name
-        streams = None
+        streams = main = None
         try:
             log = handle.data["log"]
             streams = Streams(spec, log)
@@ -140,21 +140,27 @@ class ProcessDriver:
                 *(self._context.terminal(), str(self._run_dir), (shim.born, shim.now), streams.targets),
             )
             main = self._execute(shim, asked, streams.fds, handle, name)
+            streams.close_theirs()
+            handle = Handle(self.kind, tag, {**handle.data, "main": main}, _VERSION)
+            self._streams[tag] = streams.ours
+            self._hold(shim.channel, handle)
         except BaseException as error:
             if streams is not None:
                 streams.close()
+            self._streams.pop(tag, None)
+            self._held.pop(tag, None)
+            # Interrupted, or where nobody can watch it, it may run already, and be one to be kept.
+            shim.channel.request(Kind.KILL, {"why": "its start was interrupted"})
             # It ends by itself when nobody holds the line to it.
             shim.channel.socket.close()
+            if main is not None:
+                signals.wait_end(shim.channel.pid, shim.channel.start, _STUCK_S)
             if isinstance(error, OSError) and not isinstance(error, TetherError):
                 raise exec_error(error.errno or 0, str(error.filename or name), name) from None
             raise
         finally:
             # Only now: before, the two would share the processor.
             self._context.prepare(shim)
-        streams.close_theirs()
-        handle = Handle(self.kind, tag, {**handle.data, "main": main}, _VERSION)
-        self._streams[tag] = streams.ours
-        self._hold(shim.channel, handle)
         return handle
 
     def _hold(self, channel: ShimChannel, handle: Handle) -> None:
