@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from interruptions import interrupted
 from support import eventually
-from tether import Owner, Process, Resource
+from tether import LedgerError, Owner, Process, Resource, State, TetherError
 from tether.ledger.reading import Reading
 from tether.linux import proc, tree
 
@@ -134,3 +135,58 @@ def test_an_interrupted_shutdown_goes_on_anywhere(tmp_path: Path) -> None:
             break
         count += 1
     assert count > 10
+
+
+def test_a_shutdown_from_a_handler_waits_for_no_other_thread(make_owner: Callable[..., Owner]) -> None:
+    """Another thread shuts down, and waits for the start that the handler interrupted: the handler's ends what is left by itself."""
+    owner = make_owner()
+    other = owner.start(Process(["sleep", "60"], name="other"))
+    first = threading.Thread(target=owner.shutdown, daemon=True)
+
+    def handle(resource: Resource) -> None:
+        first.start()
+        eventually(lambda: resource.state is State.STOPPING)
+        owner.shutdown()
+        assert other.state is State.GONE
+        # It could not have ended: it waits for this very thread.
+        assert first.is_alive()
+
+    with pytest.raises(TetherError):
+        owner.start(Process(["sleep", "60"], name="it"), held=handle)
+    first.join(30)
+    assert not first.is_alive()
+    assert owner.resources == []
+
+
+def test_a_shutdown_from_a_handler_ends_what_it_holds(make_owner: Callable[..., Owner]) -> None:
+    """It interrupted the thread where that holds the resource, so that nobody else can tell of its end, while another shuts down."""
+    owner = make_owner()
+    resource = owner.start(Process(["sleep", "60"], name="it"))
+    first = threading.Thread(target=owner.shutdown, daemon=True)
+    with resource._managed.lock:
+        first.start()
+        eventually(lambda: owner._is_closing)
+        owner.shutdown()
+        assert resource.state is State.GONE
+    first.join(30)
+    assert not first.is_alive()
+
+
+def test_a_restart_that_cannot_be_recorded_ends_nothing(
+    make_owner: Callable[..., Owner], private_state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else holds the ledger: the error says so, and the resource goes on; it is restarted when he lets go."""
+    monkeypatch.setattr("tether.ledger.writer.BUSY_S", 0.2)
+    owner = make_owner()
+    resource = owner.start(Process(["sleep", "60"], name="it"))
+    pid = resource.pid
+    holder = sqlite3.connect(private_state / "ledger.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(LedgerError):
+        resource.restart()
+    assert (resource.state, resource.pid) == (State.READY, pid)
+    holder.execute("ROLLBACK")
+    holder.close()
+    resource.restart()
+    assert resource.state is State.READY
+    assert resource.pid != pid

@@ -89,6 +89,7 @@ class Hub:
         pid, start: the identity of the hub process.
         tier: how its shims hold their trees.
         forked: the pids of its shims.
+        is_deaf: it has closed the line on which shims are asked for, so that no start comes of it any more.
         control: the socket to it.
 
     Args:
@@ -109,6 +110,7 @@ class Hub:
         self, owner: str, state_dir: Path, cgroup: str | None, lifeline: int, *, new_session: bool = True
     ) -> None:
         self.forked: set[int] = set()
+        self.is_deaf = False
         self._next = threading.Lock()
         try:
             self.control, control = socket.socketpair()
@@ -200,7 +202,7 @@ class Hub:
     def _hear_shim(self) -> tuple[Message, list[int]] | None:
         with self._next:
             try:
-                return wire.receive(self._shims)
+                return self._received()
             except TimeoutError:
                 # Somebody may have stopped it; or a start that was interrupted took a shim and asked for no other.
                 self.wake()
@@ -209,11 +211,16 @@ class Hub:
                 return None
             try:
                 self._shims.settimeout(_HELLO_S)
-                return wire.receive(self._shims)
+                return self._received()
             except OSError:
                 return None
             finally:
                 self._shims.settimeout(_SOON_S)
+
+    def _received(self) -> tuple[Message, list[int]] | None:
+        received = wire.receive(self._shims)
+        self.is_deaf = received is None
+        return received
 
     def _channel(self, message: Message, fd: int) -> ShimChannel:
         pid = message.number("pid") or 0

@@ -68,7 +68,8 @@ class Guard:
         self._last: Hub | None = None
         # One for the owner's whole life: its end is the owner's death to every shim, also of a hub that was killed.
         self._lifeline, self._lifeline_held = os.pipe()
-        self._orphans = threading.Condition()
+        self._orphans_lock = threading.RLock()
+        self._orphans = threading.Condition(self._orphans_lock)
         self._ended_orphans: set[int] = set()
 
     def arm(self, *, in_session: bool = False) -> Hub:
@@ -115,9 +116,9 @@ class Guard:
         try:
             return Shim(hub.shim(), hub, born, now)
         except ReaperError:
-            if not hub.wait(0):
+            if not (hub.is_deaf or hub.wait(0)):
                 raise
-            # It was killed just now: another takes its place.
+            # It was killed just now, or hears nobody any more: another takes its place.
             self._hub_ended(hub)
             hub, born = self._arm(now, in_session=in_session)
             return Shim(hub.shim(), hub, born, now)
@@ -144,7 +145,7 @@ class Guard:
             self._hub_ended(hub)
             return False
         if message.kind == Kind.LOST:
-            with self._orphans:
+            with self._orphans_lock:
                 self._ended_orphans.add(message.number("pid") or 0)
                 self._orphans.notify_all()
         elif message.kind == Kind.STUCK:
@@ -158,7 +159,7 @@ class Guard:
             for key in keys:
                 del self._hubs[key]
             closing = self._closed
-        with self._orphans:
+        with self._orphans_lock:
             self._orphans.notify_all()
         if not keys:
             return
@@ -177,7 +178,7 @@ class Guard:
         if hub is None:
             return
         hub.wake()
-        with self._orphans:
+        with self._orphans_lock:
             self._orphans.wait_for(
                 lambda: shim in self._ended_orphans or all(each is not hub for each, _ in self._hubs.values()),
                 timeout=_ORPHANS_S,

@@ -107,6 +107,6 @@ class Adopting(Ending):
             return
         ended = driver.receipt(managed.handle) or Ended(None, "ended while nobody owned it")
         managed.driver.destroy(managed.handle)
-        with managed.condition:
+        with managed.lock:
             if not managed.state.is_final:
                 self.apply(managed, ended)

@@ -82,7 +82,10 @@ class Managed:
         self.streams: dict[str, Any] = {}
         self.fence = 1
         self.carrier = carrier
-        self.condition = threading.Condition(threading.RLock())
+        # It is taken by `with managed.lock`: that of a Condition is code in Python, in the middle of which Ctrl-C may come, and then
+        # nobody would let go of it.
+        self.lock = threading.RLock()
+        self.condition = threading.Condition(self.lock)
         self.early: list[Event] = []
         self.heard: deque[Event] = deque()
         self._on_end: dict[object, tuple[Wanted, Callable[[], object]]] = {}
@@ -119,7 +122,8 @@ class Managed:
 
     def release_in_fork(self) -> None:
         """In a fork of its owner: what becomes of it is not seen here. Whoever held a lock is not here to let go of it."""
-        self.condition = threading.Condition(threading.RLock())
+        self.lock = threading.RLock()
+        self.condition = threading.Condition(self.lock)
         self.restarting = threading.RLock()
         if not self.state.is_final:
             self.life = replace(
@@ -158,7 +162,7 @@ class Managed:
         """
         self.check_owned()
         key = object()
-        with self.condition:
+        with self.lock:
             if not self.has_ended(of):
                 self._on_end[key] = of, listener
                 return lambda: self._forget(key)

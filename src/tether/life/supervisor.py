@@ -242,7 +242,7 @@ class Supervisor(Adopting):
 
     def _created(self, managed: Managed, handle: Handle) -> None:
         """Record that it is there, and hear what was quicker than that."""
-        with managed.condition:
+        with managed.lock:
             managed.handle = handle
             managed.take_streams()
             ready = managed.spec.ready is None and managed.state is State.PENDING
@@ -260,7 +260,7 @@ class Supervisor(Adopting):
         """
         managed.check_owned()
         with managed.restarting:
-            with managed.condition:
+            with managed.lock:
                 stops = managed.stops + 1  # that of its own
             # What can't be started again is not ended for that.
             plan, former = self._creation.check(managed), managed.handle
@@ -291,7 +291,7 @@ class Supervisor(Adopting):
         try:
             self._creation.begin_life(managed)
             reserved = self._creation.reserve(managed, former)
-            with managed.condition:
+            with managed.lock:
                 if managed.stops != stops:
                     raise Gone(f"resource {managed.name} was stopped while it was being restarted, and stays so")
                 managed.begin(plan, reserved)
@@ -327,7 +327,7 @@ class Supervisor(Adopting):
                 work()
 
     def _take_in_heard(self, managed: Managed) -> None:
-        with managed.condition:
+        with managed.lock:
             while managed.heard:
                 event = managed.heard.popleft()
                 if managed.state.is_final:
@@ -341,7 +341,7 @@ class Supervisor(Adopting):
 
     def apply(self, managed: Managed, *events: Event) -> list[End]:
         """Advance a life by events, record it once, and return what is to be ended."""
-        with managed.condition:
+        with managed.lock:
             todo: list[Instruction] = []
             for event in events:
                 managed.life, instructions = lifecycle.advance(managed.life, event)

@@ -794,6 +794,7 @@ int shim_serve(const struct inheritance *inheritance)
         return 1;
     if (inheritance->leased != NULL && !lease_open(inheritance->channel, number_of(inheritance->leased, KEY_LEASE_MS, 0)))
         return 1;
+    fault("shim.begun");
     say_armed();
     if (inheritance->leased != NULL) {
         begin(inheritance->leased);
