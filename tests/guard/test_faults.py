@@ -57,8 +57,11 @@ def test_a_fault_at_a_call_leaves_nothing(sweep: inject.Sweep, fault: inject.Fau
 
 @needs_strace
 @pytest.mark.slow
-def test_a_hub_that_cannot_look_ends_what_a_killed_shim_left(make_owner: Callable[..., Owner], tmp_path: Path) -> None:
+def test_a_hub_that_cannot_look_ends_what_a_killed_shim_left(
+    make_owner: Callable[..., Owner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No descriptor is to be had on the whole machine, just as a shim is killed: who was not seen has not gone. Slow: strace."""
+    monkeypatch.setenv("TETHER_TIER", "shim")
     owner = make_owner()
     mark = f"71.{os.getpid()}"
     job = owner.start(Process(["sh", "-c", f"setsid sleep {mark} & sleep {mark} & wait"]))
@@ -66,7 +69,9 @@ def test_a_hub_that_cannot_look_ends_what_a_killed_shim_left(make_owner: Callabl
     tracer = inject.Tracer(
         [owner.status()["hub"]], ["-einject=open,openat:error=ENFILE:when=1..60"], tmp_path / "calls"
     )
-    os.kill(job._managed.handle.data["shim"][0], signal.SIGKILL)
+    handle = job._managed.handle
+    assert handle is not None
+    os.kill(handle.data["shim"][0], signal.SIGKILL)
     eventually(lambda: not inject.alive(mark.encode()), what="the tree ends")
     tracer.end()
     assert "ENFILE" in (tmp_path / "calls").read_text()

@@ -13,6 +13,8 @@ run, polite end, kill, restart, a kept resource, an owner's orderly end or death
 - after a sweep no row of the ledger is open, and each has an event of its end.
 """
 
+from __future__ import annotations
+
 import argparse
 import collections
 import json
@@ -26,6 +28,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from tether.estate import settle
 from tether.ledger.store import Ledger
@@ -52,12 +55,14 @@ import ctypes, json, os, sqlite3, subprocess, sys
 import tether, tether.owner.owner, tether.drivers.process
 from tether import Owner, Process, TetherError
 state, mark, name = sys.argv[1:4]
+out = int(sys.argv[4])
+os.set_inheritable(out, False)
 held = {}
 
 def say(what):
     data = json.dumps(what).encode() + b"\\n"
     while data:
-        try: data = data[os.write(3, data):]
+        try: data = data[os.write(out, data):]
         except OSError: pass
 
 def hear():
@@ -106,14 +111,13 @@ class Hangs(Exception):
 class Actor:
     """A process that does what it is told, one thing after the other."""
 
-    def __init__(self, state, mark, name):
+    def __init__(self, state: Path, mark: str, name: str) -> None:
         heard, said = os.pipe()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", OWNER, str(state), mark, name],
+            [sys.executable, "-c", OWNER, str(state), mark, name, str(said)],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            preexec_fn=lambda: os.dup2(said, 3),
-            pass_fds=(3,) if said == 3 else (said, 3) if os.path.exists("/proc/self/fd/3") else (said,),
+            pass_fds=(said,),
         )
         os.close(said)
         self.heard = heard
@@ -121,7 +125,7 @@ class Actor:
         self.pid = self.process.pid
         assert self.answer(30) is not None, "the actor did not come up"
 
-    def answer(self, within):
+    def answer(self, within: float) -> dict[str, Any] | None:
         deadline = time.monotonic() + within
         while b"\n" not in self.pending:
             if not select.select([self.heard], [], [], max(0, deadline - time.monotonic()))[0]:
@@ -132,10 +136,12 @@ class Actor:
                 return None
             self.pending += data
         line, self.pending = self.pending.split(b"\n", 1)
-        return json.loads(line)
+        said: dict[str, Any] = json.loads(line)
+        return said
 
-    def do(self, words, within=45):
+    def do(self, words: str, within: float = 45) -> dict[str, Any] | None:
         """Have it do one thing; its answer, None if it has died."""
+        assert self.process.stdin is not None
         try:
             self.process.stdin.write(words.encode() + b"\n")
             self.process.stdin.flush()
@@ -144,24 +150,22 @@ class Actor:
             return None
         return self.answer(within)
 
-    @property
-    def lives(self):
-        return self.process.poll() is None
-
-    def end(self):
+    def end(self) -> None:
         self.process.kill()
         self.process.wait()
         os.close(self.heard)
-        self.process.stdin.close()
-        self.process.stderr.close()
+        for stream in (self.process.stdin, self.process.stderr):
+            if stream is not None:
+                stream.close()
 
 
 class Tracer:
     """strace, attached to processes."""
 
-    def __init__(self, pids, how, output):
+    def __init__(self, pids: list[int], how: list[str], output: Path | str) -> None:
         command = ["strace", "-o", str(output), *how, *(word for pid in pids for word in ("-p", str(pid)))]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        assert self.process.stderr is not None
         said, deadline = b"", time.monotonic() + 20
         while said.count(b"attached") < len(pids):
             if not select.select([self.process.stderr], [], [], max(0, deadline - time.monotonic()))[0]:
@@ -171,7 +175,7 @@ class Tracer:
                 raise RuntimeError(f"strace can't attach: {said.decode()}")
             said += piece
 
-    def end(self):
+    def end(self) -> None:
         """Let go of everybody."""
         self.process.send_signal(signal.SIGINT)
         try:
@@ -179,10 +183,11 @@ class Tracer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.process.stderr.close()
+        if self.process.stderr is not None:
+            self.process.stderr.close()
 
 
-def alive(mark):
+def alive(mark: bytes) -> list[int]:
     """Who has this mark on its command line."""
     found = []
     for pid in proc.all_pids():
@@ -194,7 +199,7 @@ def alive(mark):
     return found
 
 
-def soon_none(mark, within):
+def soon_none(mark: bytes, within: float) -> bool:
     """Whether nobody has this mark any more, at the latest after a while."""
     deadline = time.monotonic() + within
     while alive(mark) and time.monotonic() < deadline:
@@ -205,14 +210,14 @@ def soon_none(mark, within):
 class Fault:
     """Who fails how: a role, the name of a call, which one of it, and a signal or an error."""
 
-    def __init__(self, role, call, nth, what):
+    def __init__(self, role: str, call: str, nth: int, what: str) -> None:
         self.role, self.call, self.nth, self.what = role, call, nth, what
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"--role {self.role} --call {self.call} --nth {self.nth} --what {self.what}"
 
     @property
-    def how(self):
+    def how(self) -> list[str]:
         sort = "signal=KILL" if self.what == "KILL" else f"error={self.what}"
         return ["-s0", f"-etrace={self.call}", f"-einject={self.call}:{sort}:when={self.nth}"]
 
@@ -225,18 +230,19 @@ class Run:
         said: the errors that the methods raised.
     """
 
-    def __init__(self, state, role, how, orderly, number, output="/dev/null"):
-        self.state, self.role, self.how, self.orderly, self.output = Path(state), role, how, orderly, output
+    def __init__(self, state: Path, role: str, how: list[str], orderly: bool, number: int, output: Path | str) -> None:
+        self.state, self.role, self.how, self.orderly, self.output = state, role, how, orderly, output
         self.mark = f"77.{os.getpid()}{number:05d}"
         self.name = f"i{os.getpid()}-{number}"
-        self.problems, self.said = [], []
-        self.tracer = None
+        self.problems: list[str] = []
+        self.said: list[str] = []
+        self.tracer: Tracer | None = None
 
-    def check(self, good, what):
+    def check(self, good: object, what: str) -> None:
         if not good:
             self.problems.append(what)
 
-    def step(self, actor, words):
+    def step(self, actor: Actor, words: str) -> bool:
         """Do one thing, and compare what is said of it with the process table. False if the actor has died."""
         try:
             answer = actor.do(words)
@@ -258,22 +264,23 @@ class Run:
             self.check(soon_none(mark, 8.0 if error else 0.3), f"after {words} ({error or 'done'}) members of it live")
         return True
 
-    def note_death(self, actor, words):
+    def note_death(self, actor: Actor, words: str) -> None:
         code = actor.process.returncode
         if code != -signal.SIGKILL:
+            assert actor.process.stderr is not None
             self.problems.append(f"{words}: the actor ended with {code}: {actor.process.stderr.read().decode()[-1500:]}")
 
-    def attach(self, pids, *more):
+    def attach(self, pids: list[int], *more: str) -> None:
         self.tracer = Tracer(pids, [*more, *self.how], self.output)
 
-    def detach(self):
+    def detach(self) -> None:
         if self.tracer is not None:
             self.tracer.end()
             self.tracer = None
 
-    def carry_out(self):
+    def carry_out(self) -> list[str]:
         """Go through all of it; returns what must not be."""
-        actors = []
+        actors: list[Actor] = []
         try:
             self.live(actors)
         except Hangs:
@@ -285,7 +292,7 @@ class Run:
             self.settle()
         return self.problems
 
-    def live(self, actors):
+    def live(self, actors: list[Actor]) -> None:
         actors.append(Actor(self.state, self.mark, self.name))
         owner = actors[0]
         if self.role == "owner":
@@ -296,7 +303,7 @@ class Run:
             return
         if self.role in ("hub", "shim"):
             self.step(owner, "start 0")
-            hub = owner.do("look")["value"]
+            hub = (owner.do("look") or {})["value"]
             self.attach([hub] if self.role == "hub" else tree.children(hub))
         goes_on = all(self.step(owner, words) for words in BEFORE)
         if self.role in ("owner", "everyone", "hub", "shim") and not self.orderly:
@@ -304,7 +311,7 @@ class Run:
             owner.process.wait()
             goes_on = False
         if goes_on:
-            self.detach() if self.role != "owner" else None
+            self.detach()
             self.go_on(owner)
         actors.append(Actor(self.state, self.mark, self.name))
         heir = actors[1]
@@ -314,7 +321,7 @@ class Run:
             self.detach()
             self.go_on(heir)
 
-    def begin(self, actor):
+    def begin(self, actor: Actor) -> bool:
         """Make its owner; one that could not be made must come about at the second try."""
         for _ in range(2):
             before = len(self.said)
@@ -325,7 +332,7 @@ class Run:
         self.problems.append("an owner can't be made")
         return False
 
-    def go_on(self, actor):
+    def go_on(self, actor: Actor) -> None:
         """What passes has passed: it can start things, and end in order."""
         for words in AGAIN:
             before = len(self.said)
@@ -335,7 +342,7 @@ class Run:
         if self.step(actor, "shutdown") and any(each.startswith("shutdown") for each in self.said):
             self.step(actor, "shutdown")
 
-    def settle(self):
+    def settle(self) -> None:
         """A sweep leaves nothing, and the record says so."""
         deadline = time.monotonic() + 20
         mark = self.mark.encode()
@@ -366,7 +373,7 @@ class Run:
 class Sweep:
     """Many faults, on one state directory with a neighbour, and beside bystanders that look like members."""
 
-    def __init__(self, folder, lives_s=110):
+    def __init__(self, folder: Path | str, lives_s: int = 110) -> None:
         self.state = Path(folder) / "state"
         self.mark = f"{lives_s}.{os.getpid()}"
         self.neighbour = Actor(self.state, self.mark, "neighbour")
@@ -377,10 +384,10 @@ class Sweep:
         self.bystanders = [
             subprocess.Popen(["sleep", f"{self.mark}3"], env=environ if each else None, start_new_session=bool(each)) for each in range(2)
         ]
-        self.counts = {}
+        self.counts: dict[str, dict[str, int]] = {}
         self.number = 0
 
-    def run(self, role, how, orderly=True, output="/dev/null"):
+    def run(self, role: str, how: list[str], orderly: bool = True, output: Path | str = "/dev/null") -> Run:
         self.number += 1
         run = Run(self.state, role, how, orderly, self.number, output)
         run.carry_out()
@@ -389,14 +396,14 @@ class Sweep:
         run.check(all(each.poll() is None for each in self.bystanders), "a bystander was killed")
         return run
 
-    def count(self, role):
+    def count(self, role: str) -> dict[str, int]:
         """How often each call is made by those of a role, by the one that makes it most often."""
         if role not in self.counts:
             output = self.state.parent / "calls"
             run = self.run(role, ["-s0"], output=output)
             assert not run.problems, run.problems
-            most = collections.Counter()
-            by_thread = collections.defaultdict(collections.Counter)
+            most: collections.Counter[str] = collections.Counter()
+            by_thread: dict[str | None, collections.Counter[str]] = collections.defaultdict(collections.Counter)
             for line in output.read_text(errors="replace").splitlines():
                 found = re.match(r"(?:(\d+) +)?(\w+)\(", line)
                 if found:
@@ -406,7 +413,7 @@ class Sweep:
             self.counts[role] = {call: count for call, count in most.items() if call not in HARMLESS}
         return self.counts[role]
 
-    def choose(self, rng, role=None, what=None):
+    def choose(self, rng: random.Random, role: str | None = None, what: str | None = None) -> Fault | None:
         """A fault that is possible: rare calls as often as frequent ones, half of them among the first ones."""
         role = role or rng.choice(ROLES)
         counts = self.count(role)
@@ -418,10 +425,10 @@ class Sweep:
         most = counts[call]
         return Fault(role, call, rng.randint(1, min(most, 6) if rng.random() < 0.5 else most), what)
 
-    def carry_out(self, fault, orderly):
+    def carry_out(self, fault: Fault, orderly: bool) -> Run:
         return self.run(fault.role, fault.how, orderly)
 
-    def end(self):
+    def end(self) -> None:
         self.neighbour.do("shutdown")
         self.neighbour.end()
         for each in self.bystanders:
@@ -429,7 +436,7 @@ class Sweep:
             each.wait()
 
 
-def main():
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=100, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
@@ -443,7 +450,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="tether-inject-") as folder:
         sweep = Sweep(folder, 7200)
         if arguments.call:
-            faults = [(Fault(arguments.role, arguments.call, arguments.nth, arguments.what), not arguments.death)]
+            faults: list[tuple[Fault | None, bool]] = [(Fault(arguments.role, arguments.call, arguments.nth, arguments.what), not arguments.death)]
         else:
             rngs = [random.Random(number) for number in range(arguments.first, arguments.first + arguments.samples)]
             faults = [(sweep.choose(rng, arguments.role, arguments.what), rng.random() < 0.6) for rng in rngs]

@@ -82,7 +82,7 @@ class Managed:
         self.streams: dict[str, Any] = {}
         self.fence = 1
         self.carrier = carrier
-        # It is taken by `with managed.lock`: that of a Condition is code in Python, in the middle of which Ctrl-C may come, and then
+        # Taken by `with managed.lock`: that of a Condition is code in Python, in the middle of which Ctrl-C may come, and then
         # nobody would let go of it.
         self.lock = threading.RLock()
         self.condition = threading.Condition(self.lock)
