@@ -11,10 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
+from interruptions import Interrupted, interrupted
 from support import Runner, eventually
 from tether import Owner, Process, State
 from tether.errors import LedgerError
@@ -282,33 +282,6 @@ def test_a_folder_that_is_removed_stays_removed(folder: Path) -> None:
     owner.shutdown()
     assert not folder.exists()
     assert sys.exc_info() == (None, None, None)
-
-
-class Interrupted(BaseException):
-    """What a signal handler raised."""
-
-
-def interrupted(work: Callable[[], object], after: int) -> Interrupted | None:
-    """Do it, but raise when so many calls have returned, as a signal handler may; what was raised, if it came to that."""
-    left = after
-
-    def count(frame: FrameType, event: str, argument: object) -> None:
-        nonlocal left
-        # A handler runs when a call has returned to code in Python, and nowhere in the middle of a `with`.
-        if event == "c_return" or (event == "return" and not frame.f_code.co_name.startswith("<")):
-            left -= 1
-            if left == 0:
-                sys.setprofile(None)
-                raise Interrupted
-
-    sys.setprofile(count)
-    try:
-        work()
-    except Interrupted as error:
-        return error
-    finally:
-        sys.setprofile(None)
-    return None
 
 
 def test_an_interruption_anywhere_leaves_the_ledger_to_others(record: Writer, folder: Path) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tether.errors import LedgerError
+from tether import threads
+from tether.errors import LedgerError, TetherError
 from tether.estate import guards, strays
 from tether.estate import receipts as said_by_shims
 from tether.estate.case import kept_for_s
@@ -26,7 +27,7 @@ from tether.life import registry
 from tether.life.driver import HasGuard
 from tether.linux import cgroup, faults
 
-__all__ = ["Outcome", "settle_own", "sweep"]
+__all__ = ["Outcome", "settle_own", "sweep", "sweep_later"]
 
 _log = logging.getLogger("tether")
 
@@ -167,6 +168,22 @@ def sweep(
         outcomes += _settle_after_others(ledger, state_dir, others, kept_too=kept_too)
     _remove_folders_of_ended(ledger)
     return outcomes + (left_alone(ledger, elsewhere) if patient else [])
+
+
+def sweep_later(state_dir: Path) -> None:
+    """Sweep patiently, in a thread of its own: engines and hosts may take long to answer. Without one the next sweep does it."""
+
+    def settle() -> None:
+        try:
+            ledger = Ledger(state_dir)
+            try:
+                sweep(ledger, state_dir, patient=True)
+            finally:
+                ledger.close()
+        except (TetherError, OSError) as error:
+            _log.warning("what dead owners left at engines and hosts is not settled yet: %s", error)
+
+    threads.begin(settle, "tether-sweep")
 
 
 def _settle_after_others(

@@ -34,8 +34,8 @@ _FORK = wire.encode(Kind.FORK, {})
 _SOON_S = 0.5
 """After so long without a shim the hub is woken, should somebody have stopped it."""
 
-_TRIES = 3
-"""So many shims may be killed before they are of use, until a start gives up."""
+_TRIES = _SPARES + 1
+"""So many shims may be refused or killed before a start gives up: those that were asked for in advance, and its own."""
 
 _SETTLE = (
     "import json, runpy, sys; more = json.loads(sys.argv[1]); sys.path += [each for each in more if each not in sys.path]; "
@@ -69,7 +69,7 @@ class ShimChannel:
 
     def request(self, kind: Kind, fields: dict[str, Any] | None = None) -> None:
         """Send a message; a shim that somebody stopped is woken first. A shim that has gone gets nothing."""
-        with contextlib.suppress(PermissionError):
+        with contextlib.suppress(OSError):
             signals.send(self.pid, self.start, signal.SIGCONT)
         with contextlib.suppress(OSError):
             wire.send(self.socket, kind, fields)
@@ -89,6 +89,7 @@ class Hub:
         pid, start: the identity of the hub process.
         tier: how its shims hold their trees.
         forked: the pids of its shims.
+        is_deaf: it has closed the line on which shims are asked for, so that no start comes of it any more.
         control: the socket to it.
 
     Args:
@@ -109,14 +110,23 @@ class Hub:
         self, owner: str, state_dir: Path, cgroup: str | None, lifeline: int, *, new_session: bool = True
     ) -> None:
         self.forked: set[int] = set()
+        self.is_deaf = False
         self._next = threading.Lock()
-        self.control, control = socket.socketpair()
-        self._shims, shims = socket.socketpair()
+        try:
+            self.control, control = socket.socketpair()
+        except OSError as error:
+            raise _not_started(error) from error
+        try:
+            self._shims, shims = socket.socketpair()
+        except OSError as error:
+            self.control.close()
+            control.close()
+            raise _not_started(error) from error
         try:
             _execute(state_dir, [lifeline, control.fileno(), shims.fileno()], new_session)
         except OSError as error:
             self.close()
-            raise ReaperError(f"cannot start the guard: {error}; nothing was started, try again") from error
+            raise _not_started(error) from error
         finally:
             control.close()
             shims.close()
@@ -159,7 +169,7 @@ class Hub:
 
     def wake(self) -> None:
         """Continue the hub, should somebody have stopped it."""
-        with contextlib.suppress(PermissionError):
+        with contextlib.suppress(OSError):
             signals.send(self.pid, self.start, signal.SIGCONT)
 
     def prepare(self) -> None:
@@ -173,6 +183,7 @@ class Hub:
         Raises:
             ReaperError: the hub has gone, or no shim said so in time.
         """
+        number = errno.ESRCH
         for _ in range(_TRIES):
             received = self._hear_shim()
             if received is None:
@@ -180,30 +191,36 @@ class Hub:
             message, fds = received
             if message.kind == Kind.SHIM and fds:
                 return self._channel(message, fds[0])
-            # For the next try or start: by then there may be room again.
+            # What was refused may be long ago, when it was asked for in advance: by now there may be room again.
             self.prepare()
             number = message.number("errno") or errno.EMFILE
-            if number != errno.ESRCH:
-                raise ReaperError(f"no shim can be had now: {os.strerror(number)}; nothing was started, try again")
-            # One was killed before it said anything.
-        raise ReaperError(f"the guard (pid {self.pid}) has no shim that is armed; nothing was started, try again")
+        if received is None or number == errno.ESRCH:
+            # The hub has gone, or shims were killed before they said anything.
+            raise ReaperError(f"the guard (pid {self.pid}) has no shim that is armed; nothing was started, try again")
+        raise ReaperError(f"no shim can be had now: {os.strerror(number)}; nothing was started, try again")
 
     def _hear_shim(self) -> tuple[Message, list[int]] | None:
         with self._next:
             try:
-                return wire.receive(self._shims)
+                return self._received()
             except TimeoutError:
-                # Somebody may have stopped it.
+                # Somebody may have stopped it; or a start that was interrupted took a shim and asked for no other.
                 self.wake()
+                self.prepare()
             except OSError:
                 return None
             try:
                 self._shims.settimeout(_HELLO_S)
-                return wire.receive(self._shims)
+                return self._received()
             except OSError:
                 return None
             finally:
                 self._shims.settimeout(_SOON_S)
+
+    def _received(self) -> tuple[Message, list[int]] | None:
+        received = wire.receive(self._shims)
+        self.is_deaf = received is None
+        return received
 
     def _channel(self, message: Message, fd: int) -> ShimChannel:
         pid = message.number("pid") or 0
@@ -233,6 +250,10 @@ class Hub:
     def wait(self, timeout_s: float) -> bool:
         """Wait for the hub process, which ends when its last shim has; False if it goes on after that time."""
         return signals.wait_end(self.pid, self.start, timeout_s)
+
+
+def _not_started(error: OSError) -> ReaperError:
+    return ReaperError(f"cannot start the guard: {error}; nothing was started, try again")
 
 
 def _above_standard(fd: int) -> int:

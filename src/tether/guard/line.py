@@ -68,7 +68,8 @@ class Guard:
         self._last: Hub | None = None
         # One for the owner's whole life: its end is the owner's death to every shim, also of a hub that was killed.
         self._lifeline, self._lifeline_held = os.pipe()
-        self._orphans = threading.Condition()
+        self._orphans_lock = threading.RLock()
+        self._orphans = threading.Condition(self._orphans_lock)
         self._ended_orphans: set[int] = set()
 
     def arm(self, *, in_session: bool = False) -> Hub:
@@ -115,9 +116,9 @@ class Guard:
         try:
             return Shim(hub.shim(), hub, born, now)
         except ReaperError:
-            if not hub.wait(0):
+            if not (hub.is_deaf or hub.wait(0)):
                 raise
-            # It was killed just now: another takes its place.
+            # It was killed just now, or hears nobody any more: another takes its place.
             self._hub_ended(hub)
             hub, born = self._arm(now, in_session=in_session)
             return Shim(hub.shim(), hub, born, now)
@@ -144,7 +145,7 @@ class Guard:
             self._hub_ended(hub)
             return False
         if message.kind == Kind.LOST:
-            with self._orphans:
+            with self._orphans_lock:
                 self._ended_orphans.add(message.number("pid") or 0)
                 self._orphans.notify_all()
         elif message.kind == Kind.STUCK:
@@ -158,7 +159,7 @@ class Guard:
             for key in keys:
                 del self._hubs[key]
             closing = self._closed
-        with self._orphans:
+        with self._orphans_lock:
             self._orphans.notify_all()
         if not keys:
             return
@@ -177,7 +178,7 @@ class Guard:
         if hub is None:
             return
         hub.wake()
-        with self._orphans:
+        with self._orphans_lock:
             self._orphans.wait_for(
                 lambda: shim in self._ended_orphans or all(each is not hub for each, _ in self._hubs.values()),
                 timeout=_ORPHANS_S,
@@ -207,17 +208,18 @@ class Guard:
         with self._lock:
             self._closed = True
             hubs = [hub for hub, _ in self._hubs.values()]
-            self._hubs.clear()
-            watcher, self._watcher = self._watcher, None
         for hub in hubs:
             hub.wake()
             if orderly:
                 hub.say_bye()
-        if watcher is not None:
-            watcher.close()
+        # Only what is done is forgotten: after an interruption this is called again.
+        if self._watcher is not None:
+            self._watcher.close()
+            self._watcher = None
         self._end_lifeline()
         for hub in hubs:
             hub.close()
+        self._hubs.clear()
         if orderly and empty:
             for hub in hubs:
                 hub.wait(_HUB_END_S)
@@ -226,10 +228,13 @@ class Guard:
                 cgroup.remove(self.cgroup)
 
     def _end_lifeline(self) -> None:
-        for fd in (self._lifeline_held, self._lifeline):
-            if fd >= 0:
-                os.close(fd)
-        self._lifeline = self._lifeline_held = -1
+        # Between forgetting one and closing it nothing is called that could be interrupted.
+        held, self._lifeline_held = self._lifeline_held, -1
+        if held >= 0:
+            os.close(held)
+        read, self._lifeline = self._lifeline, -1
+        if read >= 0:
+            os.close(read)
 
     def release_in_fork(self) -> None:
         """In a fork of the owner: let go of every line to hubs and shims, so that only the owner's own count."""

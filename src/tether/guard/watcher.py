@@ -6,12 +6,15 @@ import logging
 import os
 import selectors
 import threading
+import time
 from collections.abc import Callable
 from typing import Protocol
 
 __all__ = ["Readable", "Watcher"]
 
 _log = logging.getLogger("tether")
+
+_AGAIN_S = 0.01
 
 
 class Readable(Protocol):
@@ -44,17 +47,30 @@ class Watcher:
         """Call ``readable`` whenever ``sock`` can be read, until it returns False; then ``sock`` is closed here."""
         fd = sock.fileno()
         self._watched[fd] = (sock, readable)
-        self._selector.register(fd, selectors.EVENT_READ)
+        try:
+            self._selector.register(fd, selectors.EVENT_READ)
+        except KeyError:
+            # Its number was that of another, which whoever was interrupted closed without a word.
+            self._selector.unregister(fd)
+            self._selector.register(fd, selectors.EVENT_READ)
         if not self._notices:
             os.write(self._wake, b"\0")
 
     def _run(self) -> None:
         while True:
-            for key, _ in self._selector.select():
+            try:
+                ready = self._selector.select()
+                # Its end, and nothing else, comes by way of the pipe for good.
+                if any(key.fd == self._wake_read for key, _ in ready) and not os.read(self._wake_read, 4096):
+                    return
+            except OSError as error:
+                # For want of memory, for instance: it passes, and without this thread nobody would hear of any end any more.
+                _log.debug("tether could not look who has news, and looks again: %s", error)
+                time.sleep(_AGAIN_S)
+                continue
+            for key, _ in ready:
                 if key.fd != self._wake_read:
                     self._call(key.fd)
-                elif not os.read(self._wake_read, 4096):
-                    return
 
     def _call(self, fd: int) -> None:
         sock, readable = self._watched[fd]
@@ -71,7 +87,10 @@ class Watcher:
 
     def end(self) -> None:
         """End the thread; what it watched stays open."""
-        os.close(self._wake)
+        # It may be called again, after it was interrupted: between the two nothing is called that could be.
+        wake, self._wake = self._wake, -1
+        if wake >= 0:
+            os.close(wake)
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -85,4 +104,6 @@ class Watcher:
         for sock, _ in list(self._watched.values()):
             sock.close()
         self._selector.close()
-        os.close(self._wake_read)
+        wake_read, self._wake_read = self._wake_read, -1
+        if wake_read >= 0:
+            os.close(wake_read)

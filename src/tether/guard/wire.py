@@ -6,17 +6,23 @@ The other end is ``native/wire.c``, which says the form.
 from __future__ import annotations
 
 import enum
+import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = ["FIELDS", "VERSION", "Encoded", "Kind", "Message", "decode", "encode", "encode_fields", "receive", "send"]
 
+T = TypeVar("T")
+
 VERSION = 1
 _MOST = 32 << 20
+_SHORT_S = 0.005
+_SHORT_TRIES = 200
 _FDS_AT_ONCE = 250
 
 _HEAD = struct.Struct("<I")
@@ -229,6 +235,18 @@ def decode(body: bytes) -> Message:
     return Message(body[1], fields)
 
 
+def _patiently(call: Callable[..., T], *arguments: Any) -> T:
+    """Call it, again after a moment where it failed for want of memory: to take that for the end of a line would end trees."""
+    for _ in range(_SHORT_TRIES):
+        try:
+            return call(*arguments)
+        except OSError as error:
+            if error.errno not in (errno.ENOMEM, errno.ENOBUFS):
+                raise
+        time.sleep(_SHORT_S)
+    return call(*arguments)
+
+
 def send(sock: socket.socket, kind: Kind, fields: Mapping[str, Any] | None = None, fds: Sequence[int] = ()) -> None:
     """Send one message, with copies of ``fds``. Raises OSError, for instance BrokenPipeError when nobody reads."""
     packet = encode(kind, fields or {})
@@ -238,21 +256,21 @@ def send(sock: socket.socket, kind: Kind, fields: Mapping[str, Any] | None = Non
         some = fds[first : first + _FDS_AT_ONCE]
         piece = packet[sent : sent + 1] if first + _FDS_AT_ONCE < len(fds) else packet[sent:]
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(some)}i", *some))]
-        sent += sock.sendmsg([piece], ancillary, socket.MSG_NOSIGNAL)
+        sent += _patiently(sock.sendmsg, [piece], ancillary, socket.MSG_NOSIGNAL)
     if not fds:
-        sent = sock.send(packet, socket.MSG_NOSIGNAL)
+        sent = _patiently(sock.send, packet, socket.MSG_NOSIGNAL)
     if sent < len(packet):
         sock.sendall(memoryview(packet)[sent:], socket.MSG_NOSIGNAL)
 
 
 def _exactly(sock: socket.socket, size: int) -> bytes:
-    data = sock.recv(size)
+    data = _patiently(sock.recv, size)
     if len(data) == size:
         return data
     parts = [data]
     size -= len(data)
     while size:
-        part = sock.recv(min(size, 1 << 20))
+        part = _patiently(sock.recv, min(size, 1 << 20))
         if not part:
             raise ConnectionResetError("the other end closed in the middle of a message")
         parts.append(part)
@@ -266,7 +284,7 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
     Raises:
         OSError: the other end closed in the middle of a message, the time limit passed, or what came is no message of ours.
     """
-    head, ancillary, _, _ = sock.recvmsg(_HEAD.size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    head, ancillary, _, _ = _patiently(sock.recvmsg, _HEAD.size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
     fds = [fd for _, _, data in ancillary for fd in memoryview(data).cast("i")]
     if not head:
         return None

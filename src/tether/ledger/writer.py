@@ -117,8 +117,7 @@ class Writer:
     ) -> None:
         """Record a resource before anything of it is created; on record when this returns.
 
-        With a plan, which is for what survives this machine, on the disk. Those that several threads record at once share one
-        commit, since it is the disk that takes the time.
+        With a plan, which is for what survives this machine, on the disk. What several threads record at once shares a commit.
 
         Raises:
             LedgerError: it could not be, and will not be.
@@ -129,10 +128,14 @@ class Writer:
         try:
             self._commit(entry)
         except BaseException:
-            # Nothing of it will be created. Interrupted, or written anew meanwhile, it may be on record all the same.
-            self._live.pop(tag, None)
-            self._enter(Entry(lambda db: changes.remove_pending(db, tag)))
+            # Interrupted, or written anew meanwhile, it may be on record all the same.
+            self.withdraw(tag)
             raise
+
+    def withdraw(self, tag: str) -> None:
+        """Take a resource off the record of which nothing was, or will be, created. Never waits."""
+        self._live.pop(tag, None)
+        self._enter(Entry(lambda db: changes.remove_pending(db, tag)))
 
     def plan_again(self, tag: str, fence: int, plan: Handle) -> None:
         """Record where a resource that has ended will be next; on the disk when this returns. Raises LedgerError."""
@@ -146,20 +149,20 @@ class Writer:
             Busy: somebody with a higher fence has taken it over; nothing was written.
             LedgerError: it could not be recorded.
         """
-        entry = Entry(lambda db: changes.begin_life(db, tag, fence))
-        self._commit(entry)
+        self._commit(entry := Entry(lambda db: changes.begin_life(db, tag, fence)))
         if entry.result is None:
             raise Busy(f"resource {tag} has another owner by now, who alone can start it again")
-        life = int(entry.result)
-        row = self._ledger.resource(tag)
-        if row is not None:
+        if (row := self._ledger.resource(tag)) is not None:
             self._live[tag] = row
-        return life
+        return int(entry.result)
+
+    def check(self) -> None:
+        """See that something can be recorded now. Raises LedgerError."""
+        self._commit(Entry(lambda _: None))
 
     def take_over(self, tag: str, fence: int, owner: str) -> bool:
         """Make ``owner`` the owner of a resource whose fence is ``fence``; False if somebody else was faster."""
-        entry = Entry(lambda db: changes.take_over(db, tag, fence, owner))
-        self._commit(entry)
+        self._commit(entry := Entry(lambda db: changes.take_over(db, tag, fence, owner)))
         row = self._ledger.resource(tag)
         if entry.result and row is not None and not row.state.is_final:
             self._live[tag] = row
@@ -212,8 +215,7 @@ class Writer:
         return self._ledger.events(owner=self._owner, last=last)
 
     def _change_live(self, tag: str, **values: Any) -> None:
-        row = self._live.get(tag)
-        if row is not None:
+        if (row := self._live.get(tag)) is not None:
             self._live[tag] = altered(row, **values)
 
     # -- how it is committed -------------------------------------------------------------------------------------------
@@ -224,8 +226,7 @@ class Writer:
             return
         self._append(entry)
         if self._thread is None and not self._closed:
-            # Without one, for want of threads or descriptors, whoever flushes next commits it.
-            with suppress(RuntimeError, OSError):
+            with suppress(RuntimeError, OSError):  # Without a thread, whoever flushes next commits it.
                 self._begin_thread()
         if threading.get_ident() not in self._at_once:
             self._wake()
@@ -408,9 +409,8 @@ class Writer:
         self._close_fds()
 
     def _close_fds(self) -> None:
-        for file in (self._alarm, self._names):
-            if file is not None:
-                file.close()
+        for file in filter(None, (self._alarm, self._names)):
+            file.close()
 
     @property
     def is_complete(self) -> bool:

@@ -58,12 +58,14 @@ class Adopting(Ending):
         managed.fence = row.fence + 1
         managed.number = row.life
         managed.answers_at = row.url or ""
+        begins = row.state in (State.PENDING, State.STARTING)
         managed.life = altered(
             managed.life,
-            state=row.state,
+            # Its owner died between its birth and the record of that.
+            state=State.STARTING if begins else row.state,
             reason=row.reason,
             exit_code=row.exit_code,
-            was_ready=row.state is not State.STARTING,
+            was_ready=not begins,
         )
         if row.state.is_final:
             return managed
@@ -105,6 +107,6 @@ class Adopting(Ending):
             return
         ended = driver.receipt(managed.handle) or Ended(None, "ended while nobody owned it")
         managed.driver.destroy(managed.handle)
-        with managed.condition:
+        with managed.lock:
             if not managed.state.is_final:
                 self.apply(managed, ended)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Iterable
 
-from tether.errors import GuardLost, LedgerError, SpecError
+from tether.errors import GuardLost, SpecError
 from tether.ledger.writer import Writer
 from tether.life.driver import CanCheck, HasReserve
 from tether.life.machine import Record
@@ -14,8 +13,6 @@ from tether.life.managed import Managed
 from tether.model import Handle, Progress, Recorded, State
 
 __all__ = ["Creation"]
-
-_log = logging.getLogger("tether")
 
 _GUARD_TRIES = 3
 
@@ -44,7 +41,7 @@ class Creation:
         return None if reserve is None else reserve(managed.spec, managed.tag, managed.number, former)
 
     def check(self, managed: Managed) -> Handle | None:
-        """See that it could be created again, as far as that can be known, and return the plan. Raises what `create` would."""
+        """See that it could be recorded and created again, as far as can be known; the plan. Raises LedgerError, or as `create`."""
         if isinstance(managed.spec, Recorded):
             raise SpecError(
                 f"{managed.name} can't be restarted: it was adopted by its name, and what it was started from is not on record in "
@@ -52,6 +49,7 @@ class Creation:
             )
         if isinstance(managed.driver, CanCheck):
             managed.driver.check(managed.spec)
+        self._ledger.check()
         return self.plan(managed)
 
     def release(self, managed: Managed) -> None:
@@ -60,12 +58,8 @@ class Creation:
             managed.driver.release(managed.tag)
 
     def begin_life(self, managed: Managed) -> None:
-        """Number its next life, so that nothing said of the last one is believed of it."""
-        try:
-            managed.number = self._ledger.begin_life(managed.tag, managed.fence)
-        except LedgerError as error:
-            managed.number += 1
-            _log.error("%s: its next life is not on record: %s", managed.name, error)
+        """Number its next life, so that nothing said of the last one is believed of it. Raises LedgerError."""
+        managed.number = self._ledger.begin_life(managed.tag, managed.fence)
 
     def create(self, managed: Managed, progress: Progress) -> Handle:
         """Have the driver create it; with another guard, should somebody have killed the first."""

@@ -47,7 +47,7 @@ class Ending:
 
     def _advance_from(self, managed: Managed, state: State, event: Event) -> None:
         """Apply an event, unless something else happened meanwhile."""
-        with managed.condition:
+        with managed.lock:
             if managed.state is state:
                 self.advance(managed, event)
 
@@ -56,7 +56,7 @@ class Ending:
 
         Where no thread can be made, a driver that need not wait is asked, and of another the caller waits.
         """
-        with managed.condition:
+        with managed.lock:
             ends, begun = self.apply(managed, *events), managed.begun
             for end in ends:
                 work = partial(self._end_quietly, managed, begun, end)
@@ -66,7 +66,7 @@ class Ending:
 
     def _take_in(self, managed: Managed, *events: Event) -> None:
         """Apply what says that it is there, and then what was heard of it before that."""
-        with managed.condition:
+        with managed.lock:
             self.advance(managed, *events)
             early, managed.early = managed.early, []
             for event in early:
@@ -126,7 +126,7 @@ class Ending:
 
     def _ask(self, managed: Managed, why: str, force: bool, grace: float | None) -> tuple[int, list[End]]:
         """Note that its end is asked for, so that a restart that has not begun the next life yet does not; and of which life."""
-        with managed.condition:
+        with managed.lock:
             managed.stops += 1
             managed.asked_grace = grace
             return managed.begun, self.apply(managed, StopAsked(why, force))
@@ -136,7 +136,7 @@ class Ending:
             self._await_end(managed, begun, _CREATION_S)
 
     def _end(self, managed: Managed, begun: int, end: End) -> None:
-        with managed.condition:
+        with managed.lock:
             handle = managed.handle
             if managed.begun != begun:
                 return
@@ -159,14 +159,14 @@ class Ending:
             self._try_again(managed, begun, end)
             raise
         faults.point("stop.ended")
-        with managed.condition:
+        with managed.lock:
             # Another thread may have restarted it meanwhile: what ended here is not the life that began there.
             if managed.begun == begun and not managed.state.is_final:
                 why = f"let go, it stays ({end.why})" if managed.is_attached else end.why
                 self.apply(managed, Ended(None, why))
 
     def _say_stuck(self, managed: Managed, begun: int, stuck: Stuck) -> None:
-        with managed.condition:
+        with managed.lock:
             if managed.begun == begun and managed.state is State.STOPPING:
                 self.apply(managed, stuck)
 
@@ -202,7 +202,7 @@ class Ending:
 
     def _await_end(self, managed: Managed, begun: int, timeout_s: float | None, of: Wanted = "tree") -> Life:
         deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
-        with managed.condition:
+        with managed.lock:
             while managed.begun == begun and not managed.has_ended(of):
                 left = None if deadline is None else deadline - self._clock.monotonic()
                 if left is not None and left <= 0:

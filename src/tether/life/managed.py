@@ -82,7 +82,10 @@ class Managed:
         self.streams: dict[str, Any] = {}
         self.fence = 1
         self.carrier = carrier
-        self.condition = threading.Condition(threading.RLock())
+        # Taken by `with managed.lock`: that of a Condition is code in Python, in the middle of which Ctrl-C may come, and then
+        # nobody would let go of it.
+        self.lock = threading.RLock()
+        self.condition = threading.Condition(self.lock)
         self.early: list[Event] = []
         self.heard: deque[Event] = deque()
         self._on_end: dict[object, tuple[Wanted, Callable[[], object]]] = {}
@@ -119,7 +122,8 @@ class Managed:
 
     def release_in_fork(self) -> None:
         """In a fork of its owner: what becomes of it is not seen here. Whoever held a lock is not here to let go of it."""
-        self.condition = threading.Condition(threading.RLock())
+        self.lock = threading.RLock()
+        self.condition = threading.Condition(self.lock)
         self.restarting = threading.RLock()
         if not self.state.is_final:
             self.life = replace(
@@ -134,6 +138,11 @@ class Managed:
                 f"resource {self.name} is the parent process's: in a fork it can't be ended or waited for; do that in the parent, "
                 "or start it here with an Owner of this process"
             )
+
+    @property
+    def is_held_here(self) -> bool:
+        """Whether this thread holds ``condition``, as in a signal handler that interrupted it there: no other can tell of it."""
+        return bool(self.condition._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001
 
     @property
     def is_over(self) -> bool:
@@ -153,7 +162,7 @@ class Managed:
         """
         self.check_owned()
         key = object()
-        with self.condition:
+        with self.lock:
             if not self.has_ended(of):
                 self._on_end[key] = of, listener
                 return lambda: self._forget(key)

@@ -51,7 +51,7 @@ def await_ready(managed: Managed, clock: Clock, progress: Progress, advance: Cal
             managed.answers_at = seen.url
             advance(State.STARTING, Probed())
         else:
-            with managed.condition:
+            with managed.lock:
                 if managed.state in _NOT_UP:
                     clock.wait(managed.condition, pause)
             # One that is slow by itself is not asked all the time.

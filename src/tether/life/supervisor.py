@@ -110,17 +110,26 @@ class Supervisor(Adopting):
             StartError: it did not come up; nothing is left running.
         """
         driver = self.drivers.of(spec.kind)
-        managed = self._enter(spec, driver, on_death, carrier)
+        entered: list[Managed] = []
         try:
-            self._start(managed, progress, fingerprint, held)
-        finally:
+            managed = self._enter(spec, driver, on_death, carrier, entered)
+            self._record_first(managed, fingerprint)
+            faults.point("start.recorded")
+            if held is not None:
+                held(managed)
+            self.bring_up(managed, progress)
             managed.creator = None
             self._ledger.flush()
+        except BaseException:
+            # Interrupted anywhere (by Ctrl-C): what was not handed out must not stay.
+            for each in entered:
+                self._abandon(each, "its start was interrupted")
+            self._ledger.flush()
+            raise
         return managed
 
-    def _start(
-        self, managed: Managed, progress: Progress, fingerprint: str, held: Callable[[Managed], object] | None
-    ) -> None:
+    def _record_first(self, managed: Managed, fingerprint: str) -> None:
+        """Put it on record, with what will hold it."""
         spec = managed.spec
         try:
             managed.plan = self._creation.plan(managed)
@@ -133,16 +142,20 @@ class Supervisor(Adopting):
         except BaseException:
             self._creation.release(managed)
             self._live.leave(managed)
+            self._ledger.withdraw(managed.tag)
             raise
-        try:
-            faults.point("start.recorded")
-            if held is not None:
-                held(managed)
-        except BaseException:
+
+    def _abandon(self, managed: Managed, why: str) -> None:
+        """End a life that nobody has in hand, since what would have handed it out was interrupted."""
+        managed.creator = None
+        if managed.state.is_final or self._live.get(managed.tag) is None:
+            return
+        if managed.handle is None:
             self._creation.release(managed)
-            self.apply(managed, Refused("its start was interrupted"))
-            raise
-        self.bring_up(managed, progress)
+            self.apply(managed, Refused(why))
+        elif managed.state is not State.STOPPING and not self._is_closed:
+            # Else a signal handler has shut the owner down meanwhile, so that the guard ends it.
+            self.stop(managed, why, force=True)
 
     def bring_up(self, managed: Managed, progress: Progress) -> None:
         """Create a resource that is on record, and wait until it is ready. Raises StartError."""
@@ -157,7 +170,9 @@ class Supervisor(Adopting):
             progress(f"port {taken} is taken, trying another")
             self._attempt(managed, progress)
 
-    def _enter(self, spec: Spec, driver: Driver, on_death: OnDeath, carrier: Managed | None) -> Managed:
+    def _enter(
+        self, spec: Spec, driver: Driver, on_death: OnDeath, carrier: Managed | None, entered: list[Managed]
+    ) -> Managed:
         with self._live.lock:
             self._live.check_open()
             missing = {each for each in spec.needs or () if self._live.by_name(each) is None}
@@ -168,6 +183,7 @@ class Supervisor(Adopting):
                 raise Busy(f"resource {name} is running already; stop it first, or give the new one another name")
             managed = Managed(new_id(), name, spec, driver, on_death, carrier)
             managed.creator = threading.get_ident()
+            entered.append(managed)
             self._live.add(managed)
             return managed
 
@@ -178,8 +194,11 @@ class Supervisor(Adopting):
             self._creation.release(managed)
             if isinstance(error, NotCreated):
                 self.apply(managed, Refused(f"could not start: {error}"))
+            elif isinstance(error, Exception):
+                self._clear_attempt(managed, managed.plan, f"could not start: {error}")
             else:
-                self._clear_attempt(managed, f"could not start: {error}")
+                # It may have been created already, and only not have been said.
+                self._clear_attempt(managed, managed.plan or managed.reserved, "its start was interrupted")
             raise
         try:
             faults.point("start.spawned")
@@ -208,13 +227,13 @@ class Supervisor(Adopting):
                 self.stop(managed, "it did not come up", force=True)
             raise managed.start_error()
 
-    def _clear_attempt(self, managed: Managed, why: str) -> None:
+    def _clear_attempt(self, managed: Managed, made: Handle | None, why: str) -> None:
         """See that nothing is left of an attempt to create; what can't be removed now stays on record, and is tried again."""
-        if managed.plan is not None:
+        if made is not None:
             try:
-                managed.driver.destroy(managed.plan)
+                managed.driver.destroy(made)
             except (TetherError, OSError) as error:
-                managed.handle = managed.plan
+                managed.handle = made
                 failed = f"{why}; what was made of it could not be removed yet: {error}"
                 event = StopAsked(failed) if managed.state is State.STOPPING else NotReady(failed)
                 self.advance(managed, event)
@@ -223,7 +242,7 @@ class Supervisor(Adopting):
 
     def _created(self, managed: Managed, handle: Handle) -> None:
         """Record that it is there, and hear what was quicker than that."""
-        with managed.condition:
+        with managed.lock:
             managed.handle = handle
             managed.take_streams()
             ready = managed.spec.ready is None and managed.state is State.PENDING
@@ -236,12 +255,12 @@ class Supervisor(Adopting):
 
         Raises:
             StartError: it did not come up again.
-            SpecError, ExecError: it can't be started again; nothing was ended.
+            SpecError, ExecError, LedgerError: it can't be started again, or not recorded; nothing was ended.
             Gone: somebody stopped it, or shut the owner down, before its next life began: that was asked for last, and holds.
         """
         managed.check_owned()
         with managed.restarting:
-            with managed.condition:
+            with managed.lock:
                 stops = managed.stops + 1  # that of its own
             # What can't be started again is not ended for that.
             plan, former = self._creation.check(managed), managed.handle
@@ -251,9 +270,12 @@ class Supervisor(Adopting):
             try:
                 self._begin_again(managed, "restarted", stops, plan, former)
                 self.bring_up(managed, progress)
-            finally:
                 managed.creator = None
                 self._ledger.flush()
+            except BaseException:
+                self._abandon(managed, "its restart was interrupted")
+                self._ledger.flush()
+                raise
 
     def _begin_again(
         self, managed: Managed, why: str, stops: int, plan: Handle | None, former: Handle | None = None
@@ -269,7 +291,7 @@ class Supervisor(Adopting):
         try:
             self._creation.begin_life(managed)
             reserved = self._creation.reserve(managed, former)
-            with managed.condition:
+            with managed.lock:
                 if managed.stops != stops:
                     raise Gone(f"resource {managed.name} was stopped while it was being restarted, and stays so")
                 managed.begin(plan, reserved)
@@ -278,8 +300,11 @@ class Supervisor(Adopting):
             self._ledger.flush()
         except BaseException:
             self._creation.release(managed)
-            self._live.leave(managed)
-            self._record(managed, [])
+            if managed.state is State.PENDING:
+                self.apply(managed, Refused("its next life was not begun"))
+            else:
+                self._live.leave(managed)
+                self._record(managed, [])
             raise
 
     # -- events --------------------------------------------------------------------------------------------------------
@@ -302,7 +327,7 @@ class Supervisor(Adopting):
                 work()
 
     def _take_in_heard(self, managed: Managed) -> None:
-        with managed.condition:
+        with managed.lock:
             while managed.heard:
                 event = managed.heard.popleft()
                 if managed.state.is_final:
@@ -316,7 +341,7 @@ class Supervisor(Adopting):
 
     def apply(self, managed: Managed, *events: Event) -> list[End]:
         """Advance a life by events, record it once, and return what is to be ended."""
-        with managed.condition:
+        with managed.lock:
             todo: list[Instruction] = []
             for event in events:
                 managed.life, instructions = lifecycle.advance(managed.life, event)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "SHORT",
     "Stat",
     "all_pids",
     "children_by_parent",
@@ -24,6 +27,13 @@ __all__ = [
     "thread_count",
     "wait_channel",
 ]
+
+
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors for want of descriptors or memory, which say nothing of what was asked for."""
+
+_SHORT_S = 0.01
+_SHORT_TRIES = 20
 
 
 class Stat:
@@ -59,9 +69,27 @@ class Stat:
         return self.state not in "ZX" or self.threads > 1
 
 
+def _open(path: str) -> int:
+    """Open a file of /proc; for want of descriptors or memory again a few times, for that may pass. Raises OSError."""
+    for _ in range(_SHORT_TRIES):
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno not in SHORT:
+                raise
+        time.sleep(_SHORT_S)
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _raise_if_short(error: Exception) -> None:
+    """Who could not be looked at, for want of descriptors or memory, has not gone for that."""
+    if isinstance(error, OSError) and error.errno in SHORT:
+        raise error
+
+
 def read(path: str) -> bytes:
     """Read a whole file of /proc. Raises OSError, for instance when the process has gone."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = _open(path)
     try:
         data = b""
         # A read may end at any line, however large the buffer; only an empty one is the end.
@@ -83,20 +111,22 @@ def parse_stat(data: bytes) -> Stat:
 
 
 def read_stat(pid: int) -> Stat | None:
-    """Return what /proc says of ``pid``, or None if there is no such process."""
+    """Return what /proc says of ``pid``, or None if there is no such process. Raises OSError for want of descriptors or memory."""
     try:
         return parse_stat(read_line(f"/proc/{pid}/stat"))
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
         # ValueError: an empty read, from a process that went between open and read.
+        _raise_if_short(error)
         return None
 
 
 def start_time(pid: int) -> int | None:
-    """Return when ``pid`` started, in clock ticks since boot; None if there is no such process."""
+    """Return when ``pid`` started, in clock ticks since boot; None if there is no such process. Raises OSError as `read_stat`."""
     try:
         data = read_line(f"/proc/{pid}/stat")
         return int(data[data.rindex(b")") + 2 :].split(b" ", 20)[19])
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        _raise_if_short(error)
         return None
 
 
@@ -107,7 +137,7 @@ def all_pids() -> list[int]:
 
 def read_line(path: str) -> bytes:
     """Read a file of one short line with one call: a read of less than a page is cut nowhere. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = _open(path)
     try:
         return os.read(fd, 2048)
     finally:
@@ -125,7 +155,8 @@ def children_by_parent() -> dict[bytes, list[str]]:
     for name in filter(str.isdecimal, os.listdir("/proc")):
         try:
             fd = open_file(f"/proc/{name}/stat", flags)
-        except OSError:
+        except OSError as error:
+            _raise_if_short(error)
             continue
         try:
             _, _, fields = read_file(fd, 256).rpartition(b") ")
@@ -148,7 +179,8 @@ def thread_count(pid: int) -> int:
     try:
         line = read_line(f"/proc/{pid}/stat")
         fields = line[line.rindex(b")") + 2 :].split(b" ", 18)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        _raise_if_short(error)
         return 0
     threads = int(fields[17])
     return 0 if fields[0] in b"ZX" and threads <= 1 else threads
@@ -182,7 +214,8 @@ def environ(pid: int) -> bytes:
         return read(f"/proc/{pid}/environ")
     except ProcessLookupError:
         return _environ_of_threads(pid)
-    except OSError:
+    except OSError as error:
+        _raise_if_short(error)
         return b""
 
 

@@ -66,7 +66,7 @@ class _Ends:
 
     def _begin(self, name: str) -> None:
         managed = self._resources[name]
-        if managed.creator == threading.get_ident():
+        if managed.creator == threading.get_ident() or managed.is_held_here:
             # This interrupted its start, which ends it as soon as it goes on, or holds what others need to tell of it.
             self._without_thread.append(name)
             return

@@ -158,7 +158,7 @@ class _Following(Lines):
 
     def _hang_up(self) -> None:
         # It is rung under this lock, and must not ring what has its number by then.
-        with self._managed.condition:
+        with self._managed.lock:
             self._forget()
             os.close(self._bell)
             self._bell = -1

@@ -65,7 +65,9 @@ class Kept:
                     self._supervisor.await_ready(managed, progress)
                     return managed
             else:
-                progress(f"{name} was kept from another spec or image, stopping it")
+                half = row.state is State.PENDING
+                why = "is left of a start whose owner died" if half else "was kept from another spec or image"
+                progress(f"{name} {why}, stopping it")
                 managed = self._supervisor.adopt(row, _recorded(row))
                 self._supervisor.stop(managed, "its spec has changed")
         return self._supervisor.start(spec, "keep", progress, fingerprint, held)

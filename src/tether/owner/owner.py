@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -41,9 +40,9 @@ from tether.owner.together import Starts
 
 __all__ = ["Owner"]
 
-_log = logging.getLogger("tether")
-
 _LOOK_S = 2.0
+_BESIDE_S = 1.0
+_LET_GO_S = 10.0
 
 
 def _silent(_: str) -> None:
@@ -101,6 +100,7 @@ class Owner(Answering):
         self.telemetry = Telemetry()
         self._pid = os.getpid()
         self._ending = threading.RLock()
+        self._letting_go = threading.RLock()
         self._environments = threading.RLock()
         self._is_closing = False
         self._closed = False
@@ -125,7 +125,7 @@ class Owner(Answering):
         living.add(self)
         outcomes = estate.sweep(self._ledger, self.state_dir)
         if any(outcome.what == "later" for outcome in outcomes):
-            threading.Thread(target=_sweep_later, args=(self.state_dir,), name="tether-sweep", daemon=True).start()
+            estate.sweep_later(self.state_dir)
 
     def _spend(self, budget: Budget) -> Spending:
         supervisor = self._supervisor
@@ -367,7 +367,8 @@ class Owner(Answering):
     def shutdown(self, grace: float | None = None) -> None:
         """End every plugin and resource, and return when they have ended.
 
-        A second call does nothing, or waits for the first; after one that was interrupted (by Ctrl-C) it goes on.
+        A second call does nothing, or waits for the first; after one that was interrupted (by Ctrl-C) it goes on. Where another
+        thread is long at it (which may wait for what a signal handler interrupted) it ends what is left itself, beside that.
 
         Plugins first, the last registered first. Then resources: what others need waits until those have ended; apart from
         that in reverse order of the start, in parallel where it may. What is to be kept (``on_death="keep"``) is left
@@ -383,13 +384,17 @@ class Owner(Answering):
         if os.getpid() != self._pid:
             return
         self._is_closing = True
-        with self._ending:
+        # Whoever is at it may wait for a lock that this thread holds, if a signal handler interrupted it: he is not waited for.
+        alone = self._ending.acquire(timeout=_BESIDE_S)
+        try:
             if self._closed:
                 return
             self._supervisor.refuse_starts()
             errors = self._end_all(grace)
-            self._closed = True
             self._let_go(orderly=not errors)
+        finally:
+            if alone:
+                self._ending.release()
         if errors:
             raise ExceptionGroup(f"owner {self.name} could not end everything; the rest stays on record", errors)
 
@@ -403,6 +408,18 @@ class Owner(Answering):
         return errors + stray.see_to(self.id, self.strays, self._ledger, self.state_dir, self._note)
 
     def _let_go(self, *, orderly: bool) -> None:
+        """Close everything, once; called again after an interruption it goes on."""
+        if not self._letting_go.acquire(timeout=_LET_GO_S):
+            # All has ended. What is left is to be closed, which another thread does as soon as this one goes on.
+            return
+        try:
+            if not self._closed:
+                self._close_all(orderly=orderly)
+                self._closed = True
+        finally:
+            self._letting_go.release()
+
+    def _close_all(self, *, orderly: bool) -> None:
         kept = self._supervisor.live()
         # What a signal handler interrupted the start of is settled by the hub, should that not go on.
         orderly = orderly and all(m.creator is None for m in kept)
@@ -431,15 +448,3 @@ class Owner(Answering):
         self._record.abandon()
         self._proof.forget()
         self._guard.release_in_fork()
-
-
-def _sweep_later(state_dir: Path) -> None:
-    """Settle what dead owners left on engines and hosts, which may take long to answer."""
-    try:
-        ledger = Ledger(state_dir)
-        try:
-            estate.sweep(ledger, state_dir, patient=True)
-        finally:
-            ledger.close()
-    except (TetherError, OSError) as error:
-        _log.warning("what dead owners left at engines and hosts is not settled yet: %s", error)

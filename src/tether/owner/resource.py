@@ -380,7 +380,8 @@ class Resource:
         whenever there is something new to say.
 
         Raises:
-            SpecError, ExecError: it can't be started again (its program has gone, ...): it was not ended, and goes on.
+            SpecError, ExecError, LedgerError: it can't be started again (its program has gone, the ledger can't be written):
+                it was not ended, and goes on.
             StartError: it did not come up again.
             Gone: it was stopped meanwhile, or its owner shut down, and stays so.
         """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,7 +18,7 @@ from tether.drivers.process.capping import Capping
 from tether.drivers.process.held import Held
 from tether.drivers.process.receipts import outcome, outcome_of
 from tether.drivers.process.streams import Streams
-from tether.errors import DeadlineExceeded, GuardLost, NotCreated, SpecError, TetherError, exec_error
+from tether.errors import DeadlineExceeded, DriverUnavailable, GuardLost, NotCreated, SpecError, TetherError, exec_error
 from tether.guard import wire
 from tether.guard.launch import ShimChannel
 from tether.guard.line import Shim, describe_stuck
@@ -24,15 +26,17 @@ from tether.guard.wire import Kind
 from tether.ledger import logs
 from tether.life.machine import Ended, MainExited, Paused, Stuck
 from tether.linux import cgroup, faults, identity, members, proc, signals, tree
-from tether.linux.sockets import free_port, listening_inodes
 from tether.model import Handle, Identity, OnDeath, Progress, State, Status, Usage
 from tether.protocol import PluginExecutionMode
 from tether.spec import Process
 
 __all__ = ["ProcessDriver"]
 
+_log = logging.getLogger("tether")
+
 _TICK_HZ, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 _STUCK_S = 10.0
+_AGAIN_S = 1.0
 _VERSION = 2
 
 
@@ -63,7 +67,7 @@ class ProcessDriver:
         channel = shim.channel
         try:
             self._limit(spec, channel)
-            port = _port(spec, None if former is None else former.data.get("port"))
+            port = request.port(spec, None if former is None else former.data.get("port"))
         except BaseException:
             channel.socket.close()
             self._context.prepare(shim)
@@ -73,7 +77,7 @@ class ProcessDriver:
             "shim": [channel.pid, channel.start],
             "main": None,
             "port": port,
-            "log": str(self._log(tag)) if _is_logged(spec) else None,
+            "log": str(self._log(tag)) if request.is_logged(spec) else None,
             "error_log": str(logs.of_stream(self._log(tag), "stderr")) if spec.stderr == "own-log" else None,
             "log_max": spec.log_max,
             "cgroup": channel.cgroup,
@@ -127,7 +131,7 @@ class ProcessDriver:
             self.reserve(spec, tag, 1)
         shim, handle = self._reserved.pop(tag)
         name = spec.name or spec.default_name
-        streams = None
+        streams = main = None
         try:
             log = handle.data["log"]
             streams = Streams(spec, log)
@@ -136,21 +140,27 @@ class ProcessDriver:
                 *(self._context.terminal(), str(self._run_dir), (shim.born, shim.now), streams.targets),
             )
             main = self._execute(shim, asked, streams.fds, handle, name)
+            streams.close_theirs()
+            handle = Handle(self.kind, tag, {**handle.data, "main": main}, _VERSION)
+            self._streams[tag] = streams.ours
+            self._hold(shim.channel, handle)
         except BaseException as error:
             if streams is not None:
                 streams.close()
+            self._streams.pop(tag, None)
+            self._held.pop(tag, None)
+            # Interrupted, or where nobody can watch it, it may run already, and be one to be kept.
+            shim.channel.request(Kind.KILL, {"why": "its start was interrupted"})
             # It ends by itself when nobody holds the line to it.
             shim.channel.socket.close()
+            if main is not None:
+                signals.wait_end(shim.channel.pid, shim.channel.start, _STUCK_S)
             if isinstance(error, OSError) and not isinstance(error, TetherError):
                 raise exec_error(error.errno or 0, str(error.filename or name), name) from None
             raise
         finally:
             # Only now: before, the two would share the processor.
             self._context.prepare(shim)
-        streams.close_theirs()
-        handle = Handle(self.kind, tag, {**handle.data, "main": main}, _VERSION)
-        self._streams[tag] = streams.ours
-        self._hold(shim.channel, handle)
         return handle
 
     def _hold(self, channel: ShimChannel, handle: Handle) -> None:
@@ -214,6 +224,16 @@ class ProcessDriver:
 
     def _end_lost(self, held: Held, handle: Handle) -> None:
         """End what a shim left that was killed: the hub inherited it, and what that can't know of is looked for here."""
+        while True:
+            try:
+                self._end_of_lost(held, handle)
+                return
+            except (OSError, DeadlineExceeded) as error:
+                # What can't be looked at, for want of descriptors, or is stuck has not ended: that is said when it has.
+                _log.warning("%s: its shim was killed, and its tree can't be ended yet: %s", handle.tag, error)
+                time.sleep(_AGAIN_S)
+
+    def _end_of_lost(self, held: Held, handle: Handle) -> None:
         signals.wait_end(held.channel.pid, held.channel.start, _STUCK_S)
         said = receipts.of_life(self._context.state_dir, self._context.owner, handle.tag, handle.data.get("life", 1))
         if said is not None:
@@ -318,11 +338,11 @@ class ProcessDriver:
             DeadlineExceeded: members are stuck in the kernel; the shim goes on, and the tree ends when they do.
             PermissionError: the tree is another user's.
         """
-        self._end(handle, grace, Kind.STOP, _politely(grace, again=False), signal.SIGTERM)
+        self._end(handle, grace, Kind.STOP, request.politely(grace, again=False), signal.SIGTERM)
 
     def insist(self, handle: Handle, grace: float) -> None:
         """As `stop`, with the polite signal sent again while the grace runs. See `tether.drivers.CanInsist`."""
-        self._end(handle, grace, Kind.STOP, _politely(grace, again=True), signal.SIGTERM)
+        self._end(handle, grace, Kind.STOP, request.politely(grace, again=True), signal.SIGTERM)
 
     def can_ask(self, handle: Handle) -> bool:
         """Whether this process holds the line to its shim. See `tether.drivers.CanAsk`."""
@@ -332,7 +352,7 @@ class ProcessDriver:
         """Ask the shim, and return. See `tether.drivers.CanAsk`."""
         held = self._held.get(handle.tag)
         if held is not None:
-            held.channel.request(Kind.STOP, _politely(grace, again=again))
+            held.channel.request(Kind.STOP, request.politely(grace, again=again))
 
     def destroy(self, handle: Handle) -> None:
         """Have the shim kill its tree; from another process too. Raises as `stop`."""
@@ -359,9 +379,15 @@ class ProcessDriver:
             return
         if _is_of_earlier_boot(handle):
             return
-        if handle.data["shim"] is not None:
-            self._end_shim(handle, grace, signum)
-        self._end_rest(handle)
+        try:
+            if handle.data["shim"] is not None:
+                self._end_shim(handle, grace, signum)
+            self._end_rest(handle)
+        except OSError as error:
+            if error.errno not in proc.SHORT:
+                raise
+            # Nobody could be looked at, so nobody was seen to be gone.
+            raise DriverUnavailable(f"resource {handle.tag} can't be ended now: {error}; it stays on record") from error
 
     def _end_shim(self, handle: Handle, grace: float, signum: int) -> None:
         """Signal a shim whose line another process holds, or nobody; when it has gone, its tree has."""
@@ -394,29 +420,6 @@ class ProcessDriver:
 
     def _log(self, tag: str) -> Path:
         return logs.path(self._context.state_dir, tag)
-
-
-def _port(spec: Process, former: int | None) -> int | None:
-    """What ``{port}`` stands for: after a restart what it stood for before, unless somebody else listens there by now."""
-    if not spec.uses_port:
-        return None
-    if spec.port is None and former is not None and not listening_inodes(former):
-        return former
-    return spec.port or free_port()
-
-
-def _is_logged(spec: Process) -> bool:
-    streams = [] if spec.terminal == "pty" else [spec.stdout, spec.stderr]
-    return any(isinstance(stream, str) and stream == "log" for stream in streams)
-
-
-def _politely(grace: float, *, again: bool) -> dict[str, Any]:
-    asked = {"step_ms": _ms(grace), "why": "stopped by its owner"}
-    return {**asked, "again": 1} if again else asked
-
-
-def _ms(seconds: float) -> int:
-    return int(min(seconds, 1e9) * 1000)
 
 
 def _describe_stuck(said: str) -> str:

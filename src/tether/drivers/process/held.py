@@ -14,7 +14,9 @@ class Held:
 
     def __init__(self, channel: ShimChannel) -> None:
         self.channel = channel
-        self._condition = threading.Condition()
+        # Taken by itself, as that of `Managed` is.
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
         self._ended = False
         self._hopeless = False
         self._stuck = ""
@@ -26,20 +28,20 @@ class Held:
 
     def end(self) -> None:
         """It has ended."""
-        with self._condition:
+        with self._lock:
             self._ended = True
             self._condition.notify_all()
 
     def note_stuck(self, said: str, hopeless: bool) -> None:
         """Members are left; where waiting changes nothing (another user's), nobody waits any longer."""
-        with self._condition:
+        with self._lock:
             self._stuck = said
             self._hopeless = hopeless
             self._condition.notify_all()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until it has ended; False if it did not in time, or can't."""
-        with self._condition:
+        with self._lock:
             self._condition.wait_for(lambda: self._ended or self._hopeless, timeout_s)
             return self._ended
 

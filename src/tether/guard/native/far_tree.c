@@ -283,11 +283,13 @@ void end_rest(const char *tag)
     format(tree.marks.tag, sizeof tree.marks.tag, "%s", tag);
     tree_forget();
     for (int look = 0, empty = 0; same_boot && look < REST_LOOKS && empty < 2; look++) {
+        proc_was_blind();
         tree_find(&tree, &left);
+        bool unseen = proc_was_blind();
         for (size_t i = 0; i < left.count; i++)
             signal_verified(left.list[i].pid, left.list[i].start, SIGKILL);
-        empty = tree_chase(&tree) || left.count > 0 ? 0 : empty + 1;
-        if (left.count > 0)
+        empty = tree_chase(&tree) || left.count > 0 || unseen ? 0 : empty + 1;
+        if (left.count > 0 || unseen)
             poll(NULL, 0, 5);
     }
     if (same_boot)

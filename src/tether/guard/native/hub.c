@@ -284,11 +284,13 @@ static bool end_followed(const struct slot *slot)
     if (slot->main == 0)
         return true;
     for (int look = 0, empty = 0; look < 400 && empty < 2; look++) {
+        proc_was_blind();
         tree_find(&tree, &left);
+        bool unseen = proc_was_blind();
         for (size_t i = 0; i < left.count; i++)
             signal_verified(left.list[i].pid, left.list[i].start, SIGKILL);
-        empty = tree_chase(&tree) || left.count > 0 ? 0 : empty + 1;
-        if (left.count > 0)
+        empty = tree_chase(&tree) || left.count > 0 || unseen ? 0 : empty + 1;
+        if (left.count > 0 || unseen)
             poll(NULL, 0, 5);
     }
     return left.count == 0;
@@ -326,7 +328,8 @@ static void end_orphans(void)
     if (count > 0)
         say_stuck(stuck, count);
     reap();
-    if (tree_roots(&hub.orphans, roots, 64) > 0)
+    proc_was_blind();
+    if (tree_roots(&hub.orphans, roots, 64) > 0 || proc_was_blind())
         return;
     for (size_t i = 0; i < hub.slots_used; i++)
         if ((hub.slots[i].flags & SLOT_LOST) != 0 && folder_of(&hub.slots[i], folder, sizeof folder))
@@ -355,6 +358,12 @@ static bool only_kept_are_left(void)
         if (hub.slots[i].pid > 0 && (hub.slots[i].flags & SLOT_KEPT) == 0)
             return false;
     return true;
+}
+
+/* Whether the owner has ended, by death or in order, so that no shim is left that he still needs. */
+static bool is_over(void)
+{
+    return hub.settled || hub.owner_is_dead;
 }
 
 /* Have settled what this program can't end itself: other kinds, plugins' own processes, the record. */
@@ -401,7 +410,7 @@ static int wait_ms(void)
     int64_t wait = -1;
     if (hub.killing.on)
         wait = killing_wait_ms(&hub.killing);
-    else if (hub.owner_is_dead && !hub.settled)
+    else if ((hub.owner_is_dead && !hub.settled) || (is_over() && !only_kept_are_left()))
         wait = WAKE_AGAIN_MS;
     return (int)wait;
 }
@@ -439,6 +448,8 @@ static void serve(void)
         spare_receipts();
         if (hub.owner_is_dead)
             settle();
+        else if (is_over())
+            wake_shims();
     }
     if (hub.folder[0] != '\0')
         cgroup_remove(hub.folder);

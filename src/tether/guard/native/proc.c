@@ -20,6 +20,22 @@ struct entry {
     char name[];
 };
 
+/* Whether something could not be read for want of descriptors or memory, so that who was not seen may be there all the same. */
+static bool blind;
+
+bool proc_was_blind(void)
+{
+    bool was = blind;
+    blind = false;
+    return was;
+}
+
+static void note_blindness(void)
+{
+    if (errno == EMFILE || errno == ENFILE || errno == ENOMEM)
+        blind = true;
+}
+
 static bool parse_stat(char *text, struct stat_line *line)
 {
     /* The name stands in brackets and may have any byte, brackets too: what counts is the last closing one. */
@@ -58,8 +74,12 @@ static bool parse_stat(char *text, struct stat_line *line)
 bool read_stat(pid_t pid, struct stat_line *line)
 {
     char path[64], text[1024];
-    return format(path, sizeof path, "/proc/%d/stat", (int)pid) && read_file(AT_FDCWD, path, text, sizeof text) > 0 &&
-           parse_stat(text, line);
+    if (!format(path, sizeof path, "/proc/%d/stat", (int)pid))
+        return false;
+    ssize_t size = read_file(AT_FDCWD, path, text, sizeof text);
+    if (size < 0)
+        note_blindness();
+    return size > 0 && parse_stat(text, line);
 }
 
 bool is_running(const struct stat_line *line)
@@ -77,8 +97,10 @@ static size_t read_pids(int folder, const char *path, pid_t *found, size_t room)
 {
     char text[4096];
     int fd = openat(folder, path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
+    if (fd < 0) {
+        note_blindness();
         return 0;
+    }
     size_t count = 0, kept = 0;
     ssize_t got;
     /* A number may be cut by the end of a piece: what follows the last blank is kept for the next. */
@@ -92,6 +114,8 @@ static size_t read_pids(int folder, const char *path, pid_t *found, size_t room)
         kept = size - (size_t)(at - text);
         memmove(text, at, kept);
     }
+    if (got < 0)
+        note_blindness();
     close(fd);
     return count;
 }
@@ -115,6 +139,8 @@ static void each_number(int folder, bool (*each)(pid_t number, void *more), void
             if (entry->name[0] >= '1' && entry->name[0] <= '9' && !each((pid_t)strtol(entry->name, NULL, 10), more))
                 return;
         }
+    if (got < 0)
+        note_blindness();
 }
 
 struct gathering {
@@ -140,10 +166,13 @@ size_t children_of(pid_t pid, uint64_t start, pid_t *found, size_t room)
         return 0;
     /* The folder stays that process's, whoever has its number later. */
     int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    ssize_t size = folder < 0 ? -1 : read_file(folder, "stat", text, sizeof text);
+    if (size < 0)
+        note_blindness();
     if (folder < 0)
         return 0;
     size_t count = 0;
-    if (read_file(folder, "stat", text, sizeof text) > 0 && parse_stat(text, &line) && line.start == start) {
+    if (size > 0 && parse_stat(text, &line) && line.start == start) {
         int tasks = openat(folder, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         struct gathering all = {tasks, found, 0, room};
         if (tasks >= 0) {
@@ -152,6 +181,8 @@ size_t children_of(pid_t pid, uint64_t start, pid_t *found, size_t room)
             else
                 each_number(tasks, gather_thread, &all);
             close(tasks);
+        } else {
+            note_blindness();
         }
         count = all.count;
     }
@@ -184,8 +215,10 @@ static bool visit(pid_t pid, void *more)
 void each_process(bool (*each)(const struct stat_line *line, void *more), void *more)
 {
     int folder = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (folder < 0)
+    if (folder < 0) {
+        note_blindness();
         return;
+    }
     struct visiting visiting = {each, more};
     each_number(folder, visit, &visiting);
     close(folder);

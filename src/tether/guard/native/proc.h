@@ -17,6 +17,8 @@ struct stat_line {
 bool read_stat(pid_t pid, struct stat_line *line);
 /* More than a zombie: one whose first thread has ended lives in the others. */
 bool is_running(const struct stat_line *line);
+/* Whether since the last call something could not be read for want of descriptors or memory: who was not seen may be there. */
+bool proc_was_blind(void);
 /* When `pid` started; 0 if it has gone. */
 uint64_t start_of(pid_t pid);
 

@@ -32,6 +32,8 @@ enum {
     YOUNG_MS = 3000,
     MEETING_MS = 1000, /* how long somebody who wants to adopt the tree is listened to */
     MOST_STEPS = 8,
+    SAY_AGAIN_MS = 5,
+    SAY_TRIES = 20,
 };
 
 enum on_death { DEATH_KILL, DEATH_STOP, DEATH_KEEP };
@@ -93,9 +95,19 @@ static void drop_channel(void)
 
 static void say(void)
 {
-    if (shim.from->leased != NULL)
+    if (shim.from->leased != NULL) {
         lease_say(&box);
-    else if (shim.channel >= 0 && outbox_send(&box, shim.channel, -1) < 0 && errno != EAGAIN)
+        return;
+    }
+    if (shim.channel < 0 || outbox_send(&box, shim.channel, -1) == 0)
+        return;
+    /* An owner that does not read for a while has room again when it does; one that was stopped is not waited for. */
+    for (int tries = 0; errno == EAGAIN && tries < SAY_TRIES; tries++) {
+        poll(NULL, 0, SAY_AGAIN_MS);
+        if (outbox_send(&box, shim.channel, -1) == 0)
+            return;
+    }
+    if (errno != EAGAIN)
         /* The owner has died: the lifeline says so too, and what follows is decided there. */
         drop_channel();
 }
@@ -361,8 +373,8 @@ static void read_error(void)
 {
     struct spawn_failure failure;
     ssize_t got = read(shim.error, &failure, sizeof failure);
-    if (got < 0 && (errno == EAGAIN || errno == EINTR))
-        return;
+    if (got < 0)
+        return; /* Not known yet: what can't be read now is there the next time. */
     close(shim.error);
     shim.error = -1;
     shim.spawning = false;
@@ -614,9 +626,10 @@ static bool is_gone(bool echild)
     static struct members seen;
     if (shim.tree.by_lineage || !echild || shim.error_number != 0)
         return echild;
+    proc_was_blind();
     tree_find(&shim.tree, &seen);
-    bool chased = shim.killing.on && tree_chase(&shim.tree);
-    shim.empty_looks = seen.count > 0 || chased ? 0 : shim.empty_looks + 1;
+    bool unseen = proc_was_blind(), chased = shim.killing.on && tree_chase(&shim.tree);
+    shim.empty_looks = seen.count > 0 || chased || unseen ? 0 : shim.empty_looks + 1;
     return shim.empty_looks >= 2;
 }
 
@@ -781,6 +794,7 @@ int shim_serve(const struct inheritance *inheritance)
         return 1;
     if (inheritance->leased != NULL && !lease_open(inheritance->channel, number_of(inheritance->leased, KEY_LEASE_MS, 0)))
         return 1;
+    fault("shim.begun");
     say_armed();
     if (inheritance->leased != NULL) {
         begin(inheritance->leased);

@@ -14,7 +14,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { HEAD = 4, FIELD_HEAD = 6, BODY_HEAD = 2, FDS_AT_ONCE = 253 };
+enum { HEAD = 4, FIELD_HEAD = 6, BODY_HEAD = 2, FDS_AT_ONCE = 253, SHORT_MS = 5, SEND_TRIES = 200 };
 
 static uint64_t get(const uint8_t *bytes, size_t size)
 {
@@ -39,6 +39,17 @@ void inbox_clear(struct inbox *inbox)
         munmap(inbox->data, inbox->mapped);
     inbox->data = inbox->small;
     inbox->mapped = inbox->size = inbox->have = inbox->have_head = inbox->fd_count = 0;
+}
+
+/* Whether a call failed for want of memory, which passes; then a moment is waited. To take it for the end of a line would end trees. */
+static bool is_short(void)
+{
+    int error = errno;
+    if (error != ENOMEM && error != ENOBUFS)
+        return false;
+    poll(NULL, 0, SHORT_MS);
+    errno = error;
+    return true;
 }
 
 /* As recv(2) without waiting, from what is no socket: its flags belong to others too, so they stay as they are. */
@@ -124,7 +135,7 @@ enum got inbox_read(struct inbox *inbox, int sock)
         size_t room = in_head ? HEAD - inbox->have_head : inbox->size - inbox->have;
         ssize_t got = receive(inbox, sock, into, room);
         if (got < 0)
-            return errno == EAGAIN || errno == EWOULDBLOCK ? GOT_NOTHING : GOT_END;
+            return errno == EAGAIN || errno == EWOULDBLOCK || is_short() ? GOT_NOTHING : GOT_END;
         if (got == 0)
             return GOT_END;
         if (in_head) {
@@ -241,9 +252,10 @@ int outbox_send(struct outbox *box, int sock, int fd)
         memcpy(CMSG_DATA(head), &fd, sizeof fd);
     }
     ssize_t sent;
+    int tries = 0;
     do
         sent = sendmsg(sock, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-    while (sent < 0 && errno == EINTR);
+    while (sent < 0 && (errno == EINTR || (is_short() && ++tries < SEND_TRIES)));
     if (sent < 0)
         return -1;
     if ((size_t)sent == box->size)
