@@ -97,7 +97,7 @@ def test_the_command_line_does_it(left: Path, engine: Engine) -> None:
 
 def test_what_the_command_line_refuses(tmp_path: Path) -> None:
     """Options that would end what may live; an engine that is not there is said."""
-    assert "--all and --force are not for it" in tether("reap", "--engine", "--force", code=2)
+    assert "--all and --force are not for them" in tether("reap", "--engine", "--force", code=2)
     assert "does not answer" in tether("reap", "--engine", f"unix://{tmp_path}/none.sock", code=1)
 
 
