@@ -1,7 +1,7 @@
 #!/bin/bash
 # One node: netns tknN, a pid and a mount namespace, a Docker engine and a kubelet. usage: node.sh BIN STATE N
 # kill -9 of the pid in nodeN.pid is the death of the whole machine.
-set -u; HERE=$(dirname "$(readlink -f "$0")"); BIN=$1; S=$2; N=$3; D=$S/n$N; LIFE=${LIFE:-900}
+set -u; HERE=$(dirname "$(readlink -f "$0")"); BIN=$1; S=$2; N=$3; D=$S/n$N; LIFE=${LIFE:-3600}
 mkdir -p "$D"/docker "$D"/run "$D"/kubelet "$D"/logs/pods "$D"/logs/containers "$D"/shim
 if ! ip netns list | grep -qw "tkn$N"; then
   ip netns add "tkn$N"; ip -n tkcp link add "vtkn$N" type veth peer name eth0 netns "tkn$N"; ip -n tkcp link set "vtkn$N" master tkbr up

@@ -16,7 +16,8 @@ class TestPod(OutageContract):
     """A pod with a Secret and a Service; an outage is an API server that refuses connections, and resets those that are open."""
 
     says = "serving"
-    within_s = 12.0
+    # Far below the lease, so that it is the reaper's doing; a busy machine's kubelet takes its time.
+    within_s = 45.0
     cluster: ClassVar[KubeCluster]
 
     @pytest.fixture(autouse=True)
@@ -34,7 +35,7 @@ class TestPod(OutageContract):
             env={"TOKEN": "a secret"},
             service=True,
             mounts={"/data": None},
-            lease=20,
+            lease=90,
             ready=log("serving"),
         )
 
