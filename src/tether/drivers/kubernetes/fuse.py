@@ -62,6 +62,10 @@ def manifest(
     }
 
 
+def _fence(job: Object) -> int:
+    return int((job["metadata"].get("annotations") or {}).get(FENCE, "1"))
+
+
 def reference(job: Object) -> Object:
     """Return what names a Job as owner. It does not block its deletion, which would take a right of its own."""
     return {"apiVersion": "batch/v1", "kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
@@ -169,10 +173,7 @@ class Fuse:
             )
         except Absent as error:
             raise Gone(f"the fuse {self.name} has gone: it blew, or somebody removed it") from error
-        if (
-            job["metadata"]["uid"] != self.uid
-            or int(job["metadata"].get("annotations", {}).get(FENCE, "1")) > self._fence
-        ):
+        if job["metadata"]["uid"] != self.uid or _fence(job) > self._fence:
             raise Gone(f"the fuse {self.name} has another owner by now")
         if any(
             each["type"] == "Failed" and each["status"] == "True"
@@ -194,7 +195,7 @@ class Fuse:
         if job is None:
             raise Gone(f"the fuse {self.name} has blown, so the cluster has ended what hung on it")
         meta = job["metadata"]
-        if int(meta.get("annotations", {}).get(FENCE, "1")) >= self._fence:
+        if _fence(job) >= self._fence and not self._is_taken(job):
             raise Busy(f"the fuse {self.name} was taken over by another owner")
         marks = {
             "resourceVersion": meta["resourceVersion"],
@@ -207,12 +208,14 @@ class Fuse:
         except Conflict as error:
             # The job controller writes to it too, so what was read may be old without any rival.
             again = self.cluster.get(JOB, self.name)
-            if again is not None and again["metadata"].get("annotations", {}).get(FENCE) == meta.get(
-                "annotations", {}
-            ).get(FENCE):
+            if again is not None and (_fence(again) == _fence(job) or self._is_taken(again)):
                 return self.take_over()
             raise Busy(f"the fuse {self.name} was taken over by another owner just now") from error
         return None
+
+    def _is_taken(self, job: Object) -> bool:
+        """Whether a takeover of this very owner, whose answer was lost, has come about."""
+        return _fence(job) == self._fence and (job["metadata"].get("labels") or {}).get(OWNER) == self._owner
 
     def remove(self) -> None:
         """Remove it, and with it what still names it as owner."""
