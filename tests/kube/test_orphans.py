@@ -118,9 +118,9 @@ def test_one_that_was_adopted_is_its_new_owners(
         name, _ = told(process)
     monkeypatch.setattr("tether.ledger.orphans._LEDGER", "gone.db")
     # Who died in a pid namespace of its own may live, for all that can be seen from here.
+    marks = kube.ask("GET", f"{PODS}/{name}")["metadata"]["annotations"]
+    namespace: int = json.loads(marks["tether.dev/identity"])["namespace"]
     monkeypatch.setattr("tether.ledger.orphans._pid_namespace", lambda: namespace)
-    pods = kube.ask("GET", f"{PODS}/{name}")
-    namespace = json.loads(pods["metadata"]["annotations"]["tether.dev/identity"])["namespace"]
     (dead,) = (each for each in orphans.reap(dry_run=True) if each.name == name)
     assert dead.what == "would end"
     with Owner("keeper") as owner:
