@@ -34,7 +34,7 @@ NEEDED = (
 )
 NEEDED_TO_BUILD = ("rsync", "dpkg-source")
 _HOST = "10.77.0.1"
-_UP_S = 120.0
+_UP_S = 400.0
 
 
 def why_not() -> str:

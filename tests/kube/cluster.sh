@@ -18,11 +18,11 @@ program() { n=$1; shift
 etcd_() { program etcd etcd --data-dir "$S/etcd" --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380 --unsafe-no-fsync; }
 apiserver() { program apiserver "$BIN/kube-apiserver" --etcd-servers http://127.0.0.1:2379 --bind-address 10.77.0.10 --advertise-address 10.77.0.10 --secure-port 6443 --tls-cert-file api.crt --tls-private-key-file api.key \
   --service-account-issuer https://kubernetes.default --service-account-signing-key-file sa.key --service-account-key-file sa.pub --token-auth-file tokens.csv --authorization-mode Node,RBAC \
-  --service-cluster-ip-range 10.96.0.0/16 --kubelet-preferred-address-types InternalIP --allow-privileged --default-not-ready-toleration-seconds "${TOL:-10}" --default-unreachable-toleration-seconds "${TOL:-10}" \
+  --service-cluster-ip-range 10.96.0.0/16 --kubelet-preferred-address-types InternalIP --allow-privileged --default-not-ready-toleration-seconds "${TOL:-30}" --default-unreachable-toleration-seconds "${TOL:-30}" \
   --enable-admission-plugins OwnerReferencesPermissionEnforcement --feature-gates TTLAfterFinished=true \
   --audit-policy-file audit.yaml --audit-log-path "$S/audit.log"; }
 kcm() { program kcm "$BIN/kube-controller-manager" --kubeconfig "$S/kcm.conf" --service-account-private-key-file sa.key --root-ca-file ca.crt --use-service-account-credentials=false --bind-address 127.0.0.1 --leader-elect=false \
-  --node-monitor-period 1s --node-monitor-grace-period "${GRACE:-8}s" --concurrent-gc-syncs 4 --port 0 --feature-gates TTLAfterFinished=true; }
+  --node-monitor-period 1s --node-monitor-grace-period "${GRACE:-20}s" --concurrent-gc-syncs 4 --port 0 --feature-gates TTLAfterFinished=true; }
 sched() { program sched "$BIN/kube-scheduler" --kubeconfig "$S/sched.conf" --leader-elect=false --bind-address 127.0.0.1 --port 0; }
 case $1 in
   down) down "$2"; exit;;
@@ -66,6 +66,6 @@ current-context: x
 X
 done
 etcd_; apiserver
-for _ in $(seq 600); do ip netns exec tkcp curl -sk https://10.77.0.10:6443/readyz | grep -qx ok && break; sleep 0.1; done
+for _ in $(seq 2400); do ip netns exec tkcp curl -sk https://10.77.0.10:6443/readyz | grep -qx ok && break; sleep 0.1; done
 kcm; sched
 for i in $(seq "$NODES"); do "$HERE/node.sh" "$BIN" "$S" "$i"; done

@@ -217,7 +217,7 @@ def test_the_api_server_dies_and_comes_back(kube: KubeCluster, owner: Owner) -> 
 
 def test_a_node_is_cut_off(kube: KubeCluster, owner: Owner) -> None:
     """LOST meanwhile, never GONE; its own deadline ends it there without anybody; healed, it is confirmed."""
-    cut = owner.start(pod(kube, "cut", lease=300, max_lifetime=60, stop_grace=1))
+    cut = owner.start(pod(kube, "cut", lease=600, max_lifetime=90, stop_grace=1))
     with kube.node_cut():
         eventually(lambda: cut.state is State.LOST)
         assert "node n1 does not answer" in cut.reason
