@@ -28,7 +28,11 @@ class TestPod(OutageContract):
         """A web server that says so."""
         return Pod(
             IMAGE,
-            ["sh", "-c", 'echo serving; trap "exit 0" TERM; httpd -p {port} -h /bin; while :; do sleep 0.1; done'],
+            [
+                "sh",
+                "-c",
+                'echo serving; trap "exit 0" TERM; httpd -p {port} -h /bin; while :; do sleep 600 & wait $!; done',
+            ],
             name=name,
             kubeconfig=self.cluster.kubeconfig,
             pull="never",
