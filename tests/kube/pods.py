@@ -27,7 +27,9 @@ import pickle, signal, sys
 from tether import Owner
 owner = Owner(sys.argv[1], state_dir=sys.argv[2])
 resource = owner.start(pickle.loads(bytes.fromhex(sys.argv[3])))
-print(resource.details["pod"], resource.id, flush=True)
+# In one write: others may write there at the same time.
+sys.stdout.write(f"{resource.details['pod']} {resource.id}\\n")
+sys.stdout.flush()
 """
 
 
