@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from commandline import tether
 from kube.cluster import IMAGE, KubeCluster
 from kube.pods import LOOP, OWNER, eventually, owner_apart, page, pod, told
 from tether import Owner, Resource, State
@@ -260,18 +259,3 @@ def test_a_sweep_that_was_killed(kube: KubeCluster, private_state: Path, point: 
     assert is_settled(private_state, tag)
     assert kube.objects("tether.dev/resource") == []
     assert kube.containers(tag) == []
-
-
-def test_down_while_adopting(kube: KubeCluster, private_state: Path) -> None:
-    """Said clearly, and it is still there to be adopted when the API server is back."""
-    spec = pod(kube, "kept", on_death="keep", keep_for=3600, lease=3600, stop_grace=1)
-    with owner_apart(spec, private_state, name="keeper") as process:
-        _, tag = told(process)
-    with Owner("keeper") as owner:
-        with kube.refusing(), pytest.raises(DriverUnavailable):
-            owner.adopt("kept")
-        kept = eventually(lambda: next(iter(owner.resources), None) or owner.adopt("kept"))
-        assert kept.id == tag
-        eventually(lambda: kept.state is State.READY)
-        kept.stop()
-    assert "nothing to settle" in tether("reap")
