@@ -7,7 +7,6 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -98,41 +97,8 @@ def test_the_command_line_does_it(left: Path, engine: Engine) -> None:
 
 def test_what_the_command_line_refuses(tmp_path: Path) -> None:
     """Options that would end what may live; an engine that is not there is said."""
-    assert "--all and --force are not for it" in tether("reap", "--engine", "--force", code=2)
+    assert "--all and --force are not for them" in tether("reap", "--engine", "--force", code=2)
     assert "does not answer" in tether("reap", "--engine", f"unix://{tmp_path}/none.sock", code=1)
-
-
-@pytest.mark.parametrize(
-    ("changed", "why"),
-    [
-        ({"uid": 12345}, "another user"),
-        ({"namespace": 1}, "another pid namespace"),
-        ({"boot": "another", "machine": ""}, "another machine"),
-        ({"boot": "another", "machine": "0123456789abcdef"}, "another machine"),
-        ({"boot": "another", "host": "elsewhere"}, "another machine"),
-        ({"pid": "nonsense"}, "does not say who its owner is"),
-        ({"state": "here"}, "for its ledger to say"),
-    ],
-    ids=str,
-)
-def test_who_may_live_keeps_what_it_has(changed: dict[str, Any], why: str, tmp_path: Path) -> None:
-    """Another user, namespace, machine, or nothing that can be read: left alone; so is what a ledger settles."""
-    mine = orphans.owner_mark(tmp_path / "gone")
-    assert "lives" in orphans._why_it_may_live(mine)
-    mark = {**json.loads(mine), "pid": 4_000_000}
-    assert orphans._why_it_may_live(json.dumps(mark)) == ""
-    (tmp_path / "ledger.db").touch()
-    changed = {**changed, **({"state": str(tmp_path)} if "state" in changed else {})}
-    assert why in orphans._why_it_may_live(json.dumps({**mark, **changed}))
-    assert orphans._why_it_may_live(None)
-
-
-def test_a_reboot_of_this_machine_is_a_death(tmp_path: Path) -> None:
-    """Known by the machine's own id and name."""
-    mark = {**json.loads(orphans.owner_mark(tmp_path)), "boot": "earlier", "machine": "m"}
-    assert "another machine" in orphans._why_it_may_live(json.dumps(mark))
-    if orphans._machine():
-        assert orphans._why_it_may_live(json.dumps({**mark, "machine": orphans._machine()})) == ""
 
 
 def test_labels_hold_no_secret(engine: Engine, owner: Owner) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from tether import Pod, PodRef, SpecError, StartError, State, http
 from tether.drivers import Context
-from tether.drivers.kubernetes import Claim, FromKey, KubernetesDriver, doubt, manifest, parts, pods, where
+from tether.drivers.kubernetes import Claim, FromKey, KubernetesDriver, doubt, inside, manifest, parts, pods, where
 from tether.drivers.kubernetes.client import POD, SECRET
 from tether.errors import DriverUnavailable
 from tether.model import Handle
@@ -40,6 +42,53 @@ def test_a_command_in_a_pod_is_run_by_kubectl(tmp_path: Path, monkeypatch: pytes
     assert command[-3:] == ["--", "ls", "-l"]
     with pytest.raises(SpecError, match="variables can't be passed"):
         driver.inside(handle, ["ls"], {"A": "b"})
+
+
+@pytest.mark.parametrize("shell", ["sh", "busybox"])
+def test_what_exec_knows_nothing_of_travels_as_input(shell: str, tmp_path: Path) -> None:
+    """Variables, an input that ends though nobody can say so, a directory: as a shell has it; none of it on a command line."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} on this machine")
+    env = {"A": 'it\'s $HOME; "so"\n two\n', "B": ""}
+    script = 'printf "%s|%s|%s|" "$A" "$B" "$PWD"; cat; exit 3'
+    words, given = inside._wrapped(["sh", "-c", script], env, str(tmp_path), b"x" * 100_000)
+    assert "HOME; " not in " ".join(words)
+    start = [shell, *words[:1]] if shell == "busybox" else words[:1]
+    with subprocess.Popen([*start, *words[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        # Left open, as a server leaves it that can't be told of its end.
+        process.stdin.write(given)
+        process.stdin.flush()
+        said = process.stdout.read()
+        assert process.wait(30) == 3
+    assert said == f"{env['A']}||{tmp_path}|".encode() + b"x" * 100_000
+    assert inside._wrapped(["ls", "-l"], {}, None, b"") == (["ls", "-l"], b"")
+
+
+@pytest.mark.parametrize(
+    ("path", "parts"), [("a", ("/", "a")), ("/a/b/", ("/a", "b")), ("/a/../b//c", ("/b", "c")), ("/-x", ("/", "-x"))]
+)
+def test_paths_in_a_pod(path: str, parts: tuple[str, str]) -> None:
+    """From the root; the root itself is refused."""
+    assert inside._split(path) == parts
+    with pytest.raises(SpecError, match="root of a pod"):
+        inside._split("/a/..")
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ({"status": "Success"}, 0),
+        ({"status": "Failure", "details": {"causes": [{"reason": "ExitCode", "message": "7"}]}}, 7),
+        ([], None),
+    ],
+)
+def test_how_a_command_ended(said: Any, code: int | None) -> None:
+    """What is not understood is not known; what never ran is an error."""
+    assert inside._exit_code(json.dumps(said).encode(), "p") == code
+    with pytest.raises(DriverUnavailable, match="nothing could be executed in pod p: no such file"):
+        inside._exit_code(b'{"status": "Failure", "message": "no such file"}', "p")
 
 
 def made(spec: Pod, **more: Any) -> dict[str, dict[str, Any]]:

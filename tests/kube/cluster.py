@@ -34,7 +34,7 @@ NEEDED = (
 )
 NEEDED_TO_BUILD = ("rsync", "dpkg-source")
 _HOST = "10.77.0.1"
-_UP_S = 120.0
+_UP_S = 400.0
 
 
 def why_not() -> str:
@@ -192,6 +192,19 @@ class KubeCluster:
             name for name in said.split() if pattern in name and "_POD_" not in name and not name.startswith("k8s_POD")
         ]
 
+    def requests(self, seen: int = 0) -> list[tuple[str, str, str]]:
+        """What tether asked for, as the API server's audit says: verb, kind and name, in order, after so many that were seen."""
+        import json
+
+        lines = (self._state / "audit.log").read_text().splitlines()
+        events = [json.loads(line) for line in lines if line.endswith("}")]
+        asked = [each for each in events if not each["userAgent"].startswith("curl") and "objectRef" in each]
+        # A watch is said when it begins and when it ends.
+        once = [each for each in asked if each["stage"] == "ResponseComplete"]
+        return [
+            (each["verb"], each["objectRef"]["resource"], each["objectRef"].get("name", "")) for each in once[seen:]
+        ]
+
     # -- faults --------------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -238,9 +251,27 @@ class KubeCluster:
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
 
+    def start_node(self, node: int) -> None:
+        """Start one more node, or one that has died, and return when it is ready."""
+        self._script("node", node, self._state)
+        deadline = time.monotonic() + _UP_S
+        while f"n{node}" not in self.ready_nodes():
+            assert time.monotonic() < deadline, f"node {node} did not come up; see the logs in {self._state}"
+            time.sleep(0.2)
+
     def kill_node(self, node: int) -> None:
         """The whole machine of a node dies."""
         subprocess.run(["kill", "-9", (self._state / f"node{node}.pid").read_text().strip()], check=True)
+
+    @contextmanager
+    def second_node(self) -> Iterator[int]:
+        """One more node for the time of a block; it may die meanwhile."""
+        self.start_node(2)
+        try:
+            yield 2
+        finally:
+            subprocess.run(["kill", "-9", (self._state / "node2.pid").read_text().strip()], check=False)
+            self.ask("DELETE", "/api/v1/nodes/n2")
 
 
 @contextmanager

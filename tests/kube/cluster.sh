@@ -2,8 +2,9 @@
 # A small real Kubernetes cluster in namespaces of its own: the control plane in netns tkcp (10.77.0.10), node N in netns tknN (10.77.0.1N)
 # with a Docker engine and a pid namespace of its own. Everything ends by itself after LIFE seconds.
 #   cluster.sh up BIN STATE [NODES]    cluster.sh down STATE    cluster.sh program NAME STATE (start one of the control plane again)
+#   cluster.sh node N STATE (start one more, or one that has died)
 set -u
-HERE=$(dirname "$(readlink -f "$0")"); LIFE=${LIFE:-900}
+HERE=$(dirname "$(readlink -f "$0")"); LIFE=${LIFE:-3600}
 down() { S=$1
   for f in "$S"/*.pid; do [ -f "$f" ] && kill -9 "$(cat "$f")" 2>/dev/null; done; sleep 0.5
   for n in tkcp tkn1 tkn2; do ip netns del $n 2>/dev/null; done; ip link del tkhost 2>/dev/null
@@ -17,14 +18,16 @@ program() { n=$1; shift
 etcd_() { program etcd etcd --data-dir "$S/etcd" --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380 --unsafe-no-fsync; }
 apiserver() { program apiserver "$BIN/kube-apiserver" --etcd-servers http://127.0.0.1:2379 --bind-address 10.77.0.10 --advertise-address 10.77.0.10 --secure-port 6443 --tls-cert-file api.crt --tls-private-key-file api.key \
   --service-account-issuer https://kubernetes.default --service-account-signing-key-file sa.key --service-account-key-file sa.pub --token-auth-file tokens.csv --authorization-mode Node,RBAC \
-  --service-cluster-ip-range 10.96.0.0/16 --kubelet-preferred-address-types InternalIP --allow-privileged --default-not-ready-toleration-seconds "${TOL:-10}" --default-unreachable-toleration-seconds "${TOL:-10}" \
-  --enable-admission-plugins OwnerReferencesPermissionEnforcement --feature-gates TTLAfterFinished=true; }
+  --service-cluster-ip-range 10.96.0.0/16 --kubelet-preferred-address-types InternalIP --allow-privileged --default-not-ready-toleration-seconds "${TOL:-30}" --default-unreachable-toleration-seconds "${TOL:-30}" \
+  --enable-admission-plugins OwnerReferencesPermissionEnforcement --feature-gates TTLAfterFinished=true \
+  --audit-policy-file audit.yaml --audit-log-path "$S/audit.log"; }
 kcm() { program kcm "$BIN/kube-controller-manager" --kubeconfig "$S/kcm.conf" --service-account-private-key-file sa.key --root-ca-file ca.crt --use-service-account-credentials=false --bind-address 127.0.0.1 --leader-elect=false \
-  --node-monitor-period 1s --node-monitor-grace-period "${GRACE:-8}s" --concurrent-gc-syncs 4 --port 0 --feature-gates TTLAfterFinished=true; }
+  --node-monitor-period 1s --node-monitor-grace-period "${GRACE:-20}s" --concurrent-gc-syncs 4 --port 0 --feature-gates TTLAfterFinished=true; }
 sched() { program sched "$BIN/kube-scheduler" --kubeconfig "$S/sched.conf" --leader-elect=false --bind-address 127.0.0.1 --port 0; }
 case $1 in
   down) down "$2"; exit;;
   program) S=$3; BIN=$(cat "$S/bin"); "$2"; exit;;
+  node) S=$3; "$HERE/node.sh" "$(cat "$S/bin")" "$S" "$2"; exit;;
 esac
 BIN=$2; S=$3; NODES=${4:-1}; mkdir -p "$S/pki"; echo "$BIN" > "$S/bin"; cd "$S/pki" || exit 1
 # the bridge lives in the control plane's namespace: on the host, Docker's FORWARD rules would drop its frames
@@ -46,6 +49,13 @@ n2-token,system:node:n2,n2,"system:nodes"
 tether-token,tether,tether
 X
 fi
+# who asked for what, of those accounts that tests use
+cat > audit.yaml <<X
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules: [{level: Metadata, users: [admin, tether]}, {level: None}]
+X
 for u in admin kcm sched n1 n2 tether; do cat > "$S/$u.conf" <<X
 apiVersion: v1
 kind: Config
@@ -56,6 +66,6 @@ current-context: x
 X
 done
 etcd_; apiserver
-for _ in $(seq 600); do ip netns exec tkcp curl -sk https://10.77.0.10:6443/readyz | grep -qx ok && break; sleep 0.1; done
+for _ in $(seq 2400); do ip netns exec tkcp curl -sk https://10.77.0.10:6443/readyz | grep -qx ok && break; sleep 0.1; done
 kcm; sched
 for i in $(seq "$NODES"); do "$HERE/node.sh" "$BIN" "$S" "$i"; done

@@ -1,7 +1,7 @@
 #!/bin/bash
 # One node: netns tknN, a pid and a mount namespace, a Docker engine and a kubelet. usage: node.sh BIN STATE N
 # kill -9 of the pid in nodeN.pid is the death of the whole machine.
-set -u; HERE=$(dirname "$(readlink -f "$0")"); BIN=$1; S=$2; N=$3; D=$S/n$N; LIFE=${LIFE:-900}
+set -u; HERE=$(dirname "$(readlink -f "$0")"); BIN=$1; S=$2; N=$3; D=$S/n$N; LIFE=${LIFE:-3600}
 mkdir -p "$D"/docker "$D"/run "$D"/kubelet "$D"/logs/pods "$D"/logs/containers "$D"/shim
 if ! ip netns list | grep -qw "tkn$N"; then
   ip netns add "tkn$N"; ip -n tkcp link add "vtkn$N" type veth peer name eth0 netns "tkn$N"; ip -n tkcp link set "vtkn$N" master tkbr up
@@ -15,7 +15,7 @@ apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 nodeStatusUpdateFrequency: 2s
 nodeStatusReportFrequency: 2s
-nodeLeaseDurationSeconds: 8
+nodeLeaseDurationSeconds: 20
 X
 cat > "$D/inner.sh" <<X
 mkdir -p /tmp/.tkfake; mount -t tmpfs t /tmp/.tkfake
@@ -28,7 +28,7 @@ iptables -t nat -A OUTPUT -d 10.96.0.1 -p tcp --dport 443 -j DNAT --to 10.77.0.1
 mount -t tmpfs t /run
 mkdir -p /var/lib/dockershim /var/log/pods /var/log/containers; mount --bind $D/shim /var/lib/dockershim; mount --bind $D/logs/pods /var/log/pods; mount --bind $D/logs/containers /var/log/containers
 dockerd --data-root $D/docker --exec-root /run/dexec -H unix://$D/docker.sock --pidfile /run/docker.pid --bip 172.30.$N.1/24 --cgroup-parent /tk$N --exec-opt native.cgroupdriver=cgroupfs --ip-masq=false --log-level warn --add-runtime tk=$HERE/runc-tk --default-runtime tk > $D/dockerd.log 2>&1 &
-for i in \$(seq 300); do docker -H unix://$D/docker.sock version >/dev/null 2>&1 && break; sleep 0.1; done
+for i in \$(seq 1800); do docker -H unix://$D/docker.sock version >/dev/null 2>&1 && break; sleep 0.1; done
 docker -H unix://$D/docker.sock image inspect tk/box:1 >/dev/null 2>&1 || { tar -C $S/rootfs -c . | docker -H unix://$D/docker.sock import -c 'CMD ["/bin/sh"]' - tk/box:1; tar -C $S/rootfs -c . | docker -H unix://$D/docker.sock import -c 'ENTRYPOINT ["/bin/pause"]' - tk/pause:1; }
 exec $BIN/kubelet --config $D/kubelet.yaml --kubeconfig $S/n$N.conf --container-runtime docker --docker-endpoint unix://$D/docker.sock --pod-infra-container-image tk/pause:1 --hostname-override n$N --node-ip 10.77.0.1$N --address 10.77.0.1$N \
  --cgroup-driver cgroupfs --cgroups-per-qos=false --enforce-node-allocatable= --fail-swap-on=false --register-node --root-dir $D/kubelet --cert-dir $D/pki --seccomp-profile-root $D/sec --volume-plugin-dir $D/vol --resolv-conf= --eviction-hard= --image-gc-high-threshold 100 \

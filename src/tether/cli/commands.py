@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "prune": ("estates", "prune", "remove records and logs of what has ended"),
     "envs": ("envs", "command", "conda environments; 'envs prune' removes those that nobody uses"),
     "costs": ("costs", "costs", "what rented machines have cost"),
-    "doctor": ("doctor", "doctor", "what this machine, or another host, offers"),
+    "doctor": ("doctor", "doctor", "what this machine, another host or a cluster offers"),
     "check": ("check", "check", "is this plugin lifecycle-aware, and if not, why"),
     "completion": ("completion", "completion", "completion for bash, zsh or fish"),
 }

@@ -27,7 +27,7 @@ from tether.model import Finding
 __all__ = ["doctor"]
 
 _STATE_DIR = "state directory"
-_NEEDED = ("guard", _STATE_DIR, "connection")
+_NEEDED = ("guard", _STATE_DIR, "connection", "pods")
 
 
 def _kernel() -> Finding:
@@ -143,18 +143,37 @@ def _host(destination: str) -> list[Finding]:
         return found
 
 
+def _cluster(context: str | None) -> list[Finding]:
+    # What was proved of a cluster is in the state directory in use; reading makes none.
+    found: list[Finding] = registry.driver_class("kubernetes")(Context(state_dir())).diagnose_cluster(context)
+    return found
+
+
 def doctor(argv: Sequence[str]) -> int:
-    """Say what this machine, or another host, offers for holding what apps start, and what follows from what it lacks."""
+    """Say what this machine, another host or a cluster offers for holding what apps start, and what follows from what it lacks."""
     parser = Parser(
         "doctor",
-        "Say what this machine, or another host, offers for holding what apps start, and what follows from what it lacks. A real "
-        "guard is armed for it, in a folder of its own. Exits with 1 if nothing can be started there.",
+        "Say what this machine, another host or a cluster offers for holding what apps start, and what follows from what it lacks. "
+        "A real guard is armed for it, in a folder of its own; in a cluster nothing is created. Exits with 1 if nothing can be "
+        "started there.",
     )
     parser.add_argument("host", nargs="?", metavar="[USER@]HOST", help="another host, as ~/.ssh/config reaches it")
+    parser.add_argument(
+        "--kubernetes",
+        nargs="?",
+        const="",
+        metavar="CONTEXT",
+        help="a cluster (that of the kubeconfig's current context): this account's rights there, and whether the fuse is proved",
+    )
     parser.json()
     given = parser.read(argv)
+    if given.host is not None and given.kubernetes is not None:
+        parser.error("a host and a cluster are looked at one at a time")
     text.in_own_words()
-    findings = _here() if given.host is None else _host(given.host)
+    if given.kubernetes is not None:
+        findings = _cluster(given.kubernetes or None)
+    else:
+        findings = _here() if given.host is None else _host(given.host)
     if given.as_json:
         text.print_json([asdict(finding) for finding in findings])
     else:

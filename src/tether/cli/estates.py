@@ -18,6 +18,7 @@ from tether.model import State
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from tether.cli.records import Entry
 
@@ -40,21 +41,23 @@ def reap(argv: Sequence[str]) -> int:
         metavar="ADDRESS",
         help="instead, what a container engine (the one in use) has of dead owners whose state directory has gone",
     )
+    parser.add_argument(
+        "--context",
+        nargs="?",
+        const="",
+        metavar="CONTEXT",
+        help="the same of a Kubernetes cluster (that of the kubeconfig's current context)",
+    )
     parser.flag("--install", does="print a systemd unit and timer, and a cron line")
     parser.json()
     given = parser.read(argv)
     if given.install:
         _print_install()
         return 0
-    if given.engine is not None:
-        if given.everything or given.force:
-            parser.error(
-                "--engine goes by labels alone, and ends nothing that may live: --all and --force are not for it"
-            )
-        from tether.cli.orphans import reap_engine
-
-        text.in_own_words()
-        return reap_engine(given.engine or None, dry_run=given.dry_run, as_json=given.as_json)
+    far = {"container": given.engine, "kubernetes": given.context}
+    for kind, where in far.items():
+        if where is not None:
+            return _reap_at(parser, kind, where, given)
     from dataclasses import asdict
 
     from tether.estate import settle
@@ -75,6 +78,19 @@ def reap(argv: Sequence[str]) -> int:
     else:
         text.say("nothing to settle: no owner has died and left something")
     return 1 if any(outcome.what == "failed" for outcome in outcomes) else 0
+
+
+def _reap_at(parser: Parser, kind: str, where: str, given: Any) -> int:
+    if given.everything or given.force:
+        parser.error(
+            "--engine and --context go by marks alone, and end nothing that may live: --all and --force are not for them"
+        )
+    if given.engine is not None and given.context is not None:
+        parser.error("--engine and --context are looked at one at a time")
+    from tether.cli.orphans import reap_at
+
+    text.in_own_words()
+    return reap_at(kind, where or None, dry_run=given.dry_run, as_json=given.as_json)
 
 
 def _print_install() -> None:

@@ -1,4 +1,4 @@
-"""``tether reap --engine``: what an engine has of owners that are dead, and whose records have gone."""
+"""``tether reap --engine`` and ``--context``: what a service has of owners that are dead, and whose records have gone."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from importlib import import_module
 
 from tether.cli import text
 
-__all__ = ["reap_engine"]
+__all__ = ["reap_at"]
+
+_CALLED = {"container": "at this engine", "kubernetes": "in this cluster"}
 
 
-def reap_engine(address: str | None, *, dry_run: bool, as_json: bool) -> int:
-    """End that, and say what came of what carries tether's labels there. Raises DriverUnavailable if the engine does not answer.
+def reap_at(kind: str, where: str | None, *, dry_run: bool, as_json: bool) -> int:
+    """End that, and say what came of what carries tether's labels there. Raises DriverUnavailable if the service does not answer.
 
     Args:
-        address: the engine's; None for the one in use here.
+        kind: of what it runs.
+        where: an engine's address, or a context; None for the one in use here.
         dry_run: only say what would be done.
         as_json: for programs.
 
@@ -23,12 +26,12 @@ def reap_engine(address: str | None, *, dry_run: bool, as_json: bool) -> int:
     from dataclasses import asdict
 
     # By its name: faces know drivers by what they are called only.
-    orphans = import_module("tether.drivers.container.orphans").reap(address, dry_run=dry_run)
+    orphans = import_module(f"tether.drivers.{kind}.orphans").reap(where, dry_run=dry_run)
     if as_json:
         text.print_json([asdict(each) for each in orphans])
     elif orphans:
         rows = [[each.name, each.tag, each.what, each.detail] for each in orphans]
         text.print_table(["NAME", "ID", "WHAT", "DETAIL"], rows, elastic={3: 20, 0: 8})
     else:
-        text.say("nothing of tether's at this engine")
+        text.say(f"nothing of tether's {_CALLED[kind]}")
     return 1 if any(each.what == "failed" for each in orphans) else 0

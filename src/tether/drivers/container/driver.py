@@ -15,7 +15,6 @@ from tether.drivers.container import (
     limits,
     making,
     marks,
-    orphans,
     reach,
     removal,
     request,
@@ -28,6 +27,7 @@ from tether.drivers.container.members import Members
 from tether.drivers.container.output import Output
 from tether.drivers.container.spec import Container, ContainerRef
 from tether.errors import DriverUnavailable, Gone, NotCreated, StartError
+from tether.ledger.orphans import owner_mark
 from tether.life.machine import Ended
 from tether.life.probes import Target
 from tether.model import Finding, Handle, OnDeath, Progress, State, Status, Usage
@@ -131,7 +131,7 @@ class ContainerDriver(Inside):
         labels = {
             marks.RESOURCE: tag,
             marks.OWNER: self._context.owner,
-            marks.IDENTITY: orphans.owner_mark(self._context.state_dir),
+            marks.IDENTITY: owner_mark(self._context.state_dir),
         }
         inside_port: list[int] = []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import tarfile
 import tempfile
@@ -14,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tether.drivers.container import limits, request, streams
+from tether.drivers.archive import pack, unpack
+from tether.drivers.container import limits, streams
 from tether.drivers.container.engine import Absent, Engine, Engines
 from tether.errors import DeadlineExceeded, DriverUnavailable, NotFound
 from tether.model import Handle
@@ -73,7 +73,7 @@ class Inside:
             DriverUnavailable: the engine does not answer, or refuses.
             Gone: the container has gone.
         """
-        packed = request.archive(source, path.strip("/"))
+        packed = pack(source, path.strip("/"))
         with self._engines.of(handle.data).asked(limits.WORK_S) as client:
             client.put_archive(self._container(handle), "/", packed)
 
@@ -92,7 +92,7 @@ class Inside:
                 for chunk in chunks:
                     packed.write(chunk)
                 packed.seek(0)
-                _unpack(packed, target)
+                unpack(packed, target)
         except Absent as error:
             raise NotFound(f"there is no {path} in resource {handle.tag}: {error}") from error
         except tarfile.TarError as error:
@@ -161,16 +161,3 @@ def _read(attached: socket.socket, size: int, deadline: float | None) -> bytes:
             break
         data += chunk
     return data
-
-
-def _unpack(packed: Any, target: Path) -> None:
-    """Unpack what is under the one name in an archive, as the target. Nothing of it may lead out of the target."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tether-") as folder:
-        with tarfile.open(fileobj=packed) as tar:
-            tar.extractall(folder, filter="data")
-        (made,) = Path(folder).iterdir()
-        if made.is_dir() and target.exists():
-            shutil.copytree(made, target, dirs_exist_ok=True, symlinks=True)
-        else:
-            os.replace(made, target)  # noqa: PTH105 - a file that is there is replaced in one step

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from tether.drivers import Context
-from tether.drivers.container import address, limits, marks, orphans, removal
+from tether.drivers.container import address, limits, marks, removal
 from tether.drivers.container.engine import Absent, Engine, Engines
 from tether.errors import DriverUnavailable, Gone, NotCreated, SpecError, StartError, require_extra
+from tether.ledger.orphans import owner_mark
 from tether.life.machine import Ended
 from tether.linux import faults
 from tether.model import Handle, OnDeath, Progress, State, Status, Usage
@@ -118,7 +119,7 @@ class NetworkDriver:
                     labels={
                         marks.RESOURCE: tag,
                         marks.OWNER: self._context.owner,
-                        marks.IDENTITY: orphans.owner_mark(self._context.state_dir),
+                        marks.IDENTITY: owner_mark(self._context.state_dir),
                     },
                 )["Id"]
         except (DriverUnavailable, Absent) as error:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import os
-import tarfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
+from tether.drivers.archive import pack
 from tether.drivers.container.spec import Container, HealthCheck, Mount
 from tether.model import Ready
 from tether.port import put_port
@@ -145,24 +142,4 @@ def _merged(asked: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
 def archives(spec: Container) -> Iterator[bytes]:
     """Yield archives of the files that are copied in, to be unpacked at the root of the container. Raises OSError."""
     for path, source in spec.files.items():
-        yield archive(source, path.strip("/"))
-
-
-def archive(source: bytes | str | os.PathLike[str], name: str) -> bytes:
-    """Return an archive with one file or folder under a name: content as bytes, or a path of this machine. Raises OSError."""
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as tar:
-        if isinstance(source, bytes):
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(source), 0o644
-            tar.addfile(entry, io.BytesIO(source))
-        else:
-            # As `docker cp` does it: what is copied belongs to root there, whoever has it here.
-            tar.add(Path(source), name, filter=_to_root)
-    return made.getvalue()
-
-
-def _to_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    entry.uid = entry.gid = 0
-    entry.uname = entry.gname = "root"
-    return entry
+        yield pack(source, path.strip("/"))

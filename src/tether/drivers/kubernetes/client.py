@@ -89,9 +89,10 @@ class Cluster:
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
-    def path(self, kind: str, name: str = "", part: str = "") -> str:
-        """Return where objects of a kind are, or one of them, or a part of it."""
-        pieces = (_GROUPS.get(kind, "api/v1"), "namespaces", self.where.namespace, kind, name, part)
+    def path(self, kind: str, name: str = "", part: str = "", *, everywhere: bool = False) -> str:
+        """Return where objects of a kind are, or one of them, or a part of it; or where those of all namespaces are."""
+        within = () if everywhere else ("namespaces", self.where.namespace)
+        pieces = (_GROUPS.get(kind, "api/v1"), *within, kind, name, part)
         return "/" + "/".join(piece for piece in pieces if piece)
 
     def ask(self, method: str, path: str, *, body: Any = None, kind: str = "application/json", **params: Any) -> Any:

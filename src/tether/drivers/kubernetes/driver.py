@@ -5,22 +5,25 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 from tether.drivers import Context
-from tether.drivers.kubernetes import manifest, output, parts, pods, reach, where
+from tether.drivers.kubernetes import diagnosis, manifest, output, parts, pods, reach, where
 from tether.drivers.kubernetes.client import JOB, POD, Absent, Cluster, Conflict, connect
 from tether.drivers.kubernetes.doubt import Doubtful
 from tether.drivers.kubernetes.fuses import Fuses
+from tether.drivers.kubernetes.inside import Inside
+from tether.drivers.kubernetes.proof import Proofs
 from tether.drivers.kubernetes.spec import Pod, PodRef
 from tether.drivers.kubernetes.track import Track
 from tether.drivers.kubernetes.watch import Watch
 from tether.drivers.kubernetes.where import Where
-from tether.errors import DriverUnavailable, Gone, NotCreated, SpecError, StartError
+from tether.errors import DriverUnavailable, Gone, NotCreated, StartError
 from tether.ledger import logs
+from tether.ledger.orphans import owner_mark
 from tether.life.machine import Ended
 from tether.life.probes import Target
 from tether.linux import faults
@@ -39,7 +42,7 @@ _LAST_WORDS_S = 2.0
 Object = dict[str, Any]
 
 
-class KubernetesDriver:
+class KubernetesDriver(Inside):
     """See `tether.drivers.Driver`. The handle has where the cluster is, the pod's name and uid, and what else was made for it."""
 
     kind: ClassVar[str] = "kubernetes"
@@ -121,7 +124,8 @@ class KubernetesDriver:
         self, spec: Pod, plan: Handle, cluster: Cluster, fuse: list[Object], progress: Progress, *, own_fuse: bool
     ) -> Handle:
         faults.point("start.making")
-        marks = manifest.Marks(plan.tag, self._context.owner, plan.data["pod"], tuple(fuse))
+        identity = owner_mark(self._context.state_dir)
+        marks = manifest.Marks(plan.tag, self._context.owner, plan.data["pod"], tuple(fuse), identity)
         made: Object = {}
         for kind, wanted in manifest.objects(spec, marks):
             progress(f"creating {kind.removesuffix('s')} {wanted['metadata']['name']}")
@@ -263,20 +267,11 @@ class KubernetesDriver:
 
     def diagnose(self) -> Finding:
         """Look for the extra, and ask the cluster in use here."""
-        return reach.finding(self._fuses)
+        return diagnosis.finding()
 
-    def inside(self, handle: Handle, argv: Sequence[str], env: Mapping[str, str | None] | None = None) -> list[str]:
-        """Return the command that runs ``argv`` in the pod's container, by kubectl.
-
-        Raises:
-            SpecError: there is no kubectl, or there are variables, which it can't pass on.
-        """
-        if env:
-            raise SpecError(
-                f"variables can't be passed to a command in pod {handle.data['pod']}: kubectl exec knows none, and on its command "
-                "line everybody could read them; put them into the pod's spec"
-            )
-        return reach.inside(handle, argv)
+    def diagnose_cluster(self, context: str | None) -> list[Finding]:
+        """Look at a cluster for ``tether doctor``, and change nothing in it; what can't be reached is a finding."""
+        return diagnosis.findings(context, Proofs(self._context.state_dir))
 
     # -- output --------------------------------------------------------------------------------------------------------
 

@@ -6,14 +6,13 @@ and the first message of each is the port's number.
 
 from __future__ import annotations
 
-import queue
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any
 
-from tether.drivers.kubernetes.client import POD, Cluster
+from tether.drivers.kubernetes import channels
+from tether.drivers.kubernetes.client import Cluster
 from tether.errors import DriverUnavailable
 
 if TYPE_CHECKING:
@@ -21,52 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Forward", "refusal"]
 
-_PROTOCOLS = ["v4.channel.k8s.io"]
 _DATA = b"\0"
 _PIECE = 1 << 16
 _REFUSED_WITHIN_S = 0.3
 _BACKLOG = 64
 
 
-@contextmanager
-def _session(cluster: Cluster, pod: str, port: int) -> Iterator[WebSocketSession]:
-    """Raises DriverUnavailable if there is none to be had."""
-    from httpx2 import HTTPError
-    from httpx2.websockets import HTTPXWSException, WebSocketUpgradeError
-
-    path = cluster.path(POD, pod, "portforward")
-    opened = cluster.http.websocket(
-        path,
-        subprotocols=_PROTOCOLS,
-        params={"ports": port},
-        keepalive_ping_interval_seconds=None,
-        max_message_size_bytes=1 << 24,
-    )
-    try:
-        session = opened.__enter__()
-    except (HTTPError, HTTPXWSException, OSError) as error:
-        said = (
-            f"answered {error.response.status_code}"
-            if isinstance(error, WebSocketUpgradeError)
-            else f"{type(error).__name__}: {error}"
-        )
-        raise DriverUnavailable(f"cluster {cluster.where} forwards no port of pod {pod}: {said}") from error
-    try:
-        yield session
-    finally:
-        with suppress(HTTPError, HTTPXWSException, OSError):
-            opened.__exit__(None, None, None)
-
-
-def _receive(session: WebSocketSession, timeout: float | None = None) -> tuple[int, bytes] | None:
-    """The next message as channel and data; None at the end. Raises queue.Empty when nothing came for so long."""
-    from httpx2.websockets import HTTPXWSException
-
-    try:
-        message = session.receive_bytes(timeout)
-    except HTTPXWSException:
-        return None
-    return (message[0], message[1:]) if message else (0, b"")
+def _open(cluster: Cluster, pod: str, port: int) -> AbstractContextManager[WebSocketSession]:
+    return channels.session(cluster, pod, "portforward", [("ports", port)], "forwards no port")
 
 
 def refusal(cluster: Cluster, pod: str, port: int) -> str:
@@ -74,11 +35,11 @@ def refusal(cluster: Cluster, pod: str, port: int) -> str:
 
     A forwarded port accepts every connection; whether anybody is behind it is said afterwards.
     """
-    with _session(cluster, pod, port) as session:
+    with _open(cluster, pod, port) as session:
         greeted = 0
-        with suppress(queue.Empty, TimeoutError):
+        with suppress(TimeoutError):
             while True:
-                message = _receive(session, _REFUSED_WITHIN_S)
+                message = channels.receive(session, _REFUSED_WITHIN_S)
                 if message is None:
                     return f"port {port} of pod {pod} closed the connection"
                 greeted += 1
@@ -124,14 +85,14 @@ class Forward:
 
     def _carry(self, near: socket.socket) -> None:
         """Carry one connection: this thread what comes from the pod, another what goes there."""
-        with near, suppress(DriverUnavailable), _session(self._cluster, self._pod, self._far) as session:
+        with near, suppress(DriverUnavailable), _open(self._cluster, self._pod, self._far) as session:
             threading.Thread(target=self._send, args=(near, session), name="tether-forward-out", daemon=True).start()
             self._bring(near, session)
 
     @staticmethod
     def _bring(near: socket.socket, session: Any) -> None:
         greeted: set[int] = set()
-        while (message := _receive(session)) is not None:
+        while (message := channels.receive(session)) is not None:
             channel, data = message
             if channel not in greeted:
                 # The number of the port, in two bytes; more may follow at once.

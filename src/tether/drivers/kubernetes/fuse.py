@@ -16,7 +16,7 @@ from typing import Any
 
 from tether.drivers.kubernetes import pods
 from tether.drivers.kubernetes.client import JOB, Absent, Cluster, Conflict
-from tether.drivers.kubernetes.manifest import OWNER, RESOURCE
+from tether.drivers.kubernetes.manifest import IDENTITY, OWNER, RESOURCE
 from tether.errors import Busy, DriverUnavailable, Gone, TetherError
 
 __all__ = ["Fuse", "Renewals", "manifest", "reference"]
@@ -35,7 +35,9 @@ _RENEWALS_PER_LEASE = 3.0
 _RETRY_S = 1.0
 
 
-def manifest(name: str, owner: str, deadline_s: int, fence: int = 1, resource: str | None = None) -> Object:
+def manifest(
+    name: str, owner: str, deadline_s: int, fence: int = 1, resource: str | None = None, identity: str = ""
+) -> Object:
     """Return the Job. Its pod is never placed, so its image is never fetched."""
     container = {"name": "fuse", "image": _NEVER, "resources": {"requests": {"cpu": "1m", "memory": "1Mi"}}}
     container["resources"]["limits"] = container["resources"]["requests"]  # type: ignore[index]
@@ -50,7 +52,7 @@ def manifest(name: str, owner: str, deadline_s: int, fence: int = 1, resource: s
     if resource is not None:
         labels[RESOURCE] = resource
     return {
-        "metadata": {"name": name, "labels": labels, "annotations": {FENCE: str(fence)}},
+        "metadata": {"name": name, "labels": labels, "annotations": {FENCE: str(fence), IDENTITY: identity}},
         "spec": {
             "activeDeadlineSeconds": deadline_s,
             "ttlSecondsAfterFinished": 0,
@@ -58,6 +60,10 @@ def manifest(name: str, owner: str, deadline_s: int, fence: int = 1, resource: s
             "template": {"metadata": {"labels": {"tether.dev/fuse": name}}, "spec": inside},
         },
     }
+
+
+def _fence(job: Object) -> int:
+    return int((job["metadata"].get("annotations") or {}).get(FENCE, "1"))
 
 
 def reference(job: Object) -> Object:
@@ -76,6 +82,7 @@ class Fuse:
         keep_s: seconds more, for what waits to be adopted.
         fence: the number of this ownership.
         resource: the tag of the one resource that it is for; None for all of an owner's.
+        identity: what is said of the owner.
 
     Attributes:
         uid: the Job's.
@@ -91,6 +98,7 @@ class Fuse:
         keep_s: float = 0.0,
         fence: int = 1,
         resource: str | None = None,
+        identity: str = "",
     ) -> None:
         self.cluster = cluster
         self.name = name
@@ -101,6 +109,7 @@ class Fuse:
         self._keep_s = keep_s
         self._fence = fence
         self._resource = resource
+        self._identity = identity
         self._job: Object = {}
         self.renewed = 0.0
 
@@ -127,7 +136,8 @@ class Fuse:
         Raises:
             DriverUnavailable: the cluster does not answer, or forbids it; with Forbidden, Conflict as such.
         """
-        made = self.cluster.create(JOB, manifest(self.name, self._owner, self._whole_s(), self._fence, self._resource))
+        wanted = manifest(self.name, self._owner, self._whole_s(), self._fence, self._resource, self._identity)
+        made = self.cluster.create(JOB, wanted)
         self._take(made)
         deadline = time.monotonic() + _BEGUN_S
         while not self._begun() and time.monotonic() < deadline:
@@ -163,10 +173,7 @@ class Fuse:
             )
         except Absent as error:
             raise Gone(f"the fuse {self.name} has gone: it blew, or somebody removed it") from error
-        if (
-            job["metadata"]["uid"] != self.uid
-            or int(job["metadata"].get("annotations", {}).get(FENCE, "1")) > self._fence
-        ):
+        if job["metadata"]["uid"] != self.uid or _fence(job) > self._fence:
             raise Gone(f"the fuse {self.name} has another owner by now")
         if any(
             each["type"] == "Failed" and each["status"] == "True"
@@ -188,11 +195,11 @@ class Fuse:
         if job is None:
             raise Gone(f"the fuse {self.name} has blown, so the cluster has ended what hung on it")
         meta = job["metadata"]
-        if int(meta.get("annotations", {}).get(FENCE, "1")) >= self._fence:
+        if _fence(job) >= self._fence and not self._is_taken(job):
             raise Busy(f"the fuse {self.name} was taken over by another owner")
         marks = {
             "resourceVersion": meta["resourceVersion"],
-            "annotations": {FENCE: str(self._fence)},
+            "annotations": {FENCE: str(self._fence), IDENTITY: self._identity},
             "labels": {OWNER: self._owner},
         }
         try:
@@ -201,12 +208,14 @@ class Fuse:
         except Conflict as error:
             # The job controller writes to it too, so what was read may be old without any rival.
             again = self.cluster.get(JOB, self.name)
-            if again is not None and again["metadata"].get("annotations", {}).get(FENCE) == meta.get(
-                "annotations", {}
-            ).get(FENCE):
+            if again is not None and (_fence(again) == _fence(job) or self._is_taken(again)):
                 return self.take_over()
             raise Busy(f"the fuse {self.name} was taken over by another owner just now") from error
         return None
+
+    def _is_taken(self, job: Object) -> bool:
+        """Whether a takeover of this very owner, whose answer was lost, has come about."""
+        return _fence(job) == self._fence and (job["metadata"].get("labels") or {}).get(OWNER) == self._owner
 
     def remove(self) -> None:
         """Remove it, and with it what still names it as owner."""

@@ -13,6 +13,7 @@ from tether.drivers.kubernetes.manifest import OWNER, RESOURCE
 from tether.drivers.kubernetes.proof import Proofs
 from tether.drivers.kubernetes.where import Where
 from tether.errors import TetherError
+from tether.ledger.orphans import owner_mark
 from tether.model import Progress
 
 __all__ = ["Fuses", "own_name"]
@@ -31,12 +32,13 @@ class Fuses:
     """Lights fuses, renews them, has them proved, and removes them.
 
     Args:
-        state_dir: where it is kept what was proved.
+        state_dir: where it is kept what was proved; its name stands on each fuse.
         owner: the owner's id.
     """
 
     def __init__(self, state_dir: Path, owner: str) -> None:
         self._owner = owner
+        self._state_dir = state_dir
         self._proofs = Proofs(state_dir)
         self._lock = threading.Lock()
         self._renewals = Renewals(self._has_blown)
@@ -57,7 +59,8 @@ class Fuses:
             fuse = self._shared.get(cluster.where)
             if fuse is None:
                 self._lit += 1
-                fuse = Fuse(cluster, f"tether-fuse-{self._owner}-{self._lit}", self._owner, lease_s)
+                name, identity = f"tether-fuse-{self._owner}-{self._lit}", owner_mark(self._state_dir)
+                fuse = Fuse(cluster, name, self._owner, lease_s, identity=identity)
                 if not self._light(fuse, progress):
                     return []
                 self._shared[cluster.where] = fuse
@@ -66,7 +69,8 @@ class Fuses:
 
     def own(self, cluster: Cluster, tag: str, lease_s: float, keep_s: float, progress: Progress) -> list[Object]:
         """Return what names a fuse for one resource, which burns on for so long when its owner has gone. Otherwise as `shared`."""
-        fuse = Fuse(cluster, own_name(tag), self._owner, lease_s, keep_s, resource=tag)
+        identity = owner_mark(self._state_dir)
+        fuse = Fuse(cluster, own_name(tag), self._owner, lease_s, keep_s, resource=tag, identity=identity)
         with self._lock:
             if not self._light(fuse, progress):
                 return []
@@ -104,7 +108,8 @@ class Fuses:
 
     def adopt(self, cluster: Cluster, tag: str, lease_s: float, keep_s: float, fence: int) -> None:
         """Take over the fuse of a resource that an earlier owner kept. Raises Busy, Gone, DriverUnavailable."""
-        fuse = Fuse(cluster, own_name(tag), self._owner, lease_s, keep_s, fence, resource=tag)
+        identity = owner_mark(self._state_dir)
+        fuse = Fuse(cluster, own_name(tag), self._owner, lease_s, keep_s, fence, resource=tag, identity=identity)
         fuse.take_over()
         with self._lock:
             self._own[tag] = fuse

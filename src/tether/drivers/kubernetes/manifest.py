@@ -12,13 +12,27 @@ from tether.drivers.kubernetes.client import CLAIM, POD, SECRET, SERVICE
 from tether.drivers.kubernetes.spec import Claim, FromKey, Pod
 from tether.port import put_port
 
-__all__ = ["MAIN", "OWNER", "PORT_INSIDE", "RESOURCE", "Marks", "kinds_of", "main_port", "name_of", "objects"]
+__all__ = [
+    "IDENTITY",
+    "MAIN",
+    "OWNER",
+    "PORT_INSIDE",
+    "RESOURCE",
+    "Marks",
+    "kinds_of",
+    "main_port",
+    "name_of",
+    "objects",
+]
 
 RESOURCE = "tether.dev/resource"
 """The label with the tag, on everything that is made for a resource."""
 
 OWNER = "tether.dev/owner"
 """The label with the owner's id."""
+
+IDENTITY = "tether.dev/identity"
+"""The annotation that says who the owner is, for when its ledger has gone. See `tether.ledger.orphans.owner_mark`."""
 
 MAIN = "main"
 """The container that the spec is about; `raw=` may bring others."""
@@ -41,19 +55,24 @@ class Marks:
         owner: the owner's id.
         name: of the pod; other things' names begin with it.
         references: the fuse, so that the cluster collects all of it when that has blown; empty where there is none.
+        identity: what is said of the owner.
     """
 
     tag: str
     owner: str
     name: str
     references: tuple[Mapping[str, Any], ...] = ()
+    identity: str = ""
 
-    def metadata(self, name: str, labels: Mapping[str, str] | None = None) -> Object:
-        """Return the metadata of one object."""
+    def metadata(
+        self, name: str, labels: Mapping[str, str] | None = None, annotations: Mapping[str, str] | None = None
+    ) -> Object:
+        """Return the metadata of one object; the marks stand over what else it is to carry."""
         marks = {RESOURCE: self.tag, OWNER: self.owner, "app.kubernetes.io/managed-by": "tether"}
         return {
             "name": name,
             "labels": {**(labels or {}), **marks},
+            "annotations": {**(annotations or {}), IDENTITY: self.identity},
             "ownerReferences": [dict(each) for each in self.references],
         }
 
@@ -130,7 +149,7 @@ def _pod(spec: Pod, marks: Marks) -> Object:
         "volumes": volumes,
         "containers": [_container(spec, marks.name, mounts)],
     }
-    metadata = {**marks.metadata(marks.name, spec.labels), "annotations": dict(spec.annotations)}
+    metadata = marks.metadata(marks.name, spec.labels, spec.annotations)
     merged: Object = _merge({"metadata": metadata, "spec": _present(inside)}, spec.raw)
     return merged
 

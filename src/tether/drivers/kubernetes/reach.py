@@ -1,21 +1,19 @@
-"""How a pod is reached from here: its port, its own address or its Service's name; what it uses; whether its cluster answers."""
+"""How a pod is reached from here: its port, its own address or its Service's name; what it uses."""
 
 from __future__ import annotations
 
-import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tether.drivers.kubernetes.client import POD, Cluster, connect
 from tether.drivers.kubernetes.forward import Forward, refusal
-from tether.drivers.kubernetes.fuses import Fuses
-from tether.drivers.kubernetes.where import Where, find
-from tether.errors import DriverUnavailable, Gone, SpecError
+from tether.drivers.kubernetes.where import Where
+from tether.errors import DriverUnavailable, Gone
 from tether.life.probes import Target
-from tether.model import Finding, Handle, Usage
+from tether.model import Handle, Usage
 
-__all__ = ["Reach", "chosen", "finding", "inside", "usage"]
+__all__ = ["Reach", "chosen", "usage"]
 
 _UNITS = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
@@ -98,21 +96,6 @@ def _address(handle: Handle) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def inside(handle: Handle, argv: Sequence[str]) -> list[str]:
-    """Return the command that runs ``argv`` in a pod's container. Raises SpecError where there is no kubectl."""
-    kubectl = shutil.which("kubectl")
-    if kubectl is None:
-        raise SpecError(
-            f"a command in pod {handle.data['pod']} is run by kubectl, which is not on the PATH; install it"
-        )
-    where = handle.data["where"]
-    cluster = (
-        [] if where["kubeconfig"] is None else ["--kubeconfig", where["kubeconfig"], "--context", where["context"]]
-    )
-    container = [] if handle.data["container"] is None else ["-c", handle.data["container"]]
-    return [kubectl, *cluster, "-n", where["namespace"], "exec", "-i", handle.data["pod"], *container, "--", *argv]
-
-
 def usage(cluster: Cluster, pod: str) -> Usage:
     """Ask the metrics API, which a cluster may have or not."""
     path = f"/apis/metrics.k8s.io/v1beta1/namespaces/{cluster.where.namespace}/pods/{pod}"
@@ -127,17 +110,3 @@ def _bytes(quantity: str) -> float:
     number = quantity.rstrip("KMGTiknum")
     unit = quantity[len(number) :]
     return float(number) * (_BINARY.get(unit) or _UNITS[unit])
-
-
-def finding(fuses: Fuses) -> Finding:
-    """Look for the extra, and ask the cluster in use here for its version."""
-    try:
-        where = find(None, None, None)
-        version = connect(where).ask("GET", "/version")["gitVersion"]
-    except (DriverUnavailable, Gone, KeyError, TypeError) as error:
-        return Finding("kubernetes", False, str(error).partition(";")[0], "pods can't be started here")
-    proof = fuses.proof(where)
-    follows = (
-        "pods end with their owner, whatever happens to its machine" if proof == "proved" else f"the fuse is {proof}"
-    )
-    return Finding("kubernetes", True, f"{where}, {version}, namespace {where.namespace}", follows)
