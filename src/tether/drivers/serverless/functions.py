@@ -60,8 +60,8 @@ class Functions:
     def choose(self, spec: CloudFunction) -> dict[str, Any]:
         """Pack the code. Raises SpecError if it can't be."""
         with asking():
-            # Whether there is an account at all is better said before anything is made.
-            self._clients.functions.get_account_settings()
+            # Whether it can be reached at all is better said before anything is made.
+            self._clients.functions.list_functions(MaxItems=1)
         return {"code": {"ImageUri": spec.image} if spec.code is None else {"ZipFile": packed(spec.code)}}
 
     def create(self, wanted: Wanted, chosen: Mapping[str, Any]) -> Seen:
@@ -112,12 +112,17 @@ class Functions:
                 auth = "NONE" if how == "public" else "AWS_IAM"
                 self._clients.functions.create_function_url_config(FunctionName=name, AuthType=auth)
             for statement, leave in _LEAVES.items() if how == "public" else ():
-                with asking(absent=("ResourceConflictException",)):
-                    self._clients.functions.add_permission(
-                        FunctionName=name, StatementId=f"tether-{statement}", Principal="*", **leave
-                    )
+                self._allow(name, statement, leave)
         except Refused as error:
             raise DriverUnavailable(f"function {name} can't be given an address: {error}") from error
+
+    def _allow(self, name: str, statement: str, leave: Mapping[str, Any]) -> None:
+        """Give everybody leave to call it. Botocore before 1.40 does not know of the second, and AWS asked for none then."""
+        functions = self._clients.functions
+        known = functions.meta.service_model.operation_model("AddPermission").input_shape.members
+        if set(leave) <= set(known):
+            with asking(absent=("ResourceConflictException",)):
+                functions.add_permission(FunctionName=name, StatementId=f"tether-{statement}", Principal="*", **leave)
 
     # -- look and end --------------------------------------------------------------------------------------------------
 
@@ -171,10 +176,8 @@ class Functions:
         if part.what == "log group":
             output.make(self._clients.logs, part.name, wanted)
         elif part.what == "role":
-            # It can't make the group: a call that comes late would make it again when it is gone.
-            may = {"Effect": "Allow", "Action": ["logs:CreateLogStream", "logs:PutLogEvents"]}
-            policy = {**may, "Resource": f"arn:aws:logs:*:*:log-group:{_group(wanted.tag)}:*"}
-            roles.make(self._clients.iam, wanted, "lambda.amazonaws.com", policy)
+            may = [output.may_write(_group(wanted.tag))]
+            roles.make(self._clients.iam, wanted, "lambda.amazonaws.com", may)
 
     def parts(self, tag: str, planned: Sequence[Part]) -> list[Part]:
         """See `Service`. An address without its function can't be."""

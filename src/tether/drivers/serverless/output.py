@@ -9,7 +9,7 @@ from tether.drivers.cloud.providers.aws_client import asking
 from tether.drivers.serverless.service import Wanted
 from tether.drivers.serverless.where import is_marked, marks_of
 
-__all__ = ["is_there", "make", "read", "remove"]
+__all__ = ["is_there", "make", "may_write", "read", "remove"]
 
 
 def make(logs: Any, group: str, wanted: Wanted) -> None:
@@ -20,6 +20,12 @@ def make(logs: Any, group: str, wanted: Wanted) -> None:
     # An answer to this very request may have been lost; what is there must be ours.
     if not is_there(logs, group, wanted.tag):
         raise Refused(f"aws has a log group {group} that was not made by tether; remove it")
+
+
+def may_write(group: str) -> dict[str, Any]:
+    """Return the statement of a policy that lets a role write to a log group, and not make it: what comes late would make it again."""
+    actions = ["logs:CreateLogStream", "logs:PutLogEvents"]
+    return {"Effect": "Allow", "Action": actions, "Resource": f"arn:*:logs:*:*:log-group:{group}:*"}
 
 
 def is_there(logs: Any, group: str, tag: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tether.drivers.cloud.provider import Refused
@@ -22,24 +23,22 @@ _PAUSE_S = 0.5
 _POLICY = "tether"
 
 
-def make(
-    iam: Any, wanted: Wanted, service: str, policy: dict[str, Any] | None = None, managed: str | None = None
-) -> None:
+def make(iam: Any, wanted: Wanted, service: str, may: Sequence[dict[str, Any]]) -> None:
     """Make the role of a resource, which one service may take on.
 
     Args:
         iam: the client.
         wanted: what it is for.
         service: who may take it on, like "lambda.amazonaws.com".
-        policy: what it may do.
-        managed: the ARN of a policy of AWS's that says so.
+        may: what it may do, as statements of a policy.
 
     Raises:
-        Refused: there is one of that name that tether did not make, or it can't be made.
+        Refused: there is one of that name that tether did not make, or its owner may make none.
         DriverUnavailable: IAM does not answer.
     """
     name = name_of(wanted.tag)
     trust = {"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}
+    is_new = False
     with asking(absent=("EntityAlreadyExists",)):
         iam.create_role(
             RoleName=name,
@@ -47,15 +46,13 @@ def make(
             Description=f"made by tether for resource {wanted.tag}",
             Tags=[{"Key": key, "Value": value} for key, value in marks_of(wanted).items()],
         )
+        is_new = True
     # An answer to this very request may have been lost; what is there must be ours.
-    if not is_there(iam, wanted.tag):
-        raise Refused(f"aws has a role {name} that was not made by tether, or does not show it; remove it")
+    if not is_new and not is_there(iam, wanted.tag):
+        raise Refused(f"aws has a role {name} that was not made by tether; remove it")
+    document = json.dumps({"Version": "2012-10-17", "Statement": list(may)})
     with asking():
-        if policy is not None:
-            document = json.dumps({"Version": "2012-10-17", "Statement": [policy]})
-            iam.put_role_policy(RoleName=name, PolicyName=_POLICY, PolicyDocument=document)
-        if managed is not None:
-            iam.attach_role_policy(RoleName=name, PolicyArn=managed)
+        iam.put_role_policy(RoleName=name, PolicyName=_POLICY, PolicyDocument=document)
 
 
 def _shown(iam: Any, tag: str) -> dict[str, Any] | None:

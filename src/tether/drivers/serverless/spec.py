@@ -150,14 +150,20 @@ class CloudContainer(_Rented):
             raise SpecError(f"ready={probe}() needs a port to probe: give port=")
         if self.ready is None:
             object.__setattr__(self, "ready", Ready("health", None, _START_S))
+        self._check_rented()
+
+    def _check_numbers(self) -> None:
+        if not isinstance(self.image, str) or not self.image:
+            raise SpecError(f"image={self.image!r} is no name of an image")
+        if not self.cpus > 0:
+            raise SpecError(f"cpus={self.cpus!r} must be more than 0")
+        fitting(self.cpus, self.memory_bytes)
+        if self.port is not None and not (isinstance(self.port, int) and 0 < self.port < 65536):
+            raise SpecError(f"{self.port!r} is no port")
+        if self.stop_grace > _MOST_STOP_S:
+            raise SpecError(f"stop_grace={self.stop_grace:g}: Fargate gives a container {_MOST_STOP_S:g} s at most")
         if self.execution_role is not None and not _ARN.fullmatch(self.execution_role):
             raise SpecError(f"execution_role={self.execution_role!r} is no ARN of a role")
-        self._check_rented()
-        if self.stop_grace > _MOST_STOP_S:
-            raise SpecError(
-                f"stop_grace={self.stop_grace:g}: a container on Fargate is given {_MOST_STOP_S:g} s at most"
-            )
-        fitting(self.cpus, self.memory_bytes)
 
     @property
     def memory_bytes(self) -> int | None:

@@ -33,7 +33,16 @@ _PHASES: dict[str, Phase] = {
     "DELETED": "gone",
 }
 _CONTAINER = "main"
-_PULLS_AND_LOGS = "arn:aws:iam::aws:policy/service-role/AmazonECSTaskExecutionRolePolicy"
+_PULLS = {
+    "Effect": "Allow",
+    "Action": [
+        "ecr:BatchCheckLayerAvailability",
+        "ecr:BatchGetImage",
+        "ecr:GetAuthorizationToken",
+        "ecr:GetDownloadUrlForLayer",
+    ],
+    "Resource": "*",
+}
 _AT_ONCE = 10
 
 
@@ -182,7 +191,8 @@ class Tasks:
     def make(self, part: Part, wanted: Wanted) -> None:
         """See `Service`."""
         if part.what == "role":
-            roles.make(self._clients.iam, wanted, "ecs-tasks.amazonaws.com", managed=_PULLS_AND_LOGS)
+            may = [_PULLS, output.may_write(_group(wanted.tag))]
+            roles.make(self._clients.iam, wanted, "ecs-tasks.amazonaws.com", may)
         elif part.what == "log group":
             output.make(self._clients.logs, part.name, wanted)
         else:
