@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,18 +31,27 @@ def handler(event, context):
 """
 
 
+def packed(text: str = HANDLER) -> bytes:
+    """The code of a function, as a zip file; the same text is the same file."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("main.py"), text)
+    return whole.getvalue()
+
+
 class Serverless:
     """A running stand-in.
 
     Attributes:
         url: where it answers.
-        ecs, functions, iam, logs: clients of AWS's own library, which know nothing of tether.
+        ec2, ecs, functions, iam, logs: clients of AWS's own library, which know nothing of tether.
     """
 
     def __init__(self, url: str, process: subprocess.Popen[bytes]) -> None:
         self.url = url
         self.process: subprocess.Popen[bytes] | None = process
         more = {"aws_access_key_id": "other", "aws_secret_access_key": "other", "region_name": REGION}
+        self.ec2 = boto3.client("ec2", endpoint_url=url, **more)
         self.ecs = boto3.client("ecs", endpoint_url=url, **more)
         self.functions = boto3.client("lambda", endpoint_url=url, **more)
         self.iam = boto3.client("iam", endpoint_url=url, **more)
@@ -75,9 +86,12 @@ class Serverless:
         arns = [
             arn
             for status in ("RUNNING", "STOPPED")
-            for arn in self.ecs.list_tasks(family=f"tether-{tag}", desiredStatus=status)["taskArns"]
+            for page in self.ecs.get_paginator("list_tasks").paginate(desiredStatus=status)
+            for arn in page["taskArns"]
         ]
-        return self.ecs.describe_tasks(tasks=arns, include=["TAGS"])["tasks"] if arns else []
+        parts = [arns[first : first + 100] for first in range(0, len(arns), 100)]
+        shown = [task for part in parts for task in self.ecs.describe_tasks(tasks=part, include=["TAGS"])["tasks"]]
+        return [task for task in shown if {"key": _RESOURCE, "value": tag} in task["tags"]]
 
     def foreign_task(self, **more: Any) -> str:
         """Run a task of somebody else's, and return its ARN."""
@@ -85,7 +99,7 @@ class Serverless:
         self.ecs.register_task_definition(family="theirs", networkMode="bridge", requiresCompatibilities=["FARGATE"], containerDefinitions=[container])  # fmt: skip
         override = [{"name": "main", "command": ["sleep", "90"]}]
         asked = {"taskDefinition": "theirs", "launchType": "FARGATE", "overrides": {"containerOverrides": override}}
-        network = {"awsvpcConfiguration": {"subnets": ["subnet-1"]}}
+        network = {"awsvpcConfiguration": {"subnets": [self.ec2.describe_subnets()["Subnets"][0]["SubnetId"]]}}
         made = self.ecs.run_task(cluster="default", networkConfiguration=network, **{**asked, **more})
         arn: str = made["tasks"][0]["taskArn"]
         return arn
@@ -102,7 +116,7 @@ class Serverless:
         definitions = [
             arn
             for status in ("ACTIVE", "INACTIVE")
-            for arn in self.ecs.list_task_definitions(familyPrefix="tether-", status=status)["taskDefinitionArns"]
+            for arn in self.ecs.list_task_definitions(status=status)["taskDefinitionArns"]
         ]
         named = [each for each in (*functions, *roles, *groups, *definitions) if "tether" in each]
         return [each for each in (*self.running(), *named) if each not in but]

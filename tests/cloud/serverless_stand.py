@@ -93,7 +93,10 @@ class Tasks:
             write(self.logs, options.get("awslogs-group", ""), stream, line.decode())
         code = process.wait()
         task.containers[0].exitCode = 128 - code if code < 0 else code
-        task.desired_status, task.stopped_reason = "STOPPED", task.stopped_reason or "Essential container in task exited"
+        task.desired_status, task.stopped_reason = (
+            "STOPPED",
+            task.stopped_reason or "Essential container in task exited",
+        )
         task.last_status = "STOPPED"
         self.live.pop(task.task_arn, None)
 
@@ -210,9 +213,9 @@ class Stand:
                 made.public_ip = "127.0.0.1"
             return made
 
-        def give_address(config: Any, function: Any, asked: Any) -> None:
-            address(config, function, asked)
-            config.url = addresses.open(function.function_name)
+        def give_address(self: Any, function: Any, config: Any) -> None:
+            address(self, function, config)
+            self.url = addresses.open(function.function_name)
 
         EC2ContainerServiceBackend.list_tasks = lambda *args, **more: [each for each in listed(*args, **more) if tasks.is_shown(each.task_arn)]  # fmt: skip
         EC2ContainerServiceBackend.describe_tasks = lambda *args, **more: [each for each in described(*args, **more) if tasks.is_shown(each.task_arn)]  # fmt: skip

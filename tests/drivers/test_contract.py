@@ -14,9 +14,23 @@ import pytest
 
 import channel
 from cloud.ec2 import KEYS, REGION, Ec2
+from cloud.serverless import Serverless, packed
 from engine import IMAGE, Engine
 from hosts import USER, HostOf
-from tether import CondaEnv, Container, Machine, Network, Process, RemoteProcess, Service, log, tcp
+from tether import (
+    CloudContainer,
+    CloudFunction,
+    CondaEnv,
+    Container,
+    Machine,
+    Network,
+    Process,
+    RemoteProcess,
+    Service,
+    http,
+    log,
+    tcp,
+)
 from tether.life import registry
 from tether.linux import sockets
 from tether.testing import DriverContract, MarksContract, OutageContract, SilenceContract
@@ -240,8 +254,56 @@ class TestMachine(OutageContract):
             self.ec2.come_back()
 
 
+class TestCloudContainer(OutageContract):
+    """A task of ECS with a role, a log group and a definition of its own, at a stand-in whose lists are late."""
+
+    says = "serving"
+    within_s = 20.0
+    aws: ClassVar[Serverless]
+
+    @pytest.fixture(autouse=True)
+    def _with_aws(self, serverless: Serverless, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        type(self).aws = serverless
+        for name, value in KEYS.items():
+            monkeypatch.setenv(name, value)
+        serverless.tell(late=0.4)
+        yield
+        serverless.tell(late=0, faults=[])
+
+    def make_spec(self, name: str) -> CloudContainer:
+        """One that says something."""
+        command = ["sh", "-c", "echo serving; exec sleep 90"]
+        where = {"region": REGION, "endpoint": self.aws.url, "listing_lag": 1.5, "stop_grace": 1.0}
+        return CloudContainer("busybox", command, name=name, ready=log("serving"), **where)  # type: ignore[arg-type]
+
+    def leftovers(self) -> list[str]:
+        """What AWS's own client sees, and the processes that run."""
+        return self.aws.leftovers() if not self.aws.is_down else []
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        """Have every request's connection broken."""
+        self.aws.go_down()
+        try:
+            yield
+        finally:
+            self.aws.come_back()
+
+
+class TestCloudFunction(TestCloudContainer):
+    """A function of Lambda with a role, a log group and an address of its own, which answers."""
+
+    says = "called at"
+
+    def make_spec(self, name: str) -> CloudFunction:  # type: ignore[override]
+        """One that says where it was called."""
+        where = {"region": REGION, "endpoint": self.aws.url, "listing_lag": 1.5}
+        return CloudFunction(packed(), url="public", name=name, ready=http("/"), **where)  # type: ignore[arg-type]
+
+
 def test_every_kind_has_a_contract() -> None:
     """No driver is left out; a plugin's processes are no resources that can be started."""
     # Pods pass it in tests/kube, where there is a cluster.
     tested = {"process", "container", "network", "conda", "service", "ssh", "kubernetes", "machine"}
+    tested |= {"cloud_container", "cloud_function"}
     assert tested | {"plugin"} == {entry.name for entry in metadata.entry_points(group=registry.GROUP)}

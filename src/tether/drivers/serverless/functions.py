@@ -78,15 +78,30 @@ class Functions:
                 if "cannot be assumed" not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(_ROLE_PAUSE_S)
-        seen = self._one(name_of(wanted.tag))
+        try:
+            return self._finished(wanted)
+        except Refused as error:
+            # A refusal of what comes after it is none of the function, which may be there.
+            raise DriverUnavailable(str(error)) from error
+        except DriverUnavailable as error:
+            raise Unclear(str(error)) from error
+
+    def _finished(self, wanted: Wanted) -> Seen:
+        """Look whether the function is the one that was asked for, and give it its address."""
+        name, how = name_of(wanted.tag), wanted.spec.url
+        seen = self._one(name)
         if seen is None:
-            raise Unclear(f"aws does not show the function {name_of(wanted.tag)} that it has created")
+            raise DriverUnavailable(f"aws does not show the function {name} that it has created")
         if (seen.tag, seen.proof) != (wanted.tag, wanted.proof):
-            raise Refused(f"aws has a function {seen.id} that was not made by this; remove it")
-        if wanted.spec.url is not None:
-            self._open(seen.id, wanted.spec.url)
-            seen = self._one(seen.id) or seen
-        return seen
+            raise Refused(f"aws has a function {name} that was not made by this; remove it")
+        if how is None:
+            return seen
+        with asking(absent=("ResourceConflictException",)):
+            auth = "NONE" if how == "public" else "AWS_IAM"
+            self._clients.functions.create_function_url_config(FunctionName=name, AuthType=auth)
+        for statement, leave in _LEAVES.items() if how == "public" else ():
+            self._allow(name, statement, leave)
+        return self._one(name) or seen
 
     def _request(self, wanted: Wanted, chosen: Mapping[str, Any]) -> dict[str, Any]:
         spec, name = wanted.spec, name_of(wanted.tag)
@@ -104,17 +119,6 @@ class Functions:
         if spec.code is not None:
             request |= {"Runtime": spec.runtime, "Handler": spec.handler}
         return request
-
-    def _open(self, name: str, how: str) -> None:
-        """Give a function an address. What fails now is no refusal of the function, which is there."""
-        try:
-            with asking(absent=("ResourceConflictException",)):
-                auth = "NONE" if how == "public" else "AWS_IAM"
-                self._clients.functions.create_function_url_config(FunctionName=name, AuthType=auth)
-            for statement, leave in _LEAVES.items() if how == "public" else ():
-                self._allow(name, statement, leave)
-        except Refused as error:
-            raise DriverUnavailable(f"function {name} can't be given an address: {error}") from error
 
     def _allow(self, name: str, statement: str, leave: Mapping[str, Any]) -> None:
         """Give everybody leave to call it. Botocore before 1.40 does not know of the second, and AWS asked for none then."""
