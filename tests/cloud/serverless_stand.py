@@ -20,6 +20,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,18 +28,16 @@ import threading
 import time
 import urllib.parse
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import boto3
-from ec2_stand import Quiet
 from moto.awslambda.models import FunctionUrlConfig, lambda_backends
-from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import EC2Backend
 from moto.ecs.models import EC2ContainerServiceBackend, ecs_backends
 from moto.moto_api import state_manager
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import ThreadedWSGIServer
+from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 REGION = "us-east-1"
 LONGEST_S = 100
@@ -56,6 +55,23 @@ sys.stderr.write(json.dumps(said))
 """
 
 
+class Quiet(WSGIRequestHandler):
+    """Breaks the connection where an answer is to be lost, and logs nothing."""
+
+    def log(self, *args: object) -> None:
+        pass
+
+    def connection_dropped(self, *args: object) -> None:
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+
+def _open(kind: Any) -> Any:
+    """A class of moto's, to put something else in place of its methods."""
+    return kind
+
+
 class Tasks:
     """The processes of tasks, by ARN."""
 
@@ -70,7 +86,7 @@ class Tasks:
 
     def run(self, task: Any, definition: dict[str, Any]) -> None:
         """Run what a task is to run. Its image says nothing here, so that it must have a command."""
-        override = next(iter(task.overrides.get("containerOverrides", ())), {})
+        override: dict[str, Any] = next(iter(task.overrides.get("containerOverrides", ())), {})
         env = {each["name"]: each["value"] for each in override.get("environment", ())}
         task.last_status, task.containers[0].exitCode = "PENDING", None
         self.made[task.task_arn] = time.monotonic()
@@ -160,7 +176,7 @@ class Addresses:
 
     def call(self, name: str, path: str, signed: str) -> tuple[int, bytes]:
         """Call the handler, if whoever asks may."""
-        function = lambda_backends[DEFAULT_ACCOUNT_ID][REGION].get_function(name)
+        function: Any = lambda_backends[DEFAULT_ACCOUNT_ID][REGION].get_function(name)
         is_public = function.url_config.config.get("AuthType") == "NONE"
         allowed = [each.get("Action") for each in function.policy.statements] if function.policy else []
         if not (signed.startswith("AWS4") or (is_public and "lambda:InvokeFunctionUrl" in allowed)):
@@ -199,8 +215,9 @@ class Stand:
         """What moto decides by itself, and does here as the processes do."""
         state_manager.set_transition("ecs::task", {"progression": "manual", "times": 1 << 30})
         tasks, addresses = self.tasks, self.addresses
-        listed, described = EC2ContainerServiceBackend.list_tasks, EC2ContainerServiceBackend.describe_tasks
-        interface, address = EC2Backend.create_network_interface, FunctionUrlConfig.__init__
+        ecs, ec2, urls = _open(EC2ContainerServiceBackend), _open(EC2Backend), _open(FunctionUrlConfig)
+        listed, described = ecs.list_tasks, ecs.describe_tasks
+        interface, address = ec2.create_network_interface, urls.__init__
 
         def stop_task(backend: Any, cluster: str, arn: str, reason: str) -> Any:
             found = next(each for each in described(backend, cluster, [arn]))
@@ -217,13 +234,13 @@ class Stand:
             address(self, function, config)
             self.url = addresses.open(function.function_name)
 
-        EC2ContainerServiceBackend.list_tasks = lambda *args, **more: [each for each in listed(*args, **more) if tasks.is_shown(each.task_arn)]  # fmt: skip
-        EC2ContainerServiceBackend.describe_tasks = lambda *args, **more: [each for each in described(*args, **more) if tasks.is_shown(each.task_arn)]  # fmt: skip
+        ecs.list_tasks = lambda *args, **more: [each for each in listed(*args, **more) if tasks.is_shown(each.task_arn)]  # fmt: skip
+        ecs.describe_tasks = lambda *args, **more: [each for each in described(*args, **more) if tasks.is_shown(each.task_arn)]  # fmt: skip
         # On Fargate the task's own size counts; moto wants one of each container.
-        EC2ContainerServiceBackend._calculate_task_resource_requirements = staticmethod(lambda _: {"CPU": 0, "MEMORY": 0, "PORTS": [], "PORTS_UDP": []})  # fmt: skip
-        EC2ContainerServiceBackend.stop_task = stop_task
-        EC2Backend.create_network_interface = create_network_interface
-        FunctionUrlConfig.__init__ = give_address  # type: ignore[method-assign]
+        ecs._calculate_task_resource_requirements = staticmethod(lambda _: {"CPU": 0, "MEMORY": 0, "PORTS": [], "PORTS_UDP": []})  # fmt: skip
+        ecs.stop_task = stop_task
+        ec2.create_network_interface = create_network_interface
+        urls.__init__ = give_address
 
     # -- requests --------------------------------------------------------------------------------------------------------
 
@@ -348,7 +365,6 @@ def refusal(start: Any, fault: str, *, is_query: bool) -> list[bytes]:
 
 if __name__ == "__main__":
     number = int(sys.argv[1])
-    sys.path.insert(0, str(Path(__file__).parent))
     server = ThreadedWSGIServer("127.0.0.1", number, Stand(number), Quiet)
     print("ready", flush=True)
     server.serve_forever()

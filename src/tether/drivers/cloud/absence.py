@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from tether.drivers.cloud.creation import LIMIT_S
@@ -32,16 +33,17 @@ class Absence:
         return handle.data["proof"] in self._never
 
     def seen(self, handle: Handle) -> None:
-        """Note for every process that an attempt was seen to have left nothing; of one whose id is on record that needs no note."""
-        if "id" not in handle.data:
+        """Note for every process that an attempt was seen to have left nothing, so that nobody need wait for late lists again."""
+        # Without the note others wait: nothing to hold up an end for.
+        with suppress(OSError):
             place.write_private(self._path(handle), handle.data["proof"].encode())
 
     def is_certain(self, handle: Handle) -> bool:
         """Whether what is not shown now is not there."""
-        if handle.data.get("id") is not None:
-            return shown_by_now(handle)
         if self.was_refused(handle) or self._noted(handle) == handle.data["proof"]:
             return True
+        if handle.data.get("id") is not None:
+            return shown_by_now(handle)
         # Nothing is asked for later than that, and what was is shown by then.
         return bool(time.time() > handle.data["began"] + LIMIT_S + handle.data["lag"])
 

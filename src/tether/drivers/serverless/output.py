@@ -23,7 +23,7 @@ def make(logs: Any, group: str, wanted: Wanted) -> None:
 
 
 def may_write(group: str) -> dict[str, Any]:
-    """Return the statement of a policy that lets a role write to a log group, and not make it: what comes late would make it again."""
+    """Return what lets a role write to a log group, and not make it: what comes late would make it again."""
     actions = ["logs:CreateLogStream", "logs:PutLogEvents"]
     return {"Effect": "Allow", "Action": actions, "Resource": f"arn:*:logs:*:*:log-group:{group}:*"}
 
