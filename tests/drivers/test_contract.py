@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -24,6 +26,7 @@ from tether import (
     Container,
     Machine,
     Network,
+    PluginExecutionMode,
     Process,
     RemoteProcess,
     Service,
@@ -34,6 +37,8 @@ from tether import (
 from tether.life import registry
 from tether.linux import sockets
 from tether.testing import DriverContract, MarksContract, OutageContract, SilenceContract
+
+ROOT = Path(__file__).parents[2]
 
 
 class TestProcess(DriverContract):
@@ -307,3 +312,11 @@ def test_every_kind_has_a_contract() -> None:
     tested = {"process", "container", "network", "conda", "service", "ssh", "kubernetes", "machine"}
     tested |= {"cloud_container", "cloud_function"}
     assert tested | {"plugin"} == {entry.name for entry in metadata.entry_points(group=registry.GROUP)}
+
+
+def test_every_mode_has_a_driver() -> None:
+    """All twelve of the protocol; the table of the documentation says which."""
+    found = {mode: {kind for kind in registry.BUILT_IN if mode in registry.driver_class(kind).modes} for mode in PluginExecutionMode}  # fmt: skip
+    assert all(found.values()), found
+    rows = re.findall(r"^\| `([A-Z_]+)` \| .* \| (.*) \|$", (ROOT / "docs/drivers.md").read_text(), re.MULTILINE)
+    assert {PluginExecutionMode[name]: set(re.findall(r"`(\w+)`", kinds)) for name, kinds in rows} == found

@@ -36,6 +36,8 @@ from tether import (
 from tether.drivers.serverless import package, sizes
 from tether.ledger.store import Ledger
 from tether.linux import sockets
+from tether.plugins.cloud import CloudPlugin
+from tether.protocol import CloudProviderType
 
 ROLE = "arn:aws:iam::123456789012:role/mine"
 SERVES = (
@@ -252,6 +254,20 @@ def test_a_kept_one_is_adopted(make: Callable[..., Any], make_owner: Any, aws: S
     again = make_owner("keeper").adopt("kept")
     assert (again.details["instance_id"], again.state) == (one, State.READY)
     again.kill()
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_a_plugin_of_it_is_cloud_aware(make: Callable[..., Any], owner: Owner, aws: Serverless) -> None:
+    """From nothing to something that runs, and back, by the protocol's own methods."""
+    plugin = CloudPlugin(make(aws, cost_per_hour=0.02))
+    owner.register(plugin)
+    assert plugin.get_execution_mode() is make(aws).mode
+    assert plugin.check_remote_resource_status() == "not_provisioned"
+    info = plugin.provision_remote_resource()
+    assert (info.provider, info.region, info.status) == (CloudProviderType.AWS, REGION, "running")
+    assert plugin.estimate_cost(10) == 0.2
+    assert plugin.terminate_remote_resource()
+    assert plugin.check_remote_resource_status() == "terminated"
 
 
 @pytest.mark.parametrize("make", MAKES)

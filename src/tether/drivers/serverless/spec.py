@@ -18,7 +18,9 @@ from tether.spec import SpecBase, checked_env, checked_words
 
 __all__ = ["CloudContainer", "CloudFunction"]
 
-_START_S = 300.0
+_RUNS = Ready("health", None, 300.0)
+"""By default it is ready when the provider says that it runs."""
+
 _ARN = re.compile(r"arn:[a-z-]+:iam::\d{12}:role/.+")
 _LONGEST_CALL_S = 900
 _MOST_STOP_S = 120.0
@@ -132,7 +134,6 @@ class CloudContainer(_Rented):
     on_death: OnDeath | None = None
     keep_for: float = 3600.0
     needs: Sequence[str] | None = None
-    stays_up: bool = field(default=False, init=False)
     kind: str = field(default="cloud_container", init=False)
 
     def __post_init__(self) -> None:
@@ -145,11 +146,10 @@ class CloudContainer(_Rented):
                 raise SpecError(f"{each} must be a list of ids")
             object.__setattr__(self, each, tuple(getattr(self, each)))
         self._check_numbers()
-        object.__setattr__(self, "stays_up", self.ready is not None or self.port is not None)
         if self.ready is not None and (probe := self.ready.first_of("http", "tcp")) and self.port is None:
             raise SpecError(f"ready={probe}() needs a port to probe: give port=")
         if self.ready is None:
-            object.__setattr__(self, "ready", Ready("health", None, _START_S))
+            object.__setattr__(self, "ready", _RUNS)
         self._check_rented()
 
     def _check_numbers(self) -> None:
@@ -176,6 +176,11 @@ class CloudContainer(_Rented):
         return (
             re.sub(r"[^A-Za-z0-9_.-]", "-", self.image.rpartition("/")[2].partition("@")[0].partition(":")[0]) or "task"
         )
+
+    @property
+    def stays_up(self) -> bool:
+        """Whether it is a server (it has a probe or a port): to end by itself is then to fail."""
+        return self.port is not None or self.ready != _RUNS
 
     @property
     def mode(self) -> PluginExecutionMode:
@@ -253,7 +258,7 @@ class CloudFunction(_Rented):
         if self.ready is not None and (probe := self.ready.first_of("http", "tcp")) and self.url is None:
             raise SpecError(f"ready={probe}() needs url=")
         if self.ready is None:
-            object.__setattr__(self, "ready", Ready("health", None, _START_S))
+            object.__setattr__(self, "ready", _RUNS)
         self._check_rented()
 
     @property
