@@ -259,7 +259,7 @@ class Stand:
             fault = self.take_fault(action)
         if time.monotonic() < self.down_until or fault == "reset":
             raise ConnectionResetError("on purpose")
-        if fault in ("throttle", "denied", "unassumable"):
+        if fault in ("throttle", "denied", "unable", "unassumable"):
             return refusal(start, fault, is_query=action == urllib.parse.parse_qs(body.decode("latin1")).get("Action", [""])[0])  # fmt: skip
         answer = self.carry_out(env, start, action, body)
         if fault == "lost":
@@ -354,6 +354,7 @@ def refusal(start: Any, fault: str, *, is_query: bool) -> list[bytes]:
     code, message = {
         "throttle": ("ThrottlingException", "Rate exceeded"),
         "denied": ("AccessDeniedException", "User is not authorized to perform this."),
+        "unable": ("ClientException", "ECS was unable to assume the role that was provided for this task."),
         "unassumable": ("InvalidParameterValueException", "The role defined for the function cannot be assumed by Lambda."),
     }[fault]  # fmt: skip
     if not is_query:

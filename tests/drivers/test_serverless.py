@@ -198,12 +198,6 @@ def test_a_lost_answer_makes_no_second_function(owner: Owner, aws: Serverless) -
     started.kill()
 
 
-def test_a_new_role_that_is_not_known_yet_is_waited_for(owner: Owner, aws: Serverless) -> None:
-    """IAM tells Lambda some seconds later."""
-    aws.tell(faults=[["CreateFunction", "unassumable"]] * 2)
-    owner.start(function(aws)).kill()
-
-
 def test_what_lost_its_tag_is_left_alone(owner: Owner, aws: Serverless) -> None:
     """It may be somebody's by now: that is said, and it is tried again."""
     started = owner.start(function(aws))
@@ -232,6 +226,17 @@ def test_code_is_packed_the_same_each_time(tmp_path: Path) -> None:
 
 
 # -- both --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "refused"), [(container, ["RunTask", "unable"]), (function, ["CreateFunction", "unassumable"])], ids=str
+)
+def test_a_new_role_that_is_not_known_yet_is_waited_for(
+    make: Callable[..., Any], refused: list[str], owner: Owner, aws: Serverless
+) -> None:
+    """IAM tells the others some seconds later."""
+    aws.tell(faults=[refused] * 2)
+    owner.start(make(aws)).kill()
 
 
 @pytest.mark.parametrize("make", MAKES)
@@ -386,7 +391,11 @@ def test_crashes_leave_nothing(kind: str, aws: Serverless, tmp_path: Path) -> No
     """At each fault point, with requests that fail and lists that are late, and one sweep. Slow: it waits for late lists."""
     theirs = aws.foreign_task(tags=[{"key": "tether:resource", "value": "0123456789abcdef"}])
     aws.iam.create_role(RoleName="theirs", AssumeRolePolicyDocument="{}")
-    seeds = range(int(os.environ.get("TETHER_TEST_SEEDS", len(_PLACES))))
+    # The two of them together pass each point; with TETHER_TEST_SEEDS=8 each of them does.
+    first = 0 if kind == "container" else 4
+    seeds = (
+        range(int(os.environ["TETHER_TEST_SEEDS"])) if "TETHER_TEST_SEEDS" in os.environ else range(first, first + 4)
+    )
     with ThreadPoolExecutor(3) as pool:
         assert [wrong for wrong in pool.map(lambda seed: _crash(seed, kind, aws, tmp_path), seeds) if wrong] == []
     aws.tell(faults=[], late=0)

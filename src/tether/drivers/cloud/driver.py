@@ -391,4 +391,4 @@ def _status(seen: Seen) -> Status:
         return Status(State.STOPPING, reason=f"the provider says it is {seen.word}")
     if seen.phase == "gone":
         return Status(State.GONE, reason=seen.reason or seen.word)
-    return Status(State.LOST, reason=f"it is {seen.word}: it does not run, is not gone, and its disks are billed")
+    return Status(State.LOST, reason=f"it is {seen.word}: it does not run, is not gone, and what it keeps is billed")

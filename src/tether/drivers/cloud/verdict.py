@@ -33,7 +33,7 @@ def of(held: Held) -> Over | Unreachable | Reached | None:
         # Where nothing in it or at the provider does.
         return Over("its max_lifetime is over")
     if seen.phase in ("stopping", "stopped"):
-        return Unreachable(f"it is {seen.word}: it does not run, is not gone, and its disks are billed")
+        return Unreachable(f"it is {seen.word}: it does not run, is not gone, and what it keeps is billed")
     return Reached()
 
 

@@ -7,7 +7,6 @@ Source: the AWS Lambda API reference, CreateFunction, CreateFunctionUrlConfig, A
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -32,8 +31,6 @@ _PHASES: dict[str, Phase] = {
     "Deleting": "ending",
 }
 _MIB = 1 << 20
-_ROLE_S = 60.0
-_ROLE_PAUSE_S = 1.0
 _LEAVES: dict[str, dict[str, Any]] = {
     "url": {"Action": "lambda:InvokeFunctionUrl", "FunctionUrlAuthType": "NONE"},
     "call": {"Action": "lambda:InvokeFunction", "InvokedViaFunctionUrl": True},
@@ -67,17 +64,7 @@ class Functions:
     def create(self, wanted: Wanted, chosen: Mapping[str, Any]) -> Seen:
         """Create the function, and then its address. Raises Refused or Unclear."""
         request = self._request(wanted, chosen)
-        deadline = time.monotonic() + _ROLE_S
-        while True:
-            try:
-                with asking(creating=True, absent=("ResourceConflictException",)):
-                    self._clients.functions.create_function(**request)
-                break
-            except Refused as error:
-                # IAM tells the others of a new role some seconds later.
-                if "cannot be assumed" not in str(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(_ROLE_PAUSE_S)
+        roles.await_known(lambda: self._ask(request))
         try:
             return self._finished(wanted)
         except Refused as error:
@@ -85,6 +72,10 @@ class Functions:
             raise DriverUnavailable(str(error)) from error
         except DriverUnavailable as error:
             raise Unclear(str(error)) from error
+
+    def _ask(self, request: Mapping[str, Any]) -> None:
+        with asking(creating=True, absent=("ResourceConflictException",)):
+            self._clients.functions.create_function(**request)
 
     def _finished(self, wanted: Wanted) -> Seen:
         """Look whether the function is the one that was asked for, and give it its address."""

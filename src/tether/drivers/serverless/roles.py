@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from tether.drivers.cloud.provider import Refused
 from tether.drivers.cloud.providers.aws_client import asking, tags_of
@@ -16,9 +16,14 @@ from tether.drivers.serverless.service import Wanted
 from tether.drivers.serverless.where import is_marked, marks_of, name_of
 from tether.errors import DriverUnavailable
 
-__all__ = ["arn", "is_there", "make", "remove"]
+__all__ = ["arn", "await_known", "is_there", "make", "remove"]
+
+T = TypeVar("T")
 
 _SHOWN_S = 15.0
+_KNOWN_S = 60.0
+# Neither service has a code of its own for it.
+_UNKNOWN = ("cannot be assumed", "unable to assume")
 _PAUSE_S = 0.5
 _POLICY = "tether"
 
@@ -75,6 +80,18 @@ def arn(iam: Any, tag: str) -> str:
             raise DriverUnavailable(f"aws does not show the role {name_of(tag)}")
         time.sleep(_PAUSE_S)
     return str(role["Arn"])
+
+
+def await_known(ask: Callable[[], T]) -> T:
+    """Ask for something that needs a new role, again while it is refused for that: IAM tells other services some seconds later."""
+    deadline = time.monotonic() + _KNOWN_S
+    while True:
+        try:
+            return ask()
+        except Refused as error:
+            if not any(said in str(error) for said in _UNKNOWN) or time.monotonic() > deadline:
+                raise
+        time.sleep(_PAUSE_S)
 
 
 def remove(iam: Any, name: str) -> None:

@@ -99,24 +99,29 @@ class Tasks:
         kind: dict[str, Any] = {"launchType": "FARGATE"}
         if spec.spot:
             kind = {"capacityProviderStrategy": [{"capacityProvider": "FARGATE_SPOT", "weight": 1}]}
-        with asking(creating=True):
-            made = self._clients.ecs.run_task(
-                **kind,
-                cluster=self._cluster,
-                taskDefinition=name_of(wanted.tag),
-                count=1,
-                clientToken=wanted.proof,
-                startedBy=wanted.proof,
-                tags=_pairs(marks_of(wanted), "key", "value"),
-                networkConfiguration={"awsvpcConfiguration": network},
-                overrides={"containerOverrides": [override]},
-            )
+        request = {
+            **kind,
+            "cluster": self._cluster,
+            "taskDefinition": name_of(wanted.tag),
+            "count": 1,
+            "clientToken": wanted.proof,
+            "startedBy": wanted.proof,
+            "tags": _pairs(marks_of(wanted), "key", "value"),
+            "networkConfiguration": {"awsvpcConfiguration": network},
+            "overrides": {"containerOverrides": [override]},
+        }
+        made = roles.await_known(lambda: self._ask(request))
         if made["tasks"]:
             return self._seen(made["tasks"][0])
         why = ", ".join(str(each.get("reason")) for each in made.get("failures", ()))
         if not why:
             raise Unclear("aws answered without a task")
         raise Refused(f"aws refused: {why}")
+
+    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        with asking(creating=True):
+            made: dict[str, Any] = self._clients.ecs.run_task(**request)
+            return made
 
     # -- look and end --------------------------------------------------------------------------------------------------
 
