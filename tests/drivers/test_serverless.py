@@ -78,7 +78,7 @@ def function(aws: Serverless, **more: Any) -> CloudFunction:
     return CloudFunction(**given)
 
 
-MAKES: list[Callable[..., Any]] = [container, function]
+MAKES = [pytest.param(container, id="container"), pytest.param(function, id="function")]
 
 
 def fetch(url: str | None) -> bytes:
@@ -229,7 +229,11 @@ def test_code_is_packed_the_same_each_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "refused"), [(container, ["RunTask", "unable"]), (function, ["CreateFunction", "unassumable"])], ids=str
+    ("make", "refused"),
+    [
+        pytest.param(container, ["RunTask", "unable"], id="container"),
+        pytest.param(function, ["CreateFunction", "unassumable"], id="function"),
+    ],
 )
 def test_a_new_role_that_is_not_known_yet_is_waited_for(
     make: Callable[..., Any], refused: list[str], owner: Owner, aws: Serverless
