@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import cloud.ec2
+import cloud.serverless
 import engine as engines
 import hosts
 import support
@@ -41,7 +42,7 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 
     def left() -> list[int]:
         # An engine or sshd that a test stopped and started again is the fixture's.
-        names = [name for name in ("engine", "host", "ec2") if name in request.fixturenames]
+        names = [name for name in ("engine", "host", "ec2", "serverless") if name in request.fixturenames]
         running = [process for name in names if (process := request.getfixturevalue(name).process) is not None]
         expected = {pid for process in running for pid in (process.pid, *tree.descendants(process.pid))}
         return [pid for pid in tree.descendants(os.getpid()) if pid not in before | expected]
@@ -121,6 +122,13 @@ def ec2() -> Iterator[cloud.ec2.Ec2]:
     if missing:
         pytest.skip(missing)
     with tempfile.TemporaryDirectory(prefix="tether-ec2-") as folder, cloud.ec2.running(Path(folder)) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def serverless() -> Iterator[cloud.serverless.Serverless]:
+    """A stand-in for ECS and Lambda with real processes."""
+    with cloud.serverless.running() as started:
         yield started
 
 

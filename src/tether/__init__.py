@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tether.drivers.conda import CondaEnv
     from tether.drivers.container import Container, ContainerRef, HealthCheck, Mount, Network
     from tether.drivers.kubernetes import Pod, PodRef
+    from tether.drivers.serverless import CloudContainer, CloudFunction
     from tether.drivers.service import Service
     from tether.drivers.ssh import RemoteProcess
     from tether.errors import (
@@ -66,6 +67,8 @@ __all__ = [
     "Budget",
     "Busy",
     "CloudAwarePlugin",
+    "CloudContainer",
+    "CloudFunction",
     "CloudProviderType",
     "CondaEnv",
     "Container",
@@ -124,6 +127,7 @@ _MODULES = {
     "drivers.conda": "CondaEnv",
     "drivers.container": "Container ContainerRef HealthCheck Mount Network",
     "drivers.kubernetes": "Pod PodRef",
+    "drivers.serverless": "CloudContainer CloudFunction",
     "drivers.service": "Service",
     "drivers.ssh": "RemoteProcess",
     "errors": (

@@ -50,10 +50,14 @@ class Stand:
         late: seconds for which lists and looks do not show a new machine.
         is_down: whether every connection breaks.
         calls: the kinds of requests so far.
+        named: the field of a request that has the name.
+        foreign: how somebody else asks for a machine.
     """
 
     provider: ClassVar[str]
     variable: ClassVar[str]
+    named: ClassVar[str] = "name"
+    foreign: ClassVar[dict[str, Any]]
     boot_s = 0.2
     end_s = 0.2
 
@@ -110,6 +114,10 @@ class Stand:
         """The mark on it."""
         raise NotImplementedError
 
+    def unmarked(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The same request by somebody else."""
+        raise NotImplementedError
+
     # -- requests --------------------------------------------------------------------------------------------------------
 
     def kind(self, method: str, path: str) -> str:
@@ -153,6 +161,7 @@ class LambdaLabs(Stand):
 
     provider = "lambda_labs"
     variable = "LAMBDA_API_KEY"
+    foreign: ClassVar = {"name": "theirs", "region_name": "us-east-1", "instance_type_name": "gpu_1x_a10"}
 
     SIZES: ClassVar = {
         "gpu_1x_a10": ("A10 (24 GB PCIe)", 75, 1, 30, 200, ["us-east-1"]),
@@ -162,6 +171,9 @@ class LambdaLabs(Stand):
 
     def mark(self, each: Rented) -> str | None:
         return next((tag["value"] for tag in each.asked.get("tags", ()) if tag["key"] == RESOURCE), None)
+
+    def unmarked(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return {**asked, "name": "theirs", "tags": []}
 
     def kind(self, method: str, path: str) -> str:
         if path.startswith("/instances"):
@@ -240,10 +252,14 @@ class RunPod(Stand):
 
     provider = "runpod"
     variable = "RUNPOD_API_KEY"
+    foreign: ClassVar = {"name": "theirs", "imageName": "x"}
     end_s = 0.0
 
     def mark(self, each: Rented) -> str | None:
         return (each.asked.get("env") or {}).get(RESOURCE)
+
+    def unmarked(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return {**asked, "name": "theirs", "env": {}}
 
     def kind(self, method: str, path: str) -> str:
         if method == "POST":
@@ -318,6 +334,9 @@ def running(stand: Stand) -> Iterator[Stand]:
             self._take()
 
         def do_POST(self) -> None:
+            self._take()
+
+        def do_PUT(self) -> None:
             self._take()
 
         def do_DELETE(self) -> None:

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 import channel
 from cloud.ec2 import KEYS, REGION, Ec2
+from cloud.serverless import Serverless, packed
 from engine import IMAGE, Engine
 from hosts import USER, HostOf
-from tether import CondaEnv, Container, Machine, Network, Process, RemoteProcess, Service, log, tcp
+from tether import (
+    CloudContainer,
+    CloudFunction,
+    CondaEnv,
+    Container,
+    Machine,
+    Network,
+    PluginExecutionMode,
+    Process,
+    RemoteProcess,
+    Service,
+    http,
+    log,
+    tcp,
+)
 from tether.life import registry
 from tether.linux import sockets
 from tether.testing import DriverContract, MarksContract, OutageContract, SilenceContract
+
+ROOT = Path(__file__).parents[2]
 
 
 class TestProcess(DriverContract):
@@ -240,8 +259,64 @@ class TestMachine(OutageContract):
             self.ec2.come_back()
 
 
+class TestCloudContainer(OutageContract):
+    """A task of ECS with a role, a log group and a definition of its own, at a stand-in whose lists are late."""
+
+    says = "serving"
+    within_s = 20.0
+    aws: ClassVar[Serverless]
+
+    @pytest.fixture(autouse=True)
+    def _with_aws(self, serverless: Serverless, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        type(self).aws = serverless
+        for name, value in KEYS.items():
+            monkeypatch.setenv(name, value)
+        serverless.tell(late=0.4)
+        yield
+        serverless.tell(late=0, faults=[])
+
+    def make_spec(self, name: str) -> CloudContainer:
+        """One that says something."""
+        command = ["sh", "-c", "echo serving; exec sleep 90"]
+        where = {"region": REGION, "endpoint": self.aws.url, "listing_lag": 1.5, "stop_grace": 1.0}
+        return CloudContainer("busybox", command, name=name, ready=log("serving"), **where)  # type: ignore[arg-type]
+
+    def leftovers(self) -> list[str]:
+        """What AWS's own client sees, and the processes that run."""
+        return self.aws.leftovers() if not self.aws.is_down else []
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        """Have every request's connection broken."""
+        self.aws.go_down()
+        try:
+            yield
+        finally:
+            self.aws.come_back()
+
+
+class TestCloudFunction(TestCloudContainer):
+    """A function of Lambda with a role, a log group and an address of its own, which answers."""
+
+    says = "called at"
+
+    def make_spec(self, name: str) -> CloudFunction:  # type: ignore[override]
+        """One that says where it was called."""
+        where = {"region": REGION, "endpoint": self.aws.url, "listing_lag": 1.5}
+        return CloudFunction(packed(), url="public", name=name, ready=http("/"), **where)  # type: ignore[arg-type]
+
+
 def test_every_kind_has_a_contract() -> None:
     """No driver is left out; a plugin's processes are no resources that can be started."""
     # Pods pass it in tests/kube, where there is a cluster.
     tested = {"process", "container", "network", "conda", "service", "ssh", "kubernetes", "machine"}
+    tested |= {"cloud_container", "cloud_function"}
     assert tested | {"plugin"} == {entry.name for entry in metadata.entry_points(group=registry.GROUP)}
+
+
+def test_every_mode_has_a_driver() -> None:
+    """All twelve of the protocol; the table of the documentation says which."""
+    found = {mode: {kind for kind in registry.BUILT_IN if mode in registry.driver_class(kind).modes} for mode in PluginExecutionMode}  # fmt: skip
+    assert all(found.values()), found
+    rows = re.findall(r"^\| `([A-Z_]+)` \| .* \| (.*) \|$", (ROOT / "docs/drivers.md").read_text(), re.MULTILINE)
+    assert {PluginExecutionMode[name]: set(re.findall(r"`(\w+)`", kinds)) for name, kinds in rows} == found

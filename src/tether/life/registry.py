@@ -17,6 +17,8 @@ __all__ = ["BUILT_IN", "driver_class", "kinds", "register"]
 GROUP = "tether.drivers"
 
 BUILT_IN = {
+    "cloud_container": "tether.drivers.serverless:CloudContainerDriver",
+    "cloud_function": "tether.drivers.serverless:CloudFunctionDriver",
     "conda": "tether.drivers.conda:CondaDriver",
     "container": "tether.drivers.container:ContainerDriver",
     "kubernetes": "tether.drivers.kubernetes:KubernetesDriver",

@@ -1,4 +1,4 @@
-"""A plugin that rents a machine, for consumers of the cloud-aware protocol too."""
+"""A plugin that rents a machine, or runs a container or a function in a cloud, for consumers of the cloud-aware protocol too."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from tether.drivers.cloud import Machine, MachineRef
+from tether.drivers.serverless import CloudContainer, CloudFunction
 from tether.errors import Busy, DriverUnavailable, SpecError, TetherError
 from tether.life.managed import new_id
 from tether.model import State
@@ -27,7 +28,7 @@ _STATUS = {
 
 
 class CloudPlugin(SinglePlugin):
-    """Rents a machine, or watches one that is there.
+    """Rents a machine, a container or a function, or watches a machine that is there.
 
     Statuses are "not_provisioned", "provisioning", "running", "stopped", "unknown" while the provider can't be asked, "terminating"
     and "terminated".
@@ -36,7 +37,7 @@ class CloudPlugin(SinglePlugin):
         settings: what to rent, or which one to watch.
     """
 
-    def __init__(self, settings: Machine | MachineRef) -> None:
+    def __init__(self, settings: Machine | MachineRef | CloudContainer | CloudFunction) -> None:
         self.settings = settings
         self._was_provisioned = False
         # A name of its own, so that one that another thread is just renting is found.
@@ -48,9 +49,9 @@ class CloudPlugin(SinglePlugin):
         resource = self._current()
         if resource is not None and resource.details.get("gpu_count"):
             return PluginExecutionMode.CLOUD_GPU
-        return self.settings.mode if isinstance(self.settings, Machine) else PluginExecutionMode.CLOUD_VM
+        return PluginExecutionMode.CLOUD_VM if isinstance(self.settings, MachineRef) else self.settings.mode
 
-    def spec(self) -> Machine | MachineRef:
+    def spec(self) -> Machine | MachineRef | CloudContainer | CloudFunction:
         """Return what is rented."""
         return replace(self.settings, name=self._name)
 

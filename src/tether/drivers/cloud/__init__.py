@@ -5,6 +5,9 @@ provider.py   what a provider is, and how one is found
 making.py     from a spec to a machine: what is on record before it, and after
 creation.py   the two disciplines of creating one: with an idempotency token, and without
 presence.py   whose a machine is, and when it is gone
+absence.py    when not to be shown means not to be there
+verdict.py    what a look at one says
+parts.py      removes what was made beside one
 boot.py       what it runs at its first boot
 lease.py      what ends it where nobody is left to: in the machine, and at the provider
 console.py    what one wrote

@@ -7,12 +7,13 @@ not, nothing is ever sent twice: the lists say what came of it.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from tether.drivers.cloud import presence
 from tether.drivers.cloud.provider import Choice, Order, Provider, Refused, Seen, Unclear
 from tether.errors import DriverUnavailable
 
-__all__ = ["LIMIT_S", "create"]
+__all__ = ["LIMIT_S", "create", "insist"]
 
 LIMIT_S = 120.0
 """No request to create is sent later than this after its plan was put on record."""
@@ -32,16 +33,26 @@ def create(provider: Provider, order: Order, choice: Choice, began: float, lag_s
         Tag and proof are on record before: a sweep finds it by both.
     """
     if provider.idempotent:
-        return _again_and_again(provider, order, choice, began)
+        return insist(lambda: provider.create(order, choice), began)
     return _once(provider, order, choice, lag_s)
 
 
-def _again_and_again(provider: Provider, order: Order, choice: Choice, began: float) -> Seen:
+def insist(create: Callable[[], Seen], began: float) -> Seen:
+    """Create something by a request that is known again, and ask again after each unclear answer.
+
+    Args:
+        create: sends the request, the same one each time.
+        began: when the plan was put on record, in seconds since the epoch.
+
+    Raises:
+        Refused: there is none, by the word of who was asked.
+        Unclear: there may be one.
+    """
     pause = _FIRST_PAUSE_S
     is_unclear = False
     while True:
         try:
-            return provider.create(order, choice)
+            return create()
         except Refused as error:
             if is_unclear:
                 # The refusal is of this request; what came of the one before is not known.

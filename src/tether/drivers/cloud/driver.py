@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, ClassVar
 
 from tether.drivers import Context
-from tether.drivers.cloud import boot, console, creation, details, keys, making, presence
+from tether.drivers.cloud import boot, console, details, keys, making, parts, presence, verdict
+from tether.drivers.cloud.absence import Absence
 from tether.drivers.cloud.lease import Lease
 from tether.drivers.cloud.provider import (
     CanLease,
@@ -27,8 +26,7 @@ from tether.drivers.cloud.provider import (
 from tether.drivers.cloud.spec import Machine, MachineRef
 from tether.drivers.cloud.watch import Held, Watch
 from tether.errors import DriverUnavailable, Gone, NotCreated, StartError
-from tether.ledger import place
-from tether.life.machine import Ended, Reached, Unreachable
+from tether.life.machine import Ended, Unreachable
 from tether.life.probes import Target
 from tether.model import Finding, Handle, OnDeath, Progress, State, Status, Usage
 from tether.protocol import PluginExecutionMode
@@ -39,7 +37,6 @@ _VERSION = 1
 _ADDRESS_S = 300.0
 _LOOK_PAUSE_S = 1.0
 _ABSENT_PAUSE_S = 0.5
-_PART_S = 90.0
 
 
 class CloudDriver:
@@ -58,7 +55,7 @@ class CloudDriver:
         self._providers: dict[str, Provider] = {}
         self._watches: dict[str, Watch] = {}
         self._ending: set[str] = set()
-        self._never: set[str] = set()
+        self._absence = Absence(context.state_dir)
 
     def _provider(self, handle: Handle) -> Provider:
         """The provider of a handle; one object for all that is reached in the same way."""
@@ -127,7 +124,7 @@ class CloudDriver:
         try:
             data, seen = making.create(order, provider, plan.data, choice, kept_s, progress)
         except Refused:
-            self._never.add(order.proof)
+            self._absence.refused(order.proof)
             raise
         handle = Handle(self.kind, plan.tag, data, _VERSION)
         lease = self._lease(provider, handle)
@@ -164,33 +161,19 @@ class CloudDriver:
 
     def _looked(self, held: Held) -> None:
         """Take in a look at a machine. Runs in the watch's thread."""
-        handle, seen = held.handle, held.seen
+        handle = held.handle
         if handle.tag in self._ending:
             # Whoever ends it says so when that is done.
             return
-        if held.absent and not (held.absent > 1 and _is_shown_by_now(handle)):
-            if held.absent > 1:
-                self._context.emit(handle.tag, Unreachable(self._at_a_cost(handle, "the provider does not show it")))
-        elif held.absent or (seen is not None and seen.phase == "gone"):
-            why = seen.reason or seen.word if seen is not None and not held.absent else "it is listed no more"
-            self._begin_to_clear(handle, f"ended at the provider: {why}")
-        elif time.time() > handle.data["made"] + handle.data.get("max_lifetime", math.inf):
-            # Where nothing in the machine or at the provider does.
-            self._begin_to_clear(handle, "its max_lifetime is over")
-        elif seen is not None and seen.phase in ("stopping", "stopped"):
-            said = f"it is {seen.word}: it does not run, is not gone, and its disks are billed"
-            self._context.emit(handle.tag, Unreachable(said))
-        elif seen is not None:
-            self._context.emit(handle.tag, Reached())
+        found = verdict.of(held)
+        if isinstance(found, verdict.Over):
+            self._begin_to_clear(handle, found.why)
+        elif found is not None:
+            self._context.emit(handle.tag, found)
 
     def _lost(self, held: Held, why: str) -> None:
         if held.handle.tag not in self._ending:
-            self._context.emit(held.handle.tag, Unreachable(self._at_a_cost(held.handle, why)))
-
-    @staticmethod
-    def _at_a_cost(handle: Handle, why: str) -> str:
-        rate = handle.data.get("cost_per_hour")
-        return f"{why}; if it runs, it costs {'an amount that is not known' if rate is None else f'{rate:g} US dollars'} an hour"
+            self._context.emit(held.handle.tag, Unreachable(verdict.at_a_cost(held.handle, why)))
 
     def _begin_to_clear(self, handle: Handle, why: str) -> None:
         if handle.data["attached"]:
@@ -226,7 +209,7 @@ class CloudDriver:
         if found.ours:
             return _status(found.ours[0])
         if not found.gone and not self._is_absence_proved(provider, handle):
-            return Status(State.LOST, reason=self._at_a_cost(handle, "the provider does not show it, or not yet"))
+            return Status(State.LOST, reason=verdict.at_a_cost(handle, "the provider does not show it, or not yet"))
         left = ", ".join(part.what for part in self._parts(provider, handle))
         if left:
             return Status(State.STOPPING, reason=f"something that was made for it is left: {left}")
@@ -234,31 +217,12 @@ class CloudDriver:
 
     def _is_absence_proved(self, provider: Provider, handle: Handle) -> bool:
         """Whether a machine that was not shown is not there; one that is on record is looked for twice."""
-        if not self._is_absence_certain(handle):
+        if not self._absence.is_certain(handle):
             return False
         if handle.data.get("id") is None:
             return True
         time.sleep(_ABSENT_PAUSE_S)
         return not presence.find(provider, handle).ours
-
-    def _is_absence_certain(self, handle: Handle) -> bool:
-        """Whether not to be shown means not to be there."""
-        if handle.data.get("id") is not None:
-            return _is_shown_by_now(handle)
-        if handle.data["proof"] in self._never or self._gone_mark(handle) == handle.data["proof"]:
-            return True
-        # Nothing is asked for later than that, and what was is shown by then.
-        return bool(time.time() > handle.data["began"] + creation.LIMIT_S + handle.data["lag"])
-
-    def _gone_path(self, handle: Handle) -> Path:
-        return self._context.state_dir / "run" / f"{handle.tag}.ended"
-
-    def _gone_mark(self, handle: Handle) -> str:
-        """The proof of the attempt that was seen to have left nothing; of an earlier one it says nothing."""
-        try:
-            return self._gone_path(handle).read_text()
-        except OSError:
-            return ""
 
     @staticmethod
     def _parts(provider: Provider, handle: Handle) -> list[Part]:
@@ -382,17 +346,16 @@ class CloudDriver:
         provider = self._provider(handle)
         self._ending.add(handle.tag)
         try:
-            if handle.data["proof"] not in self._never:
+            if not self._absence.was_refused(handle):
                 self._end_machines(provider, handle)
             self._remove_parts(handle)
-            if "id" not in handle.data:
-                place.write_private(self._gone_path(handle), handle.data["proof"].encode())
+            self._absence.seen(handle)
             self._let_go(handle)
         finally:
             self._ending.discard(handle.tag)
 
     def _end_machines(self, provider: Provider, handle: Handle) -> None:
-        certain = "id" not in handle.data and self._is_absence_certain(handle)
+        certain = "id" not in handle.data and self._absence.is_certain(handle)
         presence.end_all(
             provider,
             handle,
@@ -403,18 +366,8 @@ class CloudDriver:
     def _remove_parts(self, handle: Handle) -> None:
         """Remove what was made for it, until the provider shows nothing of it. Raises DriverUnavailable."""
         provider = self._provider(handle)
-        deadline = time.monotonic() + _PART_S
-        refused: DriverUnavailable | None = None
-        while left := self._parts(provider, handle):
-            for part in left:
-                try:
-                    provider.remove(part)  # type: ignore[attr-defined]
-                except DriverUnavailable as error:
-                    # A firewall rule is in use until the machine's interface is gone.
-                    refused = error
-            if time.monotonic() > deadline:
-                raise refused or DriverUnavailable(f"resource {handle.tag}: {left} were removed and are still there")
-            time.sleep(0 if refused is None else _LOOK_PAUSE_S)
+        if isinstance(provider, HasParts):
+            parts.remove_all(handle.tag, lambda: self._parts(provider, handle), provider.remove)
         keys.remove(self._context.state_dir, handle.tag)
 
     def _let_go(self, handle: Handle) -> None:
@@ -429,10 +382,6 @@ class CloudDriver:
             watch.close()
 
 
-def _is_shown_by_now(handle: Handle) -> bool:
-    return bool(time.time() - handle.data["made"] > handle.data["lag"])
-
-
 def _status(seen: Seen) -> Status:
     if seen.phase == "running":
         return Status(State.READY)
@@ -442,4 +391,4 @@ def _status(seen: Seen) -> Status:
         return Status(State.STOPPING, reason=f"the provider says it is {seen.word}")
     if seen.phase == "gone":
         return Status(State.GONE, reason=seen.reason or seen.word)
-    return Status(State.LOST, reason=f"it is {seen.word}: it does not run, is not gone, and its disks are billed")
+    return Status(State.LOST, reason=f"it is {seen.word}: it does not run, is not gone, and what it keeps is billed")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tether.drivers.cloud.provider import Provider, Seen
+from tether.drivers.cloud.provider import Lists, Seen
 from tether.errors import DriverUnavailable
 from tether.model import Handle
 
@@ -48,7 +48,7 @@ def is_marked(seen: Seen, tag: str, proof: str) -> bool:
     return seen.tag == tag and seen.proof == proof
 
 
-def _is_ours(provider: Provider, handle: Handle, seen: Seen) -> bool:
+def _is_ours(provider: Lists, handle: Handle, seen: Seen) -> bool:
     data = handle.data
     if seen.tag != handle.tag:
         return False
@@ -63,7 +63,7 @@ def _is_ours(provider: Provider, handle: Handle, seen: Seen) -> bool:
     return seen.made is not None and data["began"] - data["lag"] <= seen.made <= data["made"] + data["lag"]
 
 
-def find(provider: Provider, handle: Handle) -> Found:
+def find(provider: Lists, handle: Handle) -> Found:
     """Look for all machines of a resource. Raises DriverUnavailable."""
     recorded = handle.data.get("id")
     seen = {each.id: each for each in provider.listed(handle.tag)}
@@ -80,14 +80,14 @@ def find(provider: Provider, handle: Handle) -> Found:
     )
 
 
-def _is_gone(provider: Provider, handle: Handle, known: Seen | None, seen: list[Seen]) -> bool:
+def _is_gone(provider: Lists, handle: Handle, known: Seen | None, seen: list[Seen]) -> bool:
     if handle.data.get("id") is not None or not provider.idempotent:
         return known is not None and known.phase == "gone"
     # One token is one machine: if that is seen to have ended, there is no other to wait for.
     return any(each.phase == "gone" and is_marked(each, handle.tag, handle.data["proof"]) for each in seen)
 
 
-def end_all(provider: Provider, handle: Handle, *, is_certain: bool, before: Callable[[str], None]) -> None:
+def end_all(provider: Lists, handle: Handle, *, is_certain: bool, before: Callable[[str], None]) -> None:
     """Terminate the machines of a resource, and return when they are gone.
 
     Gone is what the provider says is terminated. What it does not show at all is believed to be gone after two looks: with the
@@ -109,7 +109,7 @@ def end_all(provider: Provider, handle: Handle, *, is_certain: bool, before: Cal
     while not ending.look():
         if time.monotonic() > deadline:
             raise DriverUnavailable(
-                f"machines of resource {handle.tag} were told to end and are still there: {ending.left}"
+                f"what there is of resource {handle.tag} was told to end and is still there: {ending.left}"
             )
         time.sleep(pause)
         pause = min(1.5 * pause, _LONGEST_PAUSE_S)
@@ -122,7 +122,7 @@ class _Ending:
         left: what was there at the last look, in words.
     """
 
-    def __init__(self, provider: Provider, handle: Handle, lag_s: float, before: Callable[[str], None]) -> None:
+    def __init__(self, provider: Lists, handle: Handle, lag_s: float, before: Callable[[str], None]) -> None:
         self.left = ""
         self._provider = provider
         self._handle = handle
@@ -151,7 +151,7 @@ class _Ending:
             )
         if stripped is not None:
             raise DriverUnavailable(
-                f"machine {stripped.id} does not carry the tag {tag} any more, so it may be somebody's by now and is left alone; "
+                f"{stripped.id} does not carry the tag {tag} any more, so it may be somebody's by now and is left alone; "
                 f"tag it again with tether:resource={tag} to have it ended, or run 'tether forget {tag}'"
             )
 

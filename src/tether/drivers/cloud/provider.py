@@ -21,6 +21,7 @@ __all__ = [
     "Choice",
     "HasConsole",
     "HasParts",
+    "Lists",
     "Order",
     "Part",
     "Phase",
@@ -42,6 +43,7 @@ Phase = Literal["pending", "running", "stopping", "stopped", "ending", "gone"]
 Tested = Literal[
     "run against the provider",
     "run against a stand-in with real machines",
+    "run against a stand-in with real processes",
     "contract-tested against its published description",
 ]
 
@@ -69,6 +71,8 @@ class Seen:
         cost_per_hour: US dollars, where the provider says.
         ssh_port: where it is logged in to.
         ports: by which port of the address each of its own is reached, where that is another one.
+        url: where it answers, if its provider gives it an address of its own on the web.
+        exit_code: of what ran in it, once that has ended; None where the provider does not say.
     """
 
     id: str
@@ -85,6 +89,8 @@ class Seen:
     cost_per_hour: float | None = None
     ssh_port: int = 22
     ports: Mapping[int, int] = field(default_factory=dict)
+    url: str | None = None
+    exit_code: int | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,28 @@ class Order:
     proof: str
     user_data: bytes = field(default=b"", repr=False)
     public_key: str | None = None
+
+
+class Lists(Protocol):
+    """Who can say what there is with a mark, and end it: what is needed to find something again and to see it gone.
+
+    Attributes:
+        idempotent: as for `Provider`.
+    """
+
+    idempotent: ClassVar[bool]
+
+    def listed(self, tag: str) -> list[Seen]:
+        """See `Provider`."""
+        ...
+
+    def look(self, ids: Sequence[str]) -> dict[str, Seen]:
+        """See `Provider`."""
+        ...
+
+    def terminate(self, machine: str) -> None:
+        """See `Provider`."""
+        ...
 
 
 class Provider(Protocol):

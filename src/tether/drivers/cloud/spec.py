@@ -12,7 +12,7 @@ from tether.model import OnDeath, Ready
 from tether.protocol import CloudProviderType, PluginExecutionMode
 from tether.spec import SpecBase
 
-__all__ = ["Machine", "MachineRef"]
+__all__ = ["Machine", "MachineRef", "check_labels", "check_price", "size_in_bytes"]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -28,7 +28,8 @@ def _provider(value: Any) -> str:
     return name
 
 
-def _check_price(value: float | None) -> None:
+def check_price(value: float | None) -> None:
+    """Refuse what can't be the price of an hour."""
     if value is not None and not (isinstance(value, int | float) and value >= 0):
         raise SpecError(f"cost_per_hour={value!r} must be US dollars, 0 or more")
 
@@ -108,14 +109,12 @@ class Machine(SpecBase):
         if self.gpu is not None and self.gpu_count == 0:
             object.__setattr__(self, "gpu_count", 1)
         if self.memory is not None:
-            object.__setattr__(self, "memory", _bytes(self.memory))
+            object.__setattr__(self, "memory", size_in_bytes(self.memory))
         if self.ready is None:
             object.__setattr__(self, "ready", Ready("health", None, _BOOT_S))
         self._check_common()
         self._check_numbers()
-        for key in self.labels:
-            if not isinstance(key, str) or not _TAG_KEY.fullmatch(key) or key.lower().startswith(("tether", "aws:")):
-                raise SpecError(f"{key!r} can't be a label: those that begin with 'tether' or 'aws:' are not yours")
+        check_labels(self.labels)
         if not isinstance(self.user_data, str | bytes):
             raise SpecError(f"user_data must be text, not {type(self.user_data).__name__}")
         if self.key == "" or not isinstance(self.key, str | bool):
@@ -141,7 +140,7 @@ class Machine(SpecBase):
             raise SpecError(f"listing_lag={self.listing_lag!r} must be 0 or more seconds")
         if self.ready is not None and (probe := self.ready.first_of("http", "tcp")) and self.port is None:
             raise SpecError(f"ready={probe}() needs a port to probe: give port=")
-        _check_price(self.cost_per_hour)
+        check_price(self.cost_per_hour)
 
     @property
     def default_name(self) -> str:
@@ -186,7 +185,15 @@ class Machine(SpecBase):
         }
 
 
-def _bytes(value: int | str) -> int:
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Refuse tags that can't be the user's own."""
+    for key in labels:
+        if not isinstance(key, str) or not _TAG_KEY.fullmatch(key) or key.lower().startswith(("tether", "aws:")):
+            raise SpecError(f"{key!r} can't be a label: those that begin with 'tether' or 'aws:' are not yours")
+
+
+def size_in_bytes(value: int | str) -> int:
+    """Return a size of memory, which may be written like "16g", in bytes. Raises SpecError."""
     if isinstance(value, str):
         found = _SIZE.fullmatch(value.strip())
         if found is None:
@@ -233,7 +240,7 @@ class MachineRef(SpecBase):
         self._check_common()
         if self.ready is not None and (probe := self.ready.first_of("http", "tcp")) and self.port is None:
             raise SpecError(f"ready={probe}() needs port=, a port of the machine")
-        _check_price(self.cost_per_hour)
+        check_price(self.cost_per_hour)
 
     @property
     def stays_up(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tether.drivers.cloud.lease import Lease
-from tether.drivers.cloud.provider import Provider, Seen
+from tether.drivers.cloud.provider import Lists, Seen
 from tether.errors import DriverUnavailable
 from tether.model import Handle
 
@@ -36,7 +36,7 @@ class Watch:
         lost: called with each machine, and why, after a look that failed.
     """
 
-    def __init__(self, provider: Provider, look: Callable[[Held], None], lost: Callable[[Held, str], None]) -> None:
+    def __init__(self, provider: Lists, look: Callable[[Held], None], lost: Callable[[Held, str], None]) -> None:
         self._provider = provider
         self._look = look
         self._lost = lost

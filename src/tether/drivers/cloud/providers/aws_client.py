@@ -11,7 +11,7 @@ from typing import Any
 from tether.drivers.cloud.provider import Order, Refused, Unclear
 from tether.errors import DriverUnavailable, SpecError, require_extra
 
-__all__ = ["OWNER", "RESOURCE", "Clients", "asking", "tagged", "tags", "tags_of"]
+__all__ = ["OWNER", "RESOURCE", "Clients", "asking", "marks", "tagged", "tags", "tags_of"]
 
 RESOURCE = "tether:resource"
 """The tag of tether on whatever it makes: the resource's id."""
@@ -94,6 +94,26 @@ class Clients:
         """EventBridge Scheduler."""
         return self._client("scheduler")
 
+    @property
+    def ecs(self) -> Any:
+        """The Elastic Container Service."""
+        return self._client("ecs")
+
+    @property
+    def functions(self) -> Any:
+        """Lambda."""
+        return self._client("lambda")
+
+    @property
+    def iam(self) -> Any:
+        """Identity and Access Management."""
+        return self._client("iam")
+
+    @property
+    def logs(self) -> Any:
+        """CloudWatch Logs."""
+        return self._client("logs")
+
 
 @contextmanager
 def asking(*, creating: bool = False, absent: tuple[str, ...] = ()) -> Iterator[None]:
@@ -132,11 +152,16 @@ def asking(*, creating: bool = False, absent: tuple[str, ...] = ()) -> Iterator[
         raise (Unclear if creating else DriverUnavailable)(f"aws does not answer: {error}") from error
 
 
+def marks(tag: str, owner: str, name: str, labels: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags that go on everything that is made for a resource; the user's own are among them."""
+    ours = {RESOURCE: tag, OWNER: owner, "Name": f"tether {name}"}
+    return {key: value for key, value in {**labels, **ours}.items() if value}
+
+
 def tags(order: Order) -> list[dict[str, str]]:
     """Return the tags that go on everything that is made for an order."""
-    name = order.spec.name or order.spec.default_name
-    ours = {RESOURCE: order.tag, OWNER: order.owner, "Name": f"tether {name}"}
-    return [{"Key": key, "Value": value} for key, value in {**order.spec.labels, **ours}.items() if value]
+    found = marks(order.tag, order.owner, order.spec.name or order.spec.default_name, order.spec.labels)
+    return [{"Key": key, "Value": value} for key, value in found.items()]
 
 
 def tagged(order: Order, *kinds: str) -> list[dict[str, Any]]:
