@@ -251,6 +251,69 @@ def test_what_a_plugin_leaves_is_not_called_gone_unseen(make_owner: Callable[...
     assert "force_cleanup() raised RuntimeError: no" in row.reason
 
 
+class Unspeakable(Exception):
+    """What can't be shown, looked at or compared."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("no truth")
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("no attributes")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"mode": Unspeakable()}, "get_execution_mode() raised Unspeakable"),
+        ({"pids": Unspeakable()}, "get_child_pids() raised Unspeakable"),
+        ({"pids": [object(), Unspeakable()]}, "get_child_pids() names what is no pid: a list whose repr() raises"),
+        ({"resources": Unspeakable()}, "get_managed_resources() raised Unspeakable"),
+    ],
+)
+def test_what_can_not_even_be_shown_is_the_plugins_error(owner: Owner, wrong: dict[str, Any], said: str) -> None:
+    """Its repr() and str() raise: status() says it all the same, and in its place."""
+    plugin = Late()
+    owner.register(plugin)
+    plugin.wrong = wrong
+    (shown,) = owner.status()["plugins"]
+    assert said in shown["error"]
+    json.dumps(shown)
+    plugin.wrong = {}
+
+
+def test_a_plugin_with_an_attribute_that_tether_has_a_use_for_stays_registered(
+    make_owner: Callable[..., Owner],
+) -> None:
+    """`has_ended` says of what tether watches that it has ended; of a plugin it says what its author meant, and may raise."""
+
+    class Training(Late):
+        def has_ended(self) -> bool:
+            return False
+
+    class Asking(Late):
+        @property
+        def has_ended(self) -> bool:
+            raise RuntimeError("ask later")
+
+    owner, training, last = make_owner(), Training(), Late()
+    for plugin in (training, Asking(), last):
+        owner.register(plugin)
+    last.begin()
+    training.begin()
+    assert last.server is not None
+    pids = [last.server.pid]
+    eventually(lambda: on_record(owner, "Late") == pids, 5)
+    assert list(owner.plugins) == ["Training", "Asking", "Late"]
+    owner.shutdown()
+    assert training.server is not None
+    assert training.server.returncode is not None
+
+
 # -- plugins that rent -------------------------------------------------------------------------------------------------
 
 
@@ -328,6 +391,24 @@ def test_what_can_not_be_ended_is_reported(make_owner: Callable[..., Owner], end
     (error,) = caught.value.exceptions
     assert "plugin Cloud: its remote resource i-123 at aws has the status 'running' after its cleanup" in str(error)
     assert "end it at its provider" in str(error)
+
+
+def test_a_remote_resource_that_can_not_be_looked_at(make_owner: Callable[..., Owner]) -> None:
+    """Reading what it returned raises: that is the plugin's error, in its place, as if the method had raised."""
+
+    class Odd(Cloud):
+        def get_remote_resource_info(self) -> Any:
+            return Unspeakable()
+
+    owner = make_owner()
+    owner.register(Odd())
+    (shown,) = owner.status()["plugins"]
+    assert "get_remote_resource_info() raised RuntimeError: no truth" in shown["error"]
+    with pytest.raises(PluginError, match="no truth"):
+        tether.has_active_cloud_resources(owner.plugins["Odd"])
+    with pytest.raises(ExceptionGroup) as caught:
+        owner.shutdown()
+    assert "it may cost money" in str(caught.value.exceptions[0])
 
 
 CLOUD_APP = """

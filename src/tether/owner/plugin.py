@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from tether import calls
-from tether.errors import TetherError
+from tether.errors import TetherError, in_words
 from tether.protocol import PluginExecutionMode
 
 if TYPE_CHECKING:
@@ -199,8 +199,13 @@ def _return_problem(method: Any, name: str) -> str:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        return f"{name}() raised {type(error).__name__}: {error}"
-    return "" if fits(value) else f"{name}() returned {calls.shown(value)}, not {wanted}"
+        return f"{name}() raised {type(error).__name__}: {in_words(error)}"
+    try:
+        is_right = fits(value)
+    except Exception:
+        # It raises when it is looked at: whatever it is, it is not what is wanted.
+        is_right = False
+    return "" if is_right else f"{name}() returned {calls.shown(value)}, not {wanted}"
 
 
 def problems(plugin: Any) -> list[str]:
@@ -213,12 +218,12 @@ def problems(plugin: Any) -> list[str]:
         try:
             method = getattr(plugin, name, None)
         except Exception as error:
-            found.append(f"{name} is a property that raises {type(error).__name__}: {error}")
+            found.append(f"{name} is a property that raises {type(error).__name__}: {in_words(error)}")
             continue
         if method is None:
             found.append(f"{name}() is missing")
         elif not callable(method):
-            found.append(f"{name} is no method but {method!r}")
+            found.append(f"{name} is no method but {calls.shown(method)}")
         else:
             problem = _signature_problem(method, name)
             if not problem and name in _RETURNS:

@@ -90,16 +90,17 @@ class Registered:
         if not is_cloud_aware(self.plugin):
             return None
         info = calls.run(self.plugin, "get_remote_resource_info")
-        shown = calls.plain(info) if info else None
-        if shown is not None and not isinstance(shown, dict):
-            shown = {"status": calls.plain(getattr(info, "status", "unknown")), "said": shown}
+        with calls.blaming(self.plugin, "get_remote_resource_info"):
+            shown = calls.plain(info) if info else None
+            if shown is not None and not isinstance(shown, dict):
+                shown = {"status": calls.plain(getattr(info, "status", "unknown")), "said": shown}
         self.remote = shown
         return shown
 
     def look(self) -> list[int]:
         """Return its live pids, and remember those that are provably the app's. Raises PluginError."""
         named, odd = calls.own_pids(self.plugin)
-        self.trouble = f"get_child_pids() names what is no pid: {odd!r:.80}" if odd else ""
+        self.trouble = f"get_child_pids() names what is no pid: {calls.shown(odd)}" if odd else ""
         pids = with_descendants(named)
         with suppress(PluginError):
             self.mode()

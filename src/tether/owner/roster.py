@@ -18,6 +18,7 @@ from tether.linux import identity
 from tether.model import Handle, State, check_name
 from tether.owner import asking
 from tether.owner.attendant import Attendant
+from tether.owner.job import Watched
 from tether.owner.registered import Held, Registered
 
 __all__ = ["Held", "Registered", "Roster"]
@@ -165,7 +166,8 @@ class Roster:
                 self._note("plugin failed", f"plugin {registered.name}: {registered.trouble}")
             if (registered.seen, registered.remote) != before:
                 self._record(registered)
-            if getattr(registered.plugin, "has_ended", False):
+            # An attribute of that name of anybody else's means whatever it means there.
+            if isinstance(registered.plugin, Watched) and registered.plugin.has_ended:
                 self._let_go_of_ended(registered)
         return looked
 
