@@ -36,6 +36,7 @@ from tether.ledger.reading import Reading
 from tether.ledger.store import Ledger
 from tether.linux import tree
 from tether.owner import asking
+from tether.owner.plugin import problems
 from tether.protocol import CloudProviderType, RemoteResourceInfo
 
 POLITE = "import signal, sys, time\ndef bye(*a): open(sys.argv[1], 'w').write('bye'); sys.exit(0)\nsignal.signal(signal.SIGTERM, bye)\n"
@@ -211,6 +212,32 @@ def test_a_plugin_that_hangs_keeps_nobody_from_being_looked_at(owner: Owner, mon
     eventually(lambda: on_record(owner, "good") == [pid], 5)
     eventually(lambda: len(said) >= 1)
     assert "get_child_pids() " in said[0]
+    release.set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["get_execution_mode", "get_child_pids", "get_managed_resources"])
+def test_a_plugin_that_hangs_holds_up_no_status(owner: Owner, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """It is said under its error, at once when it is asked again, and the others are shown. Slow: it waits for a time limit."""
+    monkeypatch.setattr("tether.owner.registered._LOOK_LIMIT_S", 0.3)
+    hanging, good, release = Late(), Late(), threading.Event()
+    owner.register(hanging, name="hanging")
+    owner.register(good, name="good")
+    setattr(hanging, method, lambda: release.wait(60) and None)
+    for said in (f"{method}() ", f"plugin hanging: {method}() has not returned yet from an earlier call"):
+        shown, other = owner.status()["plugins"]
+        assert said in shown["error"]
+        assert (other["mode"], other["error"]) == ("subprocess", None)
+    release.set()
+
+
+@pytest.mark.slow
+def test_a_plugin_that_hangs_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it takes too long for is a problem of its like others. Slow: it waits for a time limit."""
+    monkeypatch.setattr("tether.owner.plugin._ASK_LIMIT_S", 0.3)
+    plugin, release = Late(), threading.Event()
+    plugin.get_child_pids = lambda: release.wait(60)  # type: ignore[method-assign]
+    assert problems(plugin) == ["get_child_pids() did not return within 0.3 s"]
     release.set()
 
 
