@@ -428,6 +428,7 @@ class Owner(Answering):
         """In a fork of the owner: let go of everything, without ending anything."""
         self._closed = self._is_closing = True
         self._supervisor.release_in_fork()
+        self.telemetry.release_in_fork()
         self._ledger.abandon()
         self._roster.release_in_fork()
         self._record.abandon()
