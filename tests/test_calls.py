@@ -125,3 +125,19 @@ def test_resources_are_a_dict(wrong: Any) -> None:
 def test_pids_and_what_is_none() -> None:
     """Each once, in its order; what can't be a pid apart, so that it can be said."""
     assert calls.own_pids(Saying([3, [1], 3, True, "4", 5, {}])) == ([3, 5], [[1], True, "4", {}])
+
+
+class Unspeakable(Exception):
+    """An error that can't be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("method", ["get_execution_mode", "get_child_pids", "get_managed_resources"])
+def test_an_error_that_cannot_be_shown_is_the_plugins_error_too(method: str) -> None:
+    """Its own __str__ raises: that is said instead of its text."""
+    with pytest.raises(PluginError, match=rf"{method}\(\) raised Unspeakable: \(its text can't be had"):
+        calls.run(Saying(Unspeakable()), method)

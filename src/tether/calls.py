@@ -10,14 +10,27 @@ import dataclasses
 import inspect
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum
 from itertools import islice
 from typing import Any
 
 from tether.errors import PluginError
 
-__all__ = ["TimedOut", "ask", "has_methods", "mode_value", "own_pids", "plain", "resources", "run", "shown", "within"]
+__all__ = [
+    "TimedOut",
+    "ask",
+    "blaming",
+    "has_methods",
+    "mode_value",
+    "own_pids",
+    "plain",
+    "resources",
+    "run",
+    "shown",
+    "within",
+]
 
 _MOST_PIDS = 100_000
 _DEEPEST = 20
@@ -38,6 +51,22 @@ def has_methods(plugin: Any, names: Iterable[str]) -> bool:
         return False
 
 
+@contextmanager
+def blaming(plugin: Any, method: str) -> Iterator[None]:
+    """Within this, what is raised is the method's error: by the call itself, and by reading what it returned.
+
+    Raises:
+        PluginError: it raised, also what is no `Exception`.
+        KeyboardInterrupt: somebody pressed Ctrl-C meanwhile.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, PluginError):
+        raise
+    except BaseException as error:
+        raise PluginError.in_method(plugin, method, error) from error
+
+
 def run(plugin: Any, method: str, *arguments: Any) -> Any:
     """Call a method and return what it returns, unchecked.
 
@@ -45,12 +74,8 @@ def run(plugin: Any, method: str, *arguments: Any) -> Any:
         PluginError: it raised, also what is no `Exception` (``sys.exit()``, a cancellation), or it is a coroutine function.
         KeyboardInterrupt: somebody pressed Ctrl-C meanwhile.
     """
-    try:
+    with blaming(plugin, method):
         value = getattr(plugin, method)(*arguments)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise PluginError.in_method(plugin, method, error) from error
     if inspect.isawaitable(value):
         close = getattr(value, "close", None)
         if callable(close):
@@ -148,12 +173,8 @@ def own_pids(plugin: Any) -> tuple[list[int], list[Any]]:
     returned = run(plugin, "get_child_pids")
     if isinstance(returned, str | bytes | Mapping):
         raise _returned(plugin, "get_child_pids", shown(returned), "it must be a list of int")
-    try:
+    with blaming(plugin, "get_child_pids"):
         named = list(islice(iter(returned), _MOST_PIDS))
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise PluginError.in_method(plugin, "get_child_pids", error) from error
     # Not by isinstance(): True is no pid.
     return list(dict.fromkeys(each for each in named if type(each) is int)), [
         each for each in named if type(each) is not int

@@ -175,13 +175,21 @@ class PluginError(TetherError):
     def in_method(cls, plugin: Any, method: str, error: BaseException) -> PluginError:
         """Say that ``plugin.method()`` raised ``error``."""
         name = type(plugin).__name__
-        said = "; ".join(map(str, error.exceptions)) if isinstance(error, BaseExceptionGroup) else error
+        several = error.exceptions if isinstance(error, BaseExceptionGroup) else (error,)
         return cls(
-            f"plugin {name}: {method}() raised {type(error).__name__}: {said}; "
+            f"plugin {name}: {method}() raised {type(error).__name__}: {'; '.join(map(in_words, several))}; "
             f"mend the plugin, or check it with 'tether check MODULE:{name}'",
             plugin=name,
             method=method,
         )
+
+
+def in_words(error: BaseException) -> str:
+    """Return the text of somebody else's error, whose own ``__str__`` may raise."""
+    try:
+        return str(error)
+    except Exception as another:
+        return f"(its text can't be had: its __str__() raises {type(another).__name__})"
 
 
 def require_extra(module: str, extra: str, what: str) -> None:

@@ -161,6 +161,14 @@ class Telemetry:
         for watch in self._watches:
             watch.put(None)
 
+    def release_in_fork(self) -> None:
+        """In a fork of the owner: nothing will come there, which its iterators hear; no loop of the parent's is woken."""
+        watches, self._watches, self._listeners = self._watches, (), ()
+        self._closed = True
+        for watch in watches:
+            if isinstance(watch, Watch):
+                watch.put(None)
+
 
 class _Listener:
     """One subscription."""

@@ -211,11 +211,9 @@ def has_active_cloud_resources(plugin: Any) -> bool:
     if not is_cloud_aware(plugin):
         return False
     info = calls.run(plugin, "get_remote_resource_info")
-    try:
+    with calls.blaming(plugin, "get_remote_resource_info"):
         status = getattr(info, "status", None) if info else None
-    except Exception as error:
-        raise PluginError.in_method(plugin, "get_remote_resource_info", error) from error
-    return getattr(status, "value", status) == "running"
+        return bool(getattr(status, "value", status) == "running")
 
 
 def get_total_estimated_cost(plugins: Iterable[Any], duration_hours: float = 1.0) -> float:

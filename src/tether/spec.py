@@ -329,6 +329,8 @@ class Process(CommandBase):
             object.__setattr__(self, "stop_grace", sum(span for _, span in self.stop))
         for field_name in ("ignored_signals", "blocked_signals"):
             numbers = tuple(_signal_number(each, field_name) for each in getattr(self, field_name))
+            if {_signal.SIGKILL, _signal.SIGSTOP} & set(numbers):
+                raise SpecError(f"{field_name}: SIGKILL and SIGSTOP can be neither ignored nor blocked")
             object.__setattr__(self, field_name, numbers)
         self._check_common()
         _check_stream("stdin", self.stdin, ("inherit", "null", "pipe"))

@@ -14,7 +14,7 @@ import pytest
 
 import tether
 from aio.conftest import Run
-from tether import Budget, NotFound, Process, State, TetherError, aio
+from tether import Budget, Gone, NotFound, Process, State, TetherError, aio
 
 ITS_OWN = {
     "hand_over": "puts the guard in the place of this process, loop and all",
@@ -115,16 +115,23 @@ def test_plugins_are_answered_for(run: Run, private_state: Path) -> None:
 
 
 def test_a_kept_resource_is_adopted(run: Run, private_state: Path) -> None:
-    """As by `tether.Owner`."""
+    """As by `tether.Owner`; who waits for it where it was left is told of that."""
 
     async def main() -> None:
-        async with aio.Owner("kept", on_death="keep") as first:
+        async with aio.Owner("kept", on_death="keep") as first, anyio.create_task_group() as tasks:
             resource = await first.start(Process(["sleep", "60"], name="it", keep_for=60))
-        assert resource.state is State.READY
+            tasks.start_soon(wait, resource)
+            await anyio.wait_all_tasks_blocked()
+            await first.shutdown()
+        assert resource.state is State.LOST
         async with aio.Owner("kept") as second:
             adopted = await second.adopt("it")
             assert adopted.id == resource.id
             await adopted.kill()
+
+    async def wait(resource: aio.Resource) -> None:
+        with pytest.raises(Gone, match="left to the next owner"):
+            await resource.wait()
 
     run(main)
 

@@ -27,10 +27,12 @@ def test_ps_lists_what_is_there(owner: Owner) -> None:
     assert lines[0].split() == ["OWNER", "NAME", "STATE", "AGE", "PROCS", "MEM", "CPU", "URL,", "REASON"]
     assert re.fullmatch(r"test +it +ready +\ds +2 +[\d.]+[KM] +[\d.]+s +-", lines[1])
     assert re.search(rf"test +it +process +ready .* {resource.pid} +2 .* {resource.id}", tether("ps", "--wide"))
+    assert tether("ps", "nosuch").startswith("nothing of what was asked for runs in ")
     (shown,) = table("ps")
     assert (shown["id"], shown["pids"], shown["owner_alive"]) == (resource.id, resource.pids(), True)
     resource.kill()
     assert table("ps") == []
+    assert tether("ps").startswith("nothing runs in ")
     assert table("ps", "--all")[0]["state"] == "gone"
 
 

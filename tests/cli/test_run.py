@@ -234,3 +234,53 @@ def test_a_background_job_goes_on_to_ignore_the_keyboard() -> None:
     assert (
         subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=True).stdout == "True\n"
     )
+
+
+SEEN = """
+import os, sys
+def is_open(fd):
+    try:
+        return bool(os.fstat(fd))
+    except OSError:
+        return False
+seen = [fd for fd in range(3) if not is_open(fd)]
+open(sys.argv[1], "w").write(str(seen))
+"""
+
+
+@pytest.mark.parametrize("closed", [[0], [1], [0, 1, 2]], ids=str)
+def test_what_is_closed_here_is_closed_there(tmp_path: Path, closed: list[int]) -> None:
+    """No file of tether's own gets the number and is handed on; and nothing is said of that where there is nobody to hear it."""
+    seen = tmp_path / "seen"
+    command = [*TETHER, "run", "--", sys.executable, "-c", SEEN, str(seen)]
+    ends = " ".join(f"{fd}{'<' if fd == 0 else '>'}&-" for fd in closed)
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {ends}', "sh", *command], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert seen.read_text() == str(closed)
+
+
+def test_a_failure_is_told_by_its_code_where_nobody_can_be_told() -> None:
+    """Standard error is closed: still 127, as with env(1)."""
+    done = subprocess.run(
+        ["sh", "-c", '"$@" 2>&-', "sh", *TETHER, "run", "--", "no-such-program"], timeout=60, check=False
+    )
+    assert done.returncode == 127
+
+
+def test_a_command_begins_with_no_signal_ignored() -> None:
+    """Also none of the two that glibc's posix_spawn(3) has ignored in what it starts."""
+    done = run("grep", "SigIgn", "/proc/self/status")
+    assert int(done.stdout.split()[1], 16) == 0
+
+
+def test_a_script_without_an_interpreter_gets_all_of_its_arguments_or_does_not_run(tmp_path: Path) -> None:
+    """As a shell runs it; what can't be handed on is said, and not cut."""
+    script = tmp_path / "script"
+    script.write_text("echo $#")
+    script.chmod(0o755)
+    assert run(str(script), *["x"] * 4000).stdout == "4000\n"
+    done = run(str(script), *["x"] * 6000)
+    assert (done.returncode, done.stdout) == (126, "")
+    assert "Argument list too long" in done.stderr

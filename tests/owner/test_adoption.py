@@ -6,14 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from queue import Queue
 
 import pytest
 
 from support import Runner, eventually
-from tether import Busy, NotFound, Owner, Process, State
+from tether import Busy, Gone, NotFound, Owner, Process, State, log
 from tether.linux import tree
 
 KEEPER = """
@@ -291,3 +294,52 @@ def test_busy_is_said_by_name(make_owner: Callable[..., Owner]) -> None:
     with pytest.raises(Busy):
         owner.start(Process(["sleep", "61"], name="srv", on_death="keep"))
     resource.kill()
+
+
+def test_what_was_left_to_the_next_owner_is_no_longer_this_ones(make_owner: Callable[..., Owner]) -> None:
+    """It says so at once: it is neither killed nor claimed to be, and who waits for it in a thread does not wait for ever."""
+    first = make_owner("app")
+    kept = first.start(Process(["sleep", "60"], name="kept", on_death="keep"))
+    pid, heard, ended = kept.pid, Queue[object](), Queue[str]()
+    kept.on_end(lambda: ended.put("ended"))
+    begun = threading.Barrier(3)
+
+    def wait(how: Callable[[], object]) -> None:
+        begun.wait()
+        try:
+            heard.put(how())
+        except Gone as error:
+            heard.put(str(error))
+
+    for how in (kept.wait, lambda: list(kept.lines(follow=True))):
+        threading.Thread(target=wait, args=(how,), daemon=True).start()
+    begun.wait()
+    first.shutdown()
+    said = sorted(str(heard.get(timeout=20)) for _ in range(2))
+    assert said[0] == "[]"
+    assert said[1] == (
+        "resource kept was left to the next owner named app when this one was shut down: adopt it there, or end it with "
+        "'tether kill app/kept'"
+    )
+    for method in (kept.kill, kept.stop, kept.restart, kept.wait, partial(kept.send_signal, 15)):
+        with pytest.raises(Gone, match="left to the next owner named app"):
+            method()
+    assert (kept.state, kept.reason) == (State.LOST, "left to the next owner named app")
+    assert ended.empty()
+    adopted = make_owner("app").adopt("kept")
+    assert adopted.pid == pid
+    adopted.kill()
+
+
+def test_what_is_being_stopped_is_not_left(make_owner: Callable[..., Owner]) -> None:
+    """A shutdown beside the stop() of what would be kept waits for that."""
+    owner = make_owner("app")
+    code = "trap '' TERM; echo up; while :; do sleep 0.1; done"
+    kept = owner.start(Process(["sh", "-c", code], name="kept", on_death="keep", stop_grace=0.5, ready=log("up")))
+    stopping = threading.Thread(target=kept.stop, daemon=True)
+    stopping.start()
+    eventually(lambda: kept.state is State.STOPPING)
+    owner.shutdown()
+    assert kept.state is State.GONE
+    stopping.join(10)
+    assert not stopping.is_alive()

@@ -36,6 +36,7 @@ from tether.ledger.reading import Reading
 from tether.ledger.store import Ledger
 from tether.linux import tree
 from tether.owner import asking
+from tether.owner.plugin import problems
 from tether.protocol import CloudProviderType, RemoteResourceInfo
 
 POLITE = "import signal, sys, time\ndef bye(*a): open(sys.argv[1], 'w').write('bye'); sys.exit(0)\nsignal.signal(signal.SIGTERM, bye)\n"
@@ -214,6 +215,32 @@ def test_a_plugin_that_hangs_keeps_nobody_from_being_looked_at(owner: Owner, mon
     release.set()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["get_execution_mode", "get_child_pids", "get_managed_resources"])
+def test_a_plugin_that_hangs_holds_up_no_status(owner: Owner, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """It is said under its error, at once when it is asked again, and the others are shown. Slow: it waits for a time limit."""
+    monkeypatch.setattr("tether.owner.registered._LOOK_LIMIT_S", 0.3)
+    hanging, good, release = Late(), Late(), threading.Event()
+    owner.register(hanging, name="hanging")
+    owner.register(good, name="good")
+    setattr(hanging, method, lambda: release.wait(60) and None)
+    for said in (f"{method}() ", f"plugin hanging: {method}() has not returned yet from an earlier call"):
+        shown, other = owner.status()["plugins"]
+        assert said in shown["error"]
+        assert (other["mode"], other["error"]) == ("subprocess", None)
+    release.set()
+
+
+@pytest.mark.slow
+def test_a_plugin_that_hangs_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it takes too long for is a problem of its like others. Slow: it waits for a time limit."""
+    monkeypatch.setattr("tether.owner.plugin._ASK_LIMIT_S", 0.3)
+    plugin, release = Late(), threading.Event()
+    plugin.get_child_pids = lambda: release.wait(60)  # type: ignore[method-assign]
+    assert problems(plugin) == ["get_child_pids() did not return within 0.3 s"]
+    release.set()
+
+
 def test_an_interrupted_cleanup_can_be_asked_for_again(owner: Owner) -> None:
     """Ctrl-C while one plugin cleans up: the next call goes on with it, and does not call it twice at once."""
     calls: list[str] = []
@@ -249,6 +276,69 @@ def test_what_a_plugin_leaves_is_not_called_gone_unseen(make_owner: Callable[...
     ledger.close()
     assert row.state is State.FAILED
     assert "force_cleanup() raised RuntimeError: no" in row.reason
+
+
+class Unspeakable(Exception):
+    """What can't be shown, looked at or compared."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("no truth")
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("no attributes")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"mode": Unspeakable()}, "get_execution_mode() raised Unspeakable"),
+        ({"pids": Unspeakable()}, "get_child_pids() raised Unspeakable"),
+        ({"pids": [object(), Unspeakable()]}, "get_child_pids() names what is no pid: a list whose repr() raises"),
+        ({"resources": Unspeakable()}, "get_managed_resources() raised Unspeakable"),
+    ],
+)
+def test_what_can_not_even_be_shown_is_the_plugins_error(owner: Owner, wrong: dict[str, Any], said: str) -> None:
+    """Its repr() and str() raise: status() says it all the same, and in its place."""
+    plugin = Late()
+    owner.register(plugin)
+    plugin.wrong = wrong
+    (shown,) = owner.status()["plugins"]
+    assert said in shown["error"]
+    json.dumps(shown)
+    plugin.wrong = {}
+
+
+def test_a_plugin_with_an_attribute_that_tether_has_a_use_for_stays_registered(
+    make_owner: Callable[..., Owner],
+) -> None:
+    """`has_ended` says of what tether watches that it has ended; of a plugin it says what its author meant, and may raise."""
+
+    class Training(Late):
+        def has_ended(self) -> bool:
+            return False
+
+    class Asking(Late):
+        @property
+        def has_ended(self) -> bool:
+            raise RuntimeError("ask later")
+
+    owner, training, last = make_owner(), Training(), Late()
+    for plugin in (training, Asking(), last):
+        owner.register(plugin)
+    last.begin()
+    training.begin()
+    assert last.server is not None
+    pids = [last.server.pid]
+    eventually(lambda: on_record(owner, "Late") == pids, 5)
+    assert list(owner.plugins) == ["Training", "Asking", "Late"]
+    owner.shutdown()
+    assert training.server is not None
+    assert training.server.returncode is not None
 
 
 # -- plugins that rent -------------------------------------------------------------------------------------------------
@@ -328,6 +418,24 @@ def test_what_can_not_be_ended_is_reported(make_owner: Callable[..., Owner], end
     (error,) = caught.value.exceptions
     assert "plugin Cloud: its remote resource i-123 at aws has the status 'running' after its cleanup" in str(error)
     assert "end it at its provider" in str(error)
+
+
+def test_a_remote_resource_that_can_not_be_looked_at(make_owner: Callable[..., Owner]) -> None:
+    """Reading what it returned raises: that is the plugin's error, in its place, as if the method had raised."""
+
+    class Odd(Cloud):
+        def get_remote_resource_info(self) -> Any:
+            return Unspeakable()
+
+    owner = make_owner()
+    owner.register(Odd())
+    (shown,) = owner.status()["plugins"]
+    assert "get_remote_resource_info() raised RuntimeError: no truth" in shown["error"]
+    with pytest.raises(PluginError, match="no truth"):
+        tether.has_active_cloud_resources(owner.plugins["Odd"])
+    with pytest.raises(ExceptionGroup) as caught:
+        owner.shutdown()
+    assert "it may cost money" in str(caught.value.exceptions[0])
 
 
 CLOUD_APP = """

@@ -226,8 +226,11 @@ def test_what_was_adopted_by_its_name_is_not_restarted(make_owner: Callable[...,
 def test_a_fork_says_at_once_that_it_can_do_nothing(owner: Owner) -> None:
     """It neither waits for what it can't hear of, nor says that it is ready."""
     resource = owner.start(Process(["sleep", "60"]))
+    watching = owner.watch()
     pid = os.fork()
     if pid == 0:
+        # What waits for ever ends the fork, and fails this.
+        signal.alarm(60)
         status = 1
         try:
             assert resource.state is State.LOST
@@ -241,11 +244,14 @@ def test_a_fork_says_at_once_that_it_can_do_nothing(owner: Owner) -> None:
             for method in methods:
                 with pytest.raises(Gone, match="the parent process's"):
                     method()
+            assert list(watching) == list(owner.watch()) == []
             status = 0
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert resource.state is State.READY
+    resource.kill()
+    assert watching.next(10) is not None
 
 
 def test_a_second_owner_of_a_name_is_said(make_owner: Callable[..., Owner]) -> None:

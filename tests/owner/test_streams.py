@@ -291,6 +291,8 @@ def test_signals_can_be_ignored_or_blocked_from_the_beginning(owner: Owner) -> N
     assert job.logs().split() == ["SIG_IGN", str(int(signal.SIGUSR2))]
     with pytest.raises(SpecError, match="ignored_signals: 'NONE' is the name of no signal"):
         Process(["true"], ignored_signals=["NONE"])
+    with pytest.raises(SpecError, match="blocked_signals: SIGKILL and SIGSTOP can be neither ignored nor blocked"):
+        Process(["true"], blocked_signals=["STOP"])
 
 
 def test_a_command_can_share_the_session_of_the_app(owner: Owner) -> None:

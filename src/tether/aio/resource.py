@@ -209,24 +209,26 @@ class Resource:
 
         Raises:
             DeadlineExceeded: it goes on after ``timeout`` seconds; also a `TimeoutError`.
+            Gone: its owner was shut down, and left it to the next one.
         """
-        loop = loops.current()
+        loop, managed = loops.current(), self._resource._managed  # noqa: SLF001
         event = loop.event()
         ended, exit_code = False, None
 
         def end() -> None:
             # Now: another task may restart it before the loop comes to hear of it.
             nonlocal ended, exit_code
-            ended, exit_code = True, self.exit_code
+            ended, exit_code = not managed.is_left, self.exit_code
             loop.call(event.set)
 
-        forget = self._resource.on_end(end, of=of)
+        forget = managed.on_end(end, of=of, waits=True)
         try:
             await loop.wait(event, timeout)
         finally:
             forget()
         # It may have ended before the loop came to hear of it.
         if not ended:
+            managed.check_owned()
             raise DeadlineExceeded(f"resource {self.name} is still {self.state.value} after {timeout:g} s")
         return exit_code
 

@@ -31,9 +31,7 @@ def main() -> None:
     argv = sys.argv[1:]
     runs = argv[:1] == ["run"]
     _end_quietly_if_interrupted()
-    if not runs:
-        # What `tether run` starts gets the descriptors as they are, closed ones too.
-        _have_standard_streams()
+    _have_standard_streams()
     code = _code_of(argv, _RUN_FAILURE if runs or argv[:1] == ["exec"] else _OWN_FAILURE)
     gc.freeze()
     sys.exit(code)
@@ -81,7 +79,10 @@ def _end_quietly_if_interrupted() -> None:
 
 
 def _have_standard_streams() -> None:
-    """Put something in the place of a standard descriptor that is closed, so that no file of ours gets its number."""
+    """Put something in the place of a standard descriptor that is closed, so that no file of ours gets its number.
+
+    It is not inherited: what `tether run` starts has the descriptors as they were, closed ones too.
+    """
     for fd, how in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(fd)

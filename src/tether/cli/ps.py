@@ -64,7 +64,8 @@ def ps(argv: Sequence[str]) -> int:
             for each in seen:
                 text.say(each.row.id)
         else:
-            _print(seen, records, wide=given.wide, everything=given.everything)
+            narrowed = bool(given.names or wanted)
+            _print(seen, records, wide=given.wide, everything=given.everything, narrowed=narrowed)
 
     if given.watch is None:
         show()
@@ -131,9 +132,10 @@ def _cpu(cpu_s: float | None) -> str:
     return f"{cpu_s:.1f}s" if cpu_s < 60 else text.span(cpu_s)
 
 
-def _print(seen: list[Seen], records: Records, *, wide: bool, everything: bool) -> None:
+def _print(seen: list[Seen], records: Records, *, wide: bool, everything: bool, narrowed: bool) -> None:
     if not seen:
-        text.say(f"nothing {'on record' if everything else 'runs'} in {text.clean(records.state_dir)}")
+        what = "nothing of what was asked for" if narrowed else "nothing"
+        text.say(f"{what} {'on record' if everything else 'runs'} in {text.clean(records.state_dir)}")
         return
     if wide:
         _print_wide(seen)

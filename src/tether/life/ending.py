@@ -88,7 +88,7 @@ class Ending:
 
         Raises:
             DeadlineExceeded: it was killed and is still there; it stays on record.
-            Gone: this is a fork of its owner.
+            Gone: this is a fork of its owner, or it was left to the next one.
         """
         managed.check_owned()
         begun, ends = self._ask(managed, why, force, grace)
@@ -192,7 +192,7 @@ class Ending:
 
         Raises:
             DeadlineExceeded: it goes on.
-            Gone: this is a fork of its owner.
+            Gone: this is a fork of its owner, or it was left to the next one.
         """
         managed.check_owned()
         life = self._await_end(managed, managed.begun, timeout_s, of)
@@ -204,6 +204,7 @@ class Ending:
         deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
         with managed.lock:
             while managed.begun == begun and not managed.has_ended(of):
+                managed.check_owned()
                 left = None if deadline is None else deadline - self._clock.monotonic()
                 if left is not None and left <= 0:
                     raise DeadlineExceeded(f"resource {managed.name} is still {managed.state} after {timeout_s:g} s")

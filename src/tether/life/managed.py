@@ -73,7 +73,7 @@ class Managed:
         self.answers_at = ""
         self.number = 1
         self.begun = 0
-        self._is_forked = False
+        self._whose = ""
         self.former = self.life
         self.stops = 0
         self.asked_grace: float | None = None
@@ -88,7 +88,7 @@ class Managed:
         self.condition = threading.Condition(self.lock)
         self.early: list[Event] = []
         self.heard: deque[Event] = deque()
-        self._on_end: dict[object, tuple[Wanted, Callable[[], object]]] = {}
+        self._on_end: dict[object, tuple[Wanted, Callable[[], object], bool]] = {}
         # Looked up by name, not isinstance(): that costs a start more than anything else of this object.
         self._port_of: Callable[[Handle], int | None] | None = getattr(driver, "port", None)
         self._log_of: Callable[[Handle], Path | None] | None = getattr(driver, "log_path", None)
@@ -129,13 +129,8 @@ class Managed:
             self.life = replace(
                 self.life, state=State.LOST, reason=f"not known in process {os.getpid()}, a fork of its owner"
             )
-            self._is_forked = True
-
-    def check_owned(self) -> None:
-        """Raise Gone in a fork of its owner, which can neither end it nor hear of its end."""
-        if self._is_forked:
-            raise Gone(
-                f"resource {self.name} is the parent process's: in a fork it can't be ended or waited for; do that in the parent, "
+            self._whose = (
+                "is the parent process's: in a fork it can't be ended or waited for; do that in the parent, "
                 "or start it here with an Owner of this process"
             )
 
@@ -143,6 +138,37 @@ class Managed:
     def is_held_here(self) -> bool:
         """Whether this thread holds ``condition``, as in a signal handler that interrupted it there: no other can tell of it."""
         return bool(self.condition._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001
+
+    @property
+    def stays(self) -> bool:
+        """Whether a shutdown leaves it to the next owner; what somebody ends just now is ended, and waited for."""
+        return self.on_death == "keep" and self.state is not State.STOPPING and not self.state.is_final
+
+    def leave(self, owner: str) -> None:
+        """Leave it to the next owner of that name: it goes on, and what becomes of it is not heard here any more."""
+        with self.lock:
+            if not self.stays:
+                return
+            self.life = replace(self.life, state=State.LOST, reason=f"left to the next owner named {owner}")
+            self._whose = (
+                f"was left to the next owner named {owner} when this one was shut down: adopt it there, "
+                f"or end it with 'tether kill {owner}/{self.name}'"
+            )
+            self.condition.notify_all()
+            for key, (_, listener, waits) in list(self._on_end.items()):
+                self._on_end.pop(key, None)
+                if waits:
+                    listener()
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it is another owner's by now: it can neither be ended from here nor waited for."""
+        return bool(self._whose)
+
+    def check_owned(self) -> None:
+        """Raise Gone in a fork of its owner, and where it was left to the next: neither can end it, nor hear of its end."""
+        if self._whose:
+            raise Gone(f"resource {self.name} {self._whose}")
 
     @property
     def is_over(self) -> bool:
@@ -155,16 +181,17 @@ class Managed:
             return True
         return self.is_over or (of == "main" and self.life.exit_code is not None)
 
-    def on_end(self, listener: Callable[[], object], *, of: Wanted = "tree") -> Callable[[], None]:
+    def on_end(self, listener: Callable[[], object], *, of: Wanted = "tree", waits: bool = False) -> Callable[[], None]:
         """Have ``listener`` called once when it has ended, at once if it has; the function that is returned forgets it.
 
-        It is called in the thread that saw the end, with ``condition`` held: it must not block. Raises Gone in a fork of its owner.
+        It is called in the thread that saw the end, with ``condition`` held: it must not block. One that ``waits`` is called also
+        when it is left to the next owner, and looks whether it is. Raises Gone where it is not this owner's.
         """
         self.check_owned()
         key = object()
         with self.lock:
             if not self.has_ended(of):
-                self._on_end[key] = of, listener
+                self._on_end[key] = of, listener, waits
                 return lambda: self._forget(key)
         listener()
         return lambda: None
@@ -175,7 +202,7 @@ class Managed:
 
     def tell_end(self) -> None:
         """Call who waits for an end that has come."""
-        for key, (of, listener) in list(self._on_end.items()):
+        for key, (of, listener, _) in list(self._on_end.items()):
             if not self.has_ended(of):
                 continue
             self._on_end.pop(key, None)

@@ -143,7 +143,7 @@ class _Following(Lines):
             self._epoll = stack.enter_context(select.epoll())
             self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             self._epoll.register(self._bell, select.EPOLLIN)
-            self._forget = managed.on_end(self._ring)
+            self._forget = managed.on_end(self._ring, waits=True)
             stack.callback(self._hang_up)
             with suppress(OSError):
                 self._told = inotify.opened()
@@ -167,7 +167,8 @@ class _Following(Lines):
         if self._over:
             return None
         # Looked at first, and asked first: nothing that is written meanwhile is missed.
-        self._over = self._managed.is_over or self._managed.begun != self._begun
+        managed = self._managed
+        self._over = managed.is_over or managed.is_left or managed.begun != self._begun
         self._ask()
         found = []
         for log, first, splitter in zip(self._logs, self._first, self._splitters, strict=True):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
+from tether import calls
 from tether.errors import PluginError
 from tether.linux import members, proc, signals, tree
 from tether.protocol import PluginExecutionMode
@@ -84,7 +85,7 @@ class Watched:
         pid = process if type(process) is int else getattr(process, "pid", None)
         if type(pid) is not int:
             raise PluginError(
-                f"{process!r:.80} can't be watched: it has no pid; give a Popen, or a pid", plugin="Watched"
+                f"{calls.shown(process)} can't be watched: it has no pid; give a Popen, or a pid", plugin="Watched"
             )
         stat = proc.read_stat(pid)
         if stat is None or not stat.running:

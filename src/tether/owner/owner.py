@@ -403,7 +403,7 @@ class Owner(Answering):
         if self._spending is not None:
             self._spending.close()
         errors = self._roster.clean_up()
-        errors += stop_all(self._supervisor, [m for m in self._supervisor.live() if m.on_death != "keep"], grace)
+        errors += stop_all(self._supervisor, [m for m in self._supervisor.live() if not m.stays], grace)
         marking.unmark(self.id)
         return errors + stray.see_to(self.id, self.strays, self._ledger, self.state_dir, self._note)
 
@@ -433,6 +433,8 @@ class Owner(Answering):
         # What is kept with nothing beside it that ends it in time is the reaper's to watch.
         guarded = all(isinstance(m.driver, HasGuard) for m in kept)
         self._guard.disarm(orderly=orderly and guarded and recorded, empty=not kept)
+        for managed in kept:
+            managed.leave(self.name)
         if orderly and not kept:
             (self.state_dir / "run" / f"{self.id}.receipts").unlink(missing_ok=True)
         self._ledger.close()
@@ -443,6 +445,7 @@ class Owner(Answering):
         """In a fork of the owner: let go of everything, without ending anything."""
         self._closed = self._is_closing = True
         self._supervisor.release_in_fork()
+        self.telemetry.release_in_fork()
         self._ledger.abandon()
         self._roster.release_in_fork()
         self._record.abandon()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from tether import calls
-from tether.errors import TetherError
+from tether.errors import PluginError, TetherError, in_words
 from tether.protocol import PluginExecutionMode
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from tether.owner.resource import Resource
 
 __all__ = ["ManagedPlugin", "problems"]
+
+_ASK_LIMIT_S = 10.0
+"""So long one method may take that is called to see what it returns."""
 
 _REMEMBERED = 20
 """So many resources that have ended a plugin remembers."""
@@ -190,17 +193,23 @@ def _signature_problem(method: Any, name: str) -> str:
     return f"{name}() is a coroutine function: it must be a plain one" if inspect.iscoroutinefunction(method) else ""
 
 
-def _return_problem(method: Any, name: str) -> str:
+def _return_problem(plugin: Any, method: Any, name: str) -> str:
     fits, wanted = _RETURNS[name]
     try:
-        value = method()
-        if inspect.iscoroutine(value):
-            value.close()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        return f"{name}() raised {type(error).__name__}: {error}"
-    return "" if fits(value) else f"{name}() returned {calls.shown(value)}, not {wanted}"
+        value = calls.within(_ASK_LIMIT_S, plugin, name, method)
+    except calls.TimedOut:
+        return f"{name}() did not return within {_ASK_LIMIT_S:g} s"
+    except PluginError as error:
+        cause = error.__cause__ or error
+        return f"{name}() raised {type(cause).__name__}: {in_words(cause)}"
+    if inspect.iscoroutine(value):
+        value.close()
+    try:
+        is_right = fits(value)
+    except Exception:
+        # It raises when it is looked at: whatever it is, it is not what is wanted.
+        is_right = False
+    return "" if is_right else f"{name}() returned {calls.shown(value)}, not {wanted}"
 
 
 def problems(plugin: Any) -> list[str]:
@@ -213,16 +222,16 @@ def problems(plugin: Any) -> list[str]:
         try:
             method = getattr(plugin, name, None)
         except Exception as error:
-            found.append(f"{name} is a property that raises {type(error).__name__}: {error}")
+            found.append(f"{name} is a property that raises {type(error).__name__}: {in_words(error)}")
             continue
         if method is None:
             found.append(f"{name}() is missing")
         elif not callable(method):
-            found.append(f"{name} is no method but {method!r}")
+            found.append(f"{name} is no method but {calls.shown(method)}")
         else:
             problem = _signature_problem(method, name)
             if not problem and name in _RETURNS:
-                problem = _return_problem(method, name)
+                problem = _return_problem(plugin, method, name)
             if problem:
                 found.append(problem)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Registered:
         plugin, name, tag: fixed.
         seen: pid and start time of the processes that were seen to be its own, and live.
         remote: what it rents, as it said last; None if nothing.
-        trouble: what was wrong when it was last asked; empty if nothing was.
+        trouble: what was wrong when it was last asked, in a sentence; empty if nothing was.
         over: whether its end is on record, so that a look that was still on its way records nothing more.
     """
 
@@ -65,7 +66,7 @@ class Registered:
         self._owner = owner
         self._held = held
         self._mode = ""
-        self._busy: dict[str, threading.Thread] = {}
+        self._busy: dict[str, tuple[threading.Thread, float]] = {}
         self._cleaning: threading.Thread | None = None
 
     @property
@@ -76,33 +77,48 @@ class Registered:
 
     # -- what it says --------------------------------------------------------------------------------------------------
 
+    def status(self) -> tuple[dict[str, Any], list[str]]:
+        """Return what there is to say of it, ready for JSON, and what was wrong; each method has its time limit."""
+        said: dict[str, Any] = {"mode": None, "pids": [], "resources": None, "remote": None}
+        asked: tuple[tuple[str, str, Callable[[], Any]], ...] = (
+            ("mode", "get_execution_mode", self.mode),
+            ("pids", "get_child_pids", self.look),
+            ("resources", "get_managed_resources", lambda: calls.resources(self.plugin)),
+            ("remote", "get_remote_resource_info", self.look_at_remote),
+        )
+        wrong = []
+        for key, method, ask in asked:
+            try:
+                said[key] = self._in_time(_LOOK_LIMIT_S, method, ask)
+            except PluginError as error:
+                wrong.append(str(error))
+        if self.trouble and not any("get_child_pids" in each for each in wrong):
+            wrong.append(self.trouble)
+        return said, wrong
+
     def mode(self) -> str:
         """Return the value of its execution mode. Raises PluginError."""
         self._mode = calls.mode_value(self.plugin)
         return self._mode
-
-    def resources(self) -> dict[str, Any]:
-        """Return what it says it manages, ready for JSON. Raises PluginError."""
-        return calls.resources(self.plugin)
 
     def look_at_remote(self) -> dict[str, Any] | None:
         """Return what it rents, ready for JSON; None if that is nothing. Raises PluginError."""
         if not is_cloud_aware(self.plugin):
             return None
         info = calls.run(self.plugin, "get_remote_resource_info")
-        shown = calls.plain(info) if info else None
-        if shown is not None and not isinstance(shown, dict):
-            shown = {"status": calls.plain(getattr(info, "status", "unknown")), "said": shown}
+        with calls.blaming(self.plugin, "get_remote_resource_info"):
+            shown = calls.plain(info) if info else None
+            if shown is not None and not isinstance(shown, dict):
+                shown = {"status": calls.plain(getattr(info, "status", "unknown")), "said": shown}
         self.remote = shown
         return shown
 
     def look(self) -> list[int]:
         """Return its live pids, and remember those that are provably the app's. Raises PluginError."""
         named, odd = calls.own_pids(self.plugin)
-        self.trouble = f"get_child_pids() names what is no pid: {odd!r:.80}" if odd else ""
+        said = f"plugin {self.name}: get_child_pids() names what is no pid: {calls.shown(odd)}"
+        self.trouble = said if odd else ""
         pids = with_descendants(named)
-        with suppress(PluginError):
-            self.mode()
         if self._mode != PluginExecutionMode.EXTERNAL_SERVICE.value:
             # A plugin that names the app itself does not mean all that the app ever started.
             self.seen |= set(self._provably_ours(pids)) if pids else set()
@@ -128,21 +144,33 @@ class Registered:
 
         Raises PluginError.
         """
-        self._in_time(_LOOK_LIMIT_S, "get_child_pids", self.look)
+        with suppress(PluginError):
+            self._in_time(_LOOK_LIMIT_S, "get_execution_mode", self.mode)
+        self.pids_in_time()
         if remote:
             self._in_time(_LOOK_LIMIT_S, "get_remote_resource_info", self.look_at_remote)
 
+    def pids_in_time(self) -> list[int]:
+        """Return what `look` does, in a thread of its own with a time limit. Raises PluginError."""
+        pids: list[int] = self._in_time(_LOOK_LIMIT_S, "get_child_pids", self.look)
+        return pids
+
     def _in_time(self, limit_s: float, method: str, call: Callable[[], Any]) -> Any:
-        busy = self._busy.get(method)
+        busy, due = self._busy.get(method, (None, 0.0))
+        if busy is not None:
+            # Somebody else asks it just now; what has had its time is waited for no longer.
+            busy.join(max(0.0, due - time.monotonic()))
         if busy is not None and busy.is_alive():
             raise PluginError(
                 f"plugin {self.name}: {method}() has not returned yet from an earlier call",
                 plugin=type(self.plugin).__name__,
                 method=method,
             )
-        return calls.within(
-            limit_s, self.plugin, method, call, begun=lambda thread: self._busy.__setitem__(method, thread)
-        )
+
+        def begun(thread: threading.Thread) -> None:
+            self._busy[method] = thread, time.monotonic() + limit_s
+
+        return calls.within(limit_s, self.plugin, method, call, begun)
 
     # -- its end -------------------------------------------------------------------------------------------------------
 
@@ -178,7 +206,7 @@ class Registered:
     ) -> list[Exception]:
         with suppress(PluginError):
             if self.starts_by_itself:
-                self._in_time(_LOOK_LIMIT_S, "get_child_pids", self.look)
+                self.look_in_time(remote=False)
         errors: list[Exception] = []
         try:
             self._call_cleanup(limit_s, clean)

@@ -205,6 +205,7 @@ class Resource:
 
         Raises:
             DeadlineExceeded: it goes on after ``timeout`` seconds; also a `TimeoutError`.
+            Gone: its owner was shut down, and left it to the next one.
         """
         _check("of", of, ("tree", "main"))
         return self._supervisor.wait(self._managed, timeout, of=of).exit_code
@@ -285,6 +286,7 @@ class Resource:
         Raises:
             DeadlineExceeded: it was killed and is still there (a process in uninterruptible sleep); it stays on record as
                 STOPPING, and ends when the kernel lets go.
+            Gone: its owner was shut down, and left it to the next one.
         """
         self._supervisor.stop(self._managed, "stopped by its owner", grace=grace)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tether import calls
 from tether.errors import NotFound, PluginError, SpecError
 from tether.ledger.writer import Writer
 from tether.life.managed import new_id
@@ -18,6 +19,7 @@ from tether.linux import identity
 from tether.model import Handle, State, check_name
 from tether.owner import asking
 from tether.owner.attendant import Attendant
+from tether.owner.job import Watched
 from tether.owner.registered import Held, Registered
 
 __all__ = ["Held", "Registered", "Roster"]
@@ -74,7 +76,7 @@ class Roster:
         registered = Registered(plugin, chosen, new_id(), self._owner, self._held)
         registered.mode()
         registered.look()
-        registered.resources()
+        calls.resources(plugin)
         with self._lock:
             if any(each.plugin is plugin for each in self._registered):
                 return False
@@ -162,10 +164,11 @@ class Roster:
             except PluginError as error:
                 registered.trouble = str(error)
             if registered.trouble and registered.trouble != trouble:
-                self._note("plugin failed", f"plugin {registered.name}: {registered.trouble}")
+                self._note("plugin failed", registered.trouble)
             if (registered.seen, registered.remote) != before:
                 self._record(registered)
-            if getattr(registered.plugin, "has_ended", False):
+            # An attribute of that name of anybody else's means whatever it means there.
+            if isinstance(registered.plugin, Watched) and registered.plugin.has_ended:
                 self._let_go_of_ended(registered)
         return looked
 
@@ -177,7 +180,7 @@ class Roster:
 
     def _look(self, registered: Registered) -> list[int]:
         before = set(registered.seen)
-        pids = registered.look()
+        pids = registered.pids_in_time()
         if registered.seen != before:
             self._record(registered)
         return pids
@@ -191,34 +194,16 @@ class Roster:
         return [self._status(registered) for registered in list(self._registered)]
 
     def _status(self, registered: Registered) -> dict[str, Any]:
-        status: dict[str, Any] = {
+        before = (set(registered.seen), registered.remote)
+        said, wrong = registered.status()
+        if (registered.seen, registered.remote) != before:
+            self._record(registered)
+        return {
             "name": registered.name,
             "type": type(registered.plugin).__qualname__,
-            "mode": None,
-            "pids": [],
-            "resources": None,
-            "remote": None,
-            "error": None,
+            **said,
+            "error": "; ".join(dict.fromkeys(wrong)) or None,
         }
-        asked: dict[str, Callable[[], Any]] = {
-            "mode": registered.mode,
-            "pids": lambda: self._look(registered),
-            "resources": registered.resources,
-            "remote": registered.look_at_remote,
-        }
-        errors = []
-        before = registered.remote
-        for key, ask in asked.items():
-            try:
-                status[key] = ask()
-            except PluginError as error:
-                errors.append(str(error))
-        if registered.remote != before:
-            self._record(registered)
-        if registered.trouble:
-            errors.append(f"plugin {registered.name}: {registered.trouble}")
-        status["error"] = "; ".join(dict.fromkeys(errors)) or None
-        return status
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

@@ -147,12 +147,14 @@ def _is_text(spec: Process) -> bool:
 
 
 def _inherited(fd: int) -> int | None:
-    """Our own descriptor; None if it is closed here, so that it is closed there as well."""
+    """Our own descriptor; None if it is closed here, so that it is closed there as well.
+
+    One that no program inherits is a file of somebody here, which got the number since that was free.
+    """
     try:
-        os.fstat(fd)
+        return fd if os.get_inheritable(fd) else None
     except OSError:
         return None
-    return fd
 
 
 def _word(what: Any) -> str:

@@ -193,8 +193,11 @@ static void restore_signals(const struct inbox *request)
 {
     struct field field;
     sigset_t mask;
+    /* posix_spawn(3) of glibc has two signals of its own ignored, which its signal(3) won't touch. All zero is SIG_DFL. */
+    static const uint64_t by_default[8];
     for (int signum = 1; signum < NSIG; signum++)
-        signal(signum, SIG_DFL);
+        if (signal(signum, SIG_DFL) == SIG_ERR)
+            syscall(SYS_rt_sigaction, signum, by_default, NULL, sizeof(uint64_t));
     for (size_t at = 0; next_field(request, &at, &field);)
         if (field.key == KEY_IGNORED)
             signal((int)field_number(&field), SIG_IGN);
@@ -218,10 +221,13 @@ static int execute(const struct inbox *request, const struct lists *lists)
             size_t count = 0;
             words[count++] = (char *)(uintptr_t)"/bin/sh";
             words[count++] = *program;
-            for (char **word = lists->argv + 1; *word != NULL && count + 1 < sizeof words / sizeof *words; word++)
-                words[count++] = *word;
+            char **word = lists->argv + 1;
+            while (*word != NULL && count + 1 < sizeof words / sizeof *words)
+                words[count++] = *word++;
             words[count] = NULL;
-            execve("/bin/sh", words, lists->env);
+            errno = E2BIG;
+            if (*word == NULL)
+                execve("/bin/sh", words, lists->env);
         }
         if ((errno != ENOENT && errno != ENOTDIR) || refused == ENOENT)
             refused = errno;
