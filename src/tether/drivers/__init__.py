@@ -38,6 +38,7 @@ from tether.life.driver import (
     HasStreamsApart,
     HasTarget,
     HasUrl,
+    HoldsCommands,
 )
 from tether.life.drivers import Drivers
 from tether.life.registry import register
@@ -76,5 +77,6 @@ __all__ = [
     "HasStreamsApart",
     "HasTarget",
     "HasUrl",
+    "HoldsCommands",
     "register",
 ]
