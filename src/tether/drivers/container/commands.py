@@ -34,6 +34,8 @@ ATTEMPT = "tether.client.attempt"
 
 _VERSION = 1
 _LATE_NEWS_S = 0.5
+_KILLS = 4
+"""So often it is asked to be killed."""
 
 
 @dataclass(frozen=True)
@@ -246,19 +248,23 @@ class ClientDriver:
             if round_:
                 time.sleep(limits.ROUND_PAUSE_S * round_)
             for each in left:
-                _end(client, each)
+                _end(client, each, by_removal=round_ >= _KILLS)
             left = self._look(handle)
         if any(each.is_to_go for each in left):
             raise DriverUnavailable(f"the engine of {client} can't end {_in_words(left)}, tried again")
         attempts.forget(self._state_dir, handle.tag)
 
 
-def _end(client: Client, made: Made) -> None:
+def _end(client: Client, made: Made, *, by_removal: bool) -> None:
+    """End one container; by removal, what its engine does not see end: podman, where the monitor was killed with the command."""
     if not made.is_to_go:
         return
     # It is looked again whether it worked: another may be at it, or it ended by itself meanwhile.
     if made.goes_by_itself or made.never_ran:
         client.ask("rm", "--force", "--volumes", made.id, refused=False)
+        return
+    if by_removal:
+        client.ask("rm", "--force", made.id, refused=False)
         return
     if made.status == "paused":
         client.ask("unpause", made.id, refused=False)
