@@ -14,6 +14,7 @@ members.py   which processes of this machine are a container's
 reach.py     how a container's port is reached
 output.py    what a container writes
 inside.py    what is done in one that runs
+terminal.py  a terminal in one that runs
 streams.py   answers of an engine that go on for long
 network.py   networks that several share
 words.py     command lines of docker and podman

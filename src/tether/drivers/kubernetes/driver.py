@@ -278,6 +278,10 @@ class KubernetesDriver:
             )
         return reach.inside(handle, argv)
 
+    def inside_terminal(self, handle: Handle, argv: Sequence[str]) -> list[str]:
+        """The same with a terminal. See `HasTerminalsInside`. Raises SpecError: there is no kubectl."""
+        return reach.inside(handle, argv, "-t")
+
     # -- output --------------------------------------------------------------------------------------------------------
 
     def _saved(self, tag: str) -> Path:

@@ -98,8 +98,8 @@ def _address(handle: Handle) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def inside(handle: Handle, argv: Sequence[str]) -> list[str]:
-    """Return the command that runs ``argv`` in a pod's container. Raises SpecError where there is no kubectl."""
+def inside(handle: Handle, argv: Sequence[str], *more: str) -> list[str]:
+    """Return the command that runs ``argv`` in a pod's container, with more options. Raises SpecError where there is no kubectl."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         raise SpecError(
@@ -110,7 +110,19 @@ def inside(handle: Handle, argv: Sequence[str]) -> list[str]:
         [] if where["kubeconfig"] is None else ["--kubeconfig", where["kubeconfig"], "--context", where["context"]]
     )
     container = [] if handle.data["container"] is None else ["-c", handle.data["container"]]
-    return [kubectl, *cluster, "-n", where["namespace"], "exec", "-i", handle.data["pod"], *container, "--", *argv]
+    return [
+        kubectl,
+        *cluster,
+        "-n",
+        where["namespace"],
+        "exec",
+        "-i",
+        *more,
+        handle.data["pod"],
+        *container,
+        "--",
+        *argv,
+    ]
 
 
 def usage(cluster: Cluster, pod: str) -> Usage:
