@@ -1,4 +1,4 @@
-"""Apps whose Python is not as usual: gevent and eventlet have replaced its waiting, freezegun its clock, PyInstaller all of it."""
+"""Apps whose Python is not as usual: gevent and eventlet have replaced its waiting, freezegun its clock."""
 
 from __future__ import annotations
 
@@ -158,71 +158,3 @@ def test_a_worker_of_gunicorn_with_gevent(tmp_path: Path, private_state: Path) -
     finally:
         server.terminate()
         server.wait(30)
-
-
-FROZEN = """
-import os, sys, time
-from tether import Owner, Process, http
-owner = Owner("frozen", state_dir=sys.argv[1])
-job = owner.start(Process(["sh", "-c", "echo hello; exit 3"]))
-print(job.wait(30), job.logs().strip(), getattr(sys, "frozen", False), flush=True)
-print(owner.start(Process(["sleep", "110"], name="left")).pid, flush=True)
-sys.stdin.readline()
-"""
-
-
-@pytest.fixture(scope="module")
-def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An app as PyInstaller makes it, in a folder that is unpacked at each start."""
-    folder = tmp_path_factory.mktemp("frozen")
-    (folder / "app.py").write_text(FROZEN)
-    command = [
-        sys.executable,
-        "-m",
-        "PyInstaller",
-        "--onefile",
-        "--collect-all",
-        "tether",
-        "--log-level",
-        "ERROR",
-        "app.py",
-    ]
-    others = [
-        "docker",
-        "rattler",
-        "asyncssh",
-        "lightkube",
-        "boto3",
-        "botocore",
-        "httpx",
-        "jupyter_client",
-        "numpy",
-        "IPython",
-    ]
-    without = [word for each in others for word in ("--exclude-module", each)]
-    made = subprocess.run([*command, *without], cwd=folder, capture_output=True, text=True, timeout=110, check=False)
-    assert made.returncode == 0, made.stderr[-3000:]
-    return folder / "dist/app"
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(240)
-def test_a_frozen_app(frozen: Path, tmp_path: Path) -> None:
-    """It starts and waits; killed, it leaves nothing, and the next one puts that on record. Slow: it is packed first."""
-    state, reap = tmp_path / "state", [sys.executable, "-m", "tether", "reap"]
-    with subprocess.Popen(
-        ["timeout", "100", frozen, state], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path
-    ) as app:
-        assert app.stdout is not None
-        assert app.stdout.readline() == "3 hello True\n"
-        pid = int(app.stdout.readline())
-        stat = proc.read_stat(pid)
-        assert stat is not None
-        # The program unpacks itself, and runs as a child of its own: both are killed.
-        subprocess.run(["pkill", "-KILL", "--full", str(frozen)], check=True)
-        eventually(lambda: not is_alive(pid, stat.start), 20)
-        app.wait(30)
-    said = subprocess.run(
-        reap, env={**os.environ, "TETHER_STATE_DIR": str(state)}, capture_output=True, text=True, check=True
-    )
-    assert "left" in said.stdout

@@ -38,7 +38,7 @@ _KILLS = 4
 """So often it is asked to be killed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MadeByCommand(SpecBase):
     """What a command line makes: started before it, and ended after it.
 
