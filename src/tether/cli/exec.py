@@ -10,7 +10,8 @@ from tether.cli.arguments import Parser
 from tether.cli.asked import FAILED
 from tether.cli.records import Records
 from tether.errors import Busy, Gone, SpecError
-from tether.life.driver import CanExecute, HasInside, HasTerminals, HasTerminalsInside
+from tether.life.driver import CanExecute, HasInside
+from tether.life.terminals import HasTerminals, HasTerminalsInside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

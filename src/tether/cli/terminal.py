@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import NoReturn
 
-    from tether.life.driver import FarTerminal
+    from tether.life.terminals import FarTerminal
 
 __all__ = ["check", "converse"]
 

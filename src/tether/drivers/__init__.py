@@ -20,7 +20,6 @@ from tether.life.driver import (
     CanPause,
     CanSignal,
     Driver,
-    FarTerminal,
     HasConnections,
     HasDetails,
     HasGuard,
@@ -38,13 +37,12 @@ from tether.life.driver import (
     HasStreams,
     HasStreamsApart,
     HasTarget,
-    HasTerminals,
-    HasTerminalsInside,
     HasUrl,
     HoldsCommands,
 )
 from tether.life.drivers import Drivers
 from tether.life.registry import register
+from tether.life.terminals import FarTerminal, HasTerminals, HasTerminalsInside
 
 __all__ = [
     "CanAdopt",
