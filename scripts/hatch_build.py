@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import runpy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,20 @@ class GuardHook(BuildHookInterface):  # type: ignore[type-arg]
         has_compiler = any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
         return ["ziglang>=0.13"] if self._wants_all() or not has_compiler else []
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's signature
+    def _make_manual_page(self, build_data: dict[str, Any]) -> None:
+        """Have ``man tether`` show what ``tether --help`` says."""
+        page = Path(self.root) / "build/tether.1"
+        page.parent.mkdir(exist_ok=True)
+        # In a process of its own: tether is not to be imported into the builder's.
+        subprocess.run([sys.executable, str(Path(self.root) / "scripts/manpage"), str(page)], check=True)
+        build_data["shared_data"][str(page)] = "share/man/man1/tether.1"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build, and say which machines the wheel is for."""
         if self.target_name != "wheel":
             return
+        if version != "editable":
+            self._make_manual_page(build_data)
         script = runpy.run_path(str(Path(self.root) / "scripts/build_guard.py"))
         if self._wants_all():
             script["build_all"]()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import signal as _signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from os import PathLike
 from typing import Any, BinaryIO, ClassVar, Literal
 
@@ -118,9 +118,10 @@ class SpecBase:
         shown = []
         for each in fields(self):  # type: ignore[arg-type]
             value = getattr(self, each.name)
-            if not each.init or not each.repr or value == each.default:
+            default = each.default if each.default_factory is MISSING else each.default_factory()
+            if not each.init or not each.repr or value == default:
                 continue
-            if each.name in ("argv", "command"):
+            if each.name in ("argv", "command", "args", "entrypoint"):
                 value = redact([str(argument) for argument in value or ()])
             shown.append(f"{each.name}={redact_text(value) if isinstance(value, str) else value!r}")
         return f"{type(self).__name__}({', '.join(shown)})"

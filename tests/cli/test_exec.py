@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
+import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
 
 import channel
+import support
 from commandline import TETHER, tether
 from engine import IMAGE, Engine
 from tether import CondaEnv, Container, Owner, Process
@@ -72,3 +78,88 @@ def test_what_can_not_be_is_said(owner: Owner, words: list[str], said: str) -> N
     owner.start(Process(["sleep", "60"], name="other"))
     owner.start(Process([sys.executable, "-c", ""], name="job")).wait(10)
     assert said in tether("exec", *words, code=125)
+
+
+class Typing:
+    """``tether exec`` at a terminal, which this is the other end of."""
+
+    def __init__(self, *words: str) -> None:
+        self._ours, self.its = os.openpty()
+        self.resize(24, 80)
+        self.before = termios.tcgetattr(self.its)
+        command = ["setsid", "--ctty", *TETHER, "exec", *words]
+        self.process = subprocess.Popen(command, stdin=self.its, stdout=self.its, stderr=self.its)
+        self._shown = ""
+
+    def resize(self, rows: int, columns: int) -> None:
+        """As somebody who pulls at the window."""
+        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+
+    def type(self, text: str) -> None:
+        """As somebody at the keys."""
+        os.write(self._ours, text.encode())
+
+    def wait_for(self, text: str) -> None:
+        """Wait until the terminal shows it."""
+
+        def seen() -> bool:
+            if select.select([self._ours], [], [], 0.05)[0]:
+                self._shown += os.read(self._ours, 65536).decode()
+            return text in self._shown
+
+        support.eventually(seen, 30, text)
+
+    def end(self) -> int:
+        """Wait until it has ended; the terminal is as it was."""
+        code = self.process.wait(30)
+        assert termios.tcgetattr(self.its) == self.before
+        os.close(self._ours)
+        os.close(self.its)
+        return code
+
+
+def test_a_terminal_in_a_container(owner: Owner, engine: Engine) -> None:
+    """What is typed is typed there, Ctrl-C too; it has this terminal's size, also when that changes."""
+    owner.start(Container(IMAGE, ["sleep", "100"], name="box", engine=engine.url, stop_grace=0))
+    script = (
+        "trap 'echo caught; exit 5' INT; busybox tty; "
+        'until [ "$(busybox stty size)" = "24 80" ]; do sleep 0.1; done; echo sized; read line; echo got $line $A; '
+        'until [ "$(busybox stty size)" = "30 100" ]; do sleep 0.1; done; echo larger; while :; do sleep 0.1; done'
+    )
+    typing = Typing("-it", "-e", "A=b", "box", "--", "sh", "-c", script)
+    typing.wait_for("/dev/pts/")
+    typing.wait_for("sized")
+    typing.type("hello\n")
+    typing.wait_for("got hello b")
+    typing.resize(30, 100)
+    typing.wait_for("larger")
+    typing.type("\x03")
+    typing.wait_for("caught")
+    assert typing.end() == 5
+
+
+def test_the_terminal_is_given_back(owner: Owner, engine: Engine) -> None:
+    """Somebody ends the command by a signal."""
+    owner.start(Container(IMAGE, ["sleep", "100"], name="box", engine=engine.url, stop_grace=0))
+    typing = Typing("-i", "-t", "box", "--", "sh", "-c", "echo up; sleep 100")
+    typing.wait_for("up")
+    typing.process.send_signal(signal.SIGTERM)
+    assert typing.end() == 128 + signal.SIGTERM
+
+
+def test_a_terminal_that_is_not_there(owner: Owner, engine: Engine) -> None:
+    """It is said, and nothing is executed."""
+    owner.start(Container(IMAGE, ["sleep", "100"], name="box", engine=engine.url, stop_grace=0))
+    assert "-t: standard input is no terminal" in tether("exec", "-it", "box", "--", "sh", code=125, input="")
+    assert "-t: standard output is no terminal" in tether("exec", "-t", "box", "--", "sh", code=125)
+
+
+def test_a_terminal_in_an_environment(owner: Owner, tmp_path: Path) -> None:
+    """It is that of here."""
+    address = channel.make(tmp_path / "channel")
+    owner.start(CondaEnv(["tool"], [address], name="env"))
+    typing = Typing("-it", "env", "--", "sh", "-c", "tty; read line; echo got $line")
+    typing.wait_for(os.ttyname(typing.its))
+    typing.type("hello\n")
+    typing.wait_for("got hello")
+    assert typing.end() == 0

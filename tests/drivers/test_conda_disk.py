@@ -42,11 +42,12 @@ with Owner("app", state_dir=sys.argv[1]) as owner:
 """
 
 
-@pytest.mark.parametrize("round_", range(3))
+@pytest.mark.slow
+@pytest.mark.parametrize("round_", range(20))
 def test_two_apps_with_state_directories_of_their_own_make_one_sound_environment(
     runner: Runner, address: str, tmp_path: Path, round_: int
 ) -> None:
-    """They meet at the lock beside the prefix, also where one reaches it by a link; nothing of that stays."""
+    """They meet at the lock beside the prefix, also where one reaches it by a link; nothing of that stays. Slow: two Pythons."""
     (tmp_path / "place").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "place")
     prefixes = [tmp_path / "place/env", tmp_path / "link/env"]

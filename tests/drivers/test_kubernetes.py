@@ -40,6 +40,10 @@ def test_a_command_in_a_pod_is_run_by_kubectl(tmp_path: Path, monkeypatch: pytes
     command = driver.inside(handle, ["ls", "-l"], None)
     assert command[0] == str(tmp_path / "kubectl")
     assert command[-3:] == ["--", "ls", "-l"]
+    assert "-t" not in command
+    at_terminal = driver.inside_terminal(handle, ["ls", "-l"])
+    assert "-t" in at_terminal[: at_terminal.index("--")]
+    assert [word for word in at_terminal if word != "-t"] == command
     with pytest.raises(SpecError, match="variables can't be passed"):
         driver.inside(handle, ["ls"], {"A": "b"})
 

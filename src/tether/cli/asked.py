@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-__all__ = ["FAILED", "Asked", "read"]
+__all__ = ["FAILED", "HELP", "Asked", "read"]
 
 FAILED = 125
 """The exit code where tether itself failed, as env(1), nohup(1) and ``docker run`` have it."""
 
 _GRACE_S = 10.0
 _FREE = 0
-_HELP = """\
+HELP = """\
 Usage: tether run [OPTIONS] [--] COMMAND [ARGUMENT ...]
 
 Run a command; when it ends, or this process does by whatever cause, nothing of
@@ -37,6 +37,7 @@ Options:
 It ends as the command does, with its exit code or by its signal; with 127 if
 there is no such program, 126 if it may not be executed, and 125 if tether
 itself failed."""
+"""As it is printed; the manual page is made of it, too."""
 
 
 class Asked:
@@ -76,7 +77,7 @@ def read(argv: Sequence[str]) -> Asked:
 def _option(asked: Asked, word: str, rest: list[str]) -> None:
     option, equals, value = word.partition("=")
     if option in ("-h", "--help"):
-        text.say(_HELP)
+        text.say(HELP)
         text.flush()
         sys.exit(0)
     if option == "--port":

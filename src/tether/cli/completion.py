@@ -99,7 +99,7 @@ _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 _OPTIONS = {
     "run": "--name --grace --port --with-parent --without-parent --help",
-    "exec": "--stdin --user --workdir --env --help",
+    "exec": "--stdin --tty --user --workdir --env --help",
     "ps": "--all --wide --quiet --filter --watch --json --help",
     "tree": "--wide --json --help",
     "logs": "--follow --tail --since --timestamps --help",

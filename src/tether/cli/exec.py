@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 
-from tether.cli import text
+from tether.cli import terminal, text
 from tether.cli.arguments import Parser
 from tether.cli.asked import FAILED
 from tether.cli.records import Records
 from tether.errors import Busy, Gone, SpecError
 from tether.life.driver import CanExecute, HasInside
+from tether.life.terminals import HasTerminals, HasTerminalsInside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,12 +39,14 @@ def execute(argv: Sequence[str]) -> int:
         "Execute a command in a container or a pod that runs, or in an environment; ends with the command's exit code, with 125 if "
         "it was not executed. Its output comes as it is written.",
         "The command stands behind '--', and is passed on as it is:\n\n  tether exec web -- sh -c 'echo $HOSTNAME'\n\n"
-        "It has no terminal. In a container it goes on when Ctrl-C ends this command, and ends with the container.",
+        "With -it it has this terminal, as for a shell. Without it goes on in a container when Ctrl-C ends this command, and ends "
+        "with the container.",
         code=FAILED,
     )
     parser.usage = "tether exec [OPTIONS] NAME -- COMMAND [ARGUMENT ...]"
     parser.name()
     parser.flag("-i", "--stdin", does="pass on standard input, all of it")
+    parser.flag("-t", "--tty", does="give it a terminal; with -i what is typed here is typed there")
     parser.add_argument("-u", "--user", metavar="USER", help="as whom; in a container only")
     parser.add_argument("-w", "--workdir", metavar="DIR", help="where; in a container only")
     parser.add_argument(
@@ -61,12 +64,21 @@ def execute(argv: Sequence[str]) -> int:
         )
     env = dict(_variable(each) for each in given.env)
     entry, driver, handle = _running(given.name, Records())
-    if isinstance(driver, CanExecute):
+    if given.tty:
+        terminal.check(has_input=given.stdin)
+        if isinstance(driver, HasTerminals):
+            asked = {"user": given.user, "workdir": given.workdir, "has_input": given.stdin}
+            far = driver.open_terminal(handle, command, env=env, **asked)
+            return _seen(terminal.converse(far, has_input=given.stdin), command)
+    if isinstance(driver, CanExecute) and not given.tty:
         return _execute(driver, handle, command, env, given)
     if isinstance(driver, HasInside):
         if given.user is not None or given.workdir is not None:
             raise SpecError(f"--user and --workdir are for containers; {entry.full_name} is of kind {entry.row.kind}")
-        _become(driver.inside(handle, command, env), env, has_input=given.stdin)
+        by = driver.inside(handle, command, env)
+        if given.tty and isinstance(driver, HasTerminalsInside):
+            by = driver.inside_terminal(handle, command)
+        _become(by, env, has_input=given.stdin)
     raise SpecError(
         f"nothing can be executed in {entry.full_name}, which is of kind {entry.row.kind}; "
         + _ELSE.get(entry.row.kind, "containers, pods and environments have an inside")
@@ -108,6 +120,11 @@ def _execute(driver: CanExecute, handle: Handle, command: list[str], env: Mappin
     sent = sys.stdin.buffer.read() if given.stdin else b""
     asked = {"env": env, "user": given.user, "workdir": given.workdir, "sent": sent}
     code, _, _ = driver.execute(handle, command, timeout_s=None, heard=_show, **asked)
+    return _seen(code, command)
+
+
+def _seen(code: int | None, command: Sequence[str]) -> int:
+    """Return the exit code of a command, or say that none was seen."""
     if code is None:
         text.warn(f"exec: how {command[0]} ended was not seen")
         return _NOT_SEEN

@@ -38,9 +38,11 @@ from tether.life.driver import (
     HasStreamsApart,
     HasTarget,
     HasUrl,
+    HoldsCommands,
 )
 from tether.life.drivers import Drivers
 from tether.life.registry import register
+from tether.life.terminals import FarTerminal, HasTerminals, HasTerminalsInside
 
 __all__ = [
     "CanAdopt",
@@ -58,6 +60,7 @@ __all__ = [
     "Context",
     "Driver",
     "Drivers",
+    "FarTerminal",
     "HasConnections",
     "HasDetails",
     "HasGuard",
@@ -75,6 +78,9 @@ __all__ = [
     "HasStreams",
     "HasStreamsApart",
     "HasTarget",
+    "HasTerminals",
+    "HasTerminalsInside",
     "HasUrl",
+    "HoldsCommands",
     "register",
 ]

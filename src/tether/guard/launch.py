@@ -294,4 +294,6 @@ def _execute(state_dir: Path, lines: list[int], new_session: bool) -> None:
         for fd in opened:
             os.close(fd)
     with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, 0)
+        # It has all but ended. waitpid() would be gevent's where that has taken its place, which may wait for ever for a child that
+        # was quicker than its watcher.
+        os.waitid(os.P_PID, pid, os.WEXITED)

@@ -54,7 +54,8 @@ class Watcher:
             self._selector.unregister(fd)
             self._selector.register(fd, selectors.EVENT_READ)
         if not self._notices:
-            os.write(self._wake, b"\0")
+            # Not write(), of which eventlet refuses two at once.
+            os.writev(self._wake, [b"\0"])
 
     def _run(self) -> None:
         while True:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from tether.linux.readable import await_readable
+
 __all__ = ["FIELDS", "VERSION", "Encoded", "Kind", "Message", "decode", "encode", "encode_fields", "receive", "send"]
 
 T = TypeVar("T")
@@ -278,13 +280,25 @@ def _exactly(sock: socket.socket, size: int) -> bytes:
     return b"".join(parts)
 
 
+def _begin(sock: socket.socket) -> tuple[bytes, list[tuple[int, int, bytes]]]:
+    while True:
+        try:
+            return _patiently(sock.recvmsg, _HEAD.size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)[:2]
+        except BlockingIOError:
+            # A socket of eventlet's waits in recv() only.
+            if sock.gettimeout() == 0:
+                raise
+            if not await_readable([sock.fileno()], sock.gettimeout()):
+                raise TimeoutError("timed out") from None
+
+
 def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
     """Receive one message and the descriptors with it (close-on-exec, the caller's to close); None at the end.
 
     Raises:
         OSError: the other end closed in the middle of a message, the time limit passed, or what came is no message of ours.
     """
-    head, ancillary, _, _ = _patiently(sock.recvmsg, _HEAD.size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    head, ancillary = _begin(sock)
     fds = [fd for _, _, data in ancillary for fd in memoryview(data).cast("i")]
     if not head:
         return None

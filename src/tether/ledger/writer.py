@@ -13,7 +13,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import select
 import sqlite3
 import sys
 import threading
@@ -32,6 +31,7 @@ from tether.ledger.prune import Pruning
 from tether.ledger.rows import ResourceRow
 from tether.ledger.store import EventRow, Ledger
 from tether.linux import inotify, whereabouts
+from tether.linux.readable import await_readable
 from tether.model import Handle, Identity, State, altered
 
 __all__ = ["Writer"]
@@ -380,13 +380,10 @@ class Writer:
         with suppress(OSError):
             self._names = io.FileIO(inotify.watch(str(self._state_dir)))
             fds.append(self._names.fileno())
-        waiting = select.poll()
-        for fd in fds:
-            waiting.register(fd, select.POLLIN)
         pause, missing = _FIRST_PAUSE_S, False
         while not (self._closed and self.is_complete):
             timeout = pause if self._blocked else _QUIET_S if missing else self._pruning.pause_s()
-            woken = waiting.poll(None if timeout is None else 1000 * timeout)
+            woken = await_readable(fds, timeout)
             if woken and not self._closed:
                 time.sleep(_GATHER_S)
             for fd in fds:

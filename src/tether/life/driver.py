@@ -48,6 +48,7 @@ __all__ = [
     "HasStreamsApart",
     "HasTarget",
     "HasUrl",
+    "HoldsCommands",
 ]
 
 
@@ -302,6 +303,16 @@ class HasInside(Protocol):
 
     def inside(self, handle: Handle, argv: Sequence[str], env: Mapping[str, str | None] | None = None) -> list[str]:
         """Return the command that runs ``argv`` in it, with the variables ``env`` on top of this process's own."""
+        ...
+
+
+@runtime_checkable
+class HoldsCommands(Protocol):
+    """A driver that holds what commands of another program make, such as ``docker run``. See `tether.life.registry.COMMANDS`."""
+
+    @staticmethod
+    def made_by(spec: Any, on_death: OnDeath) -> Any:
+        """Return the spec of what a command would make: started before it as what it runs in, ended after it. None for nothing."""
         ...
 
 

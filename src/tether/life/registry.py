@@ -12,11 +12,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["BUILT_IN", "driver_class", "kinds", "register"]
+__all__ = ["BUILT_IN", "driver_class", "holder_of", "kinds", "register"]
 
 GROUP = "tether.drivers"
 
 BUILT_IN = {
+    "client": "tether.drivers.container:ClientDriver",
     "cloud_container": "tether.drivers.serverless:CloudContainerDriver",
     "cloud_function": "tether.drivers.serverless:CloudFunctionDriver",
     "conda": "tether.drivers.conda:CondaDriver",
@@ -37,6 +38,16 @@ def _entry_points() -> dict[str, Any]:
     from importlib import metadata
 
     return {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
+
+
+COMMANDS = {"docker": "client", "podman": "client"}
+"""Programs of which a command may make what outlives it, and the kind of driver that holds that."""
+
+
+def holder_of(program: str) -> Any:
+    """Return the driver class that holds what commands of a program make; None if there is none."""
+    kind = COMMANDS.get(program.rpartition("/")[2])
+    return None if kind is None else driver_class(kind)
 
 
 _registered: dict[str, Any] = {}

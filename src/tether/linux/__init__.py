@@ -7,6 +7,7 @@ tree.py        who is below a pid
 members.py     who belongs to a tree whose parent links are lost
 cgroup.py      cgroup v2, where it is writable
 sockets.py     who listens on a port
+readable.py    wait until something can be read
 inotify.py     hear of files that come, go or are written
 shorten.py     take the head out of a file that others append to
 tier.py        how much of this the kernel offers, and the setting that forces less

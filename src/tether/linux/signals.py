@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 
 from tether.linux import proc, tier
+from tether.linux.readable import await_readable
 
 __all__ = ["handed_on", "open_verified", "send", "wait_end"]
 
@@ -87,9 +87,7 @@ def wait_end(pid: int, start: int, timeout_s: float | None) -> bool:
     if fd is None:
         return True
     try:
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        return bool(poll.poll(None if timeout_s is None else max(0, timeout_s) * 1000))
+        return bool(await_readable([fd], timeout_s))
     finally:
         os.close(fd)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import socket
 import sys
 import threading
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tether import threads
+from tether.linux.readable import await_readable
 from tether.owner import asking
 
 __all__ = ["Attendant"]
@@ -104,14 +104,11 @@ class Attendant:
         os.eventfd_write(self._wake, 1)
 
     def _run(self) -> None:
-        poll = select.poll()
-        poll.register(self._wake, select.POLLIN)
-        if self._listener is not None:
-            poll.register(self._listener, select.POLLIN)
+        heard = [self._wake, *([] if self._listener is None else [self._listener.fileno()])]
         pause, due, not_before = _FIRST_PAUSE_S, time.monotonic(), 0.0
         while not self._closing:
             wait_s = None if due == float("inf") else max(0.0, max(due, not_before) - time.monotonic())
-            ready = {fd for fd, _ in poll.poll(None if wait_s is None else wait_s * 1000)}
+            ready = await_readable(heard, wait_s)
             now = time.monotonic()
             if self._wake in ready:
                 with contextlib.suppress(BlockingIOError):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from tether.errors import SpecError, TetherError
+from tether.life import registry
 from tether.model import OnDeath, Spec
 from tether.owner.resource import Resource
 
@@ -50,6 +51,8 @@ def resolved(
     """
     field = getattr(spec, "within", "")
     wanted = getattr(spec, field) if field else None
+    if wanted is None and spec.kind == "process":
+        wanted = _made_by(spec, on_death)
     if wanted is None or not hasattr(wanted, "fingerprint"):
         return spec, None
     if not getattr(wanted, "rented", False):
@@ -63,6 +66,13 @@ def resolved(
         )
     rented = start(wanted)
     return replace(spec, **{field: rented}), rented
+
+
+def _made_by(spec: Any, on_death: OnDeath) -> Spec | None:
+    """Return the spec of what its command makes and does not hold itself, such as the container of ``docker run``."""
+    holder = registry.holder_of(str(spec.argv[0]))
+    made: Spec | None = None if holder is None else holder.made_by(spec, on_death)
+    return made
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def check_price(value: float | None) -> None:
         raise SpecError(f"cost_per_hour={value!r} must be US dollars, 0 or more")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Machine(SpecBase):
     """A machine to rent, with the key pair, disk and firewall rule that are made for it. All of it goes with its owner.
 
@@ -85,7 +85,7 @@ class Machine(SpecBase):
     network: str | None = None
     open_ports: Sequence[int] = ()
     open_to: str = "0.0.0.0/0"
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict, repr=False)
     profile: str | None = None
     endpoint: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -204,7 +204,7 @@ def size_in_bytes(value: int | str) -> int:
     return value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MachineRef(SpecBase):
     """A machine that is there already: watched, and never ended.
 

@@ -14,8 +14,13 @@ members.py   which processes of this machine are a container's
 reach.py     how a container's port is reached
 output.py    what a container writes
 inside.py    what is done in one that runs
+terminal.py  a terminal in one that runs
 streams.py   answers of an engine that go on for long
 network.py   networks that several share
+words.py     command lines of docker and podman
+client.py    what such a program is asked
+attempts.py  each run of such a command line, on record
+commands.py  what a command of that kind makes
 orphans.py   what dead owners left, of which no ledger knows
 watch.py     hears from the engine, and looks
 held.py      what an owner's containers do
@@ -24,8 +29,18 @@ driver.py    starts, finds, inspects, stops and destroys
 
 from __future__ import annotations
 
+from tether.drivers.container.commands import ClientDriver
 from tether.drivers.container.driver import ContainerDriver
 from tether.drivers.container.network import Network, NetworkDriver
 from tether.drivers.container.spec import Container, ContainerRef, HealthCheck, Mount
 
-__all__ = ["Container", "ContainerDriver", "ContainerRef", "HealthCheck", "Mount", "Network", "NetworkDriver"]
+__all__ = [
+    "ClientDriver",
+    "Container",
+    "ContainerDriver",
+    "ContainerRef",
+    "HealthCheck",
+    "Mount",
+    "Network",
+    "NetworkDriver",
+]

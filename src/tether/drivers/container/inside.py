@@ -16,6 +16,7 @@ from typing import Any
 from tether.drivers.archive import pack, unpack
 from tether.drivers.container import limits, streams
 from tether.drivers.container.engine import Absent, Engine, Engines
+from tether.drivers.container.terminal import ExecTerminal
 from tether.errors import DeadlineExceeded, DriverUnavailable, NotFound
 from tether.model import Handle
 
@@ -64,6 +65,21 @@ class Inside:
         engine = self._engines.of(handle.data)
         code = _execute(engine, self._container(handle), argv, asked, sent, timeout_s, heard or collect)
         return code, bytes(written[streams.STDOUT]), bytes(written[streams.STDERR])
+
+    def open_terminal(
+        self,
+        handle: Handle,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        user: str | None,
+        workdir: str | None,
+        has_input: bool,
+    ) -> ExecTerminal:
+        """Execute a command with a terminal in a container. See `HasTerminals`. Raises DriverUnavailable, Gone."""
+        asked = {"environment": dict(env), "user": user or "", "workdir": workdir}
+        engine = self._engines.of(handle.data)
+        return ExecTerminal(engine, self._container(handle), argv, asked, has_input=has_input)
 
     def copy_in(self, handle: Handle, source: bytes | str | os.PathLike[str], path: str) -> None:
         """Copy a file or folder of this machine, or content, to a path of a container.

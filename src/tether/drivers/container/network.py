@@ -23,7 +23,7 @@ __all__ = ["Network", "NetworkDriver"]
 _VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Network(SpecBase):
     """A network of a container engine, which is made, and goes with its owner.
 

@@ -61,7 +61,7 @@ class HealthCheck:
             raise SpecError("the times of a health check must be at least a millisecond, and its retries more than 0")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Container(SpecBase):
     """A container to run, with the network and volumes that are made for it.
 
@@ -126,7 +126,7 @@ class Container(SpecBase):
     pids_limit: int | None = None
     shm_size: int | str | None = None
     init: bool = False
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict, repr=False)
     health: HealthCheck | None = None
     stdin: Literal["null", "pipe"] = "null"
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -253,7 +253,7 @@ def _network(network: Any) -> str:
     return name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ContainerRef(SpecBase):
     """A container that is there already: watched and probed, and never ended.
 

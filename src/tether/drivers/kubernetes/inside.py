@@ -132,21 +132,29 @@ class Inside:
         Raises:
             SpecError: there is no kubectl, or there are variables, which it can't pass on.
         """
-        pod, where = handle.data["pod"], handle.data["where"]
         if env:
             raise SpecError(
-                f"variables can't be passed to a command in pod {pod}: kubectl exec knows none, and on its command "
+                f"variables can't be passed to a command in pod {handle.data['pod']}: kubectl exec knows none, and on its command "
                 "line everybody could read them; put them into the pod's spec"
             )
-        kubectl = shutil.which("kubectl")
-        if kubectl is None:
-            raise SpecError(
-                f"a command in pod {pod} is run by kubectl, which is not on the PATH; install it, or use exec()"
-            )
-        found = where["kubeconfig"] is not None
-        cluster = ["--kubeconfig", where["kubeconfig"], "--context", where["context"]] if found else []
-        container = [] if handle.data["container"] is None else ["-c", handle.data["container"]]
-        return [kubectl, *cluster, "-n", where["namespace"], "exec", "-i", pod, *container, "--", *argv]
+        return _by_kubectl(handle, argv, "-i")
+
+    def inside_terminal(self, handle: Handle, argv: Sequence[str]) -> list[str]:
+        """The same with a terminal. See `HasTerminalsInside`. Raises SpecError: there is no kubectl."""
+        return _by_kubectl(handle, argv, "-i", "-t")
+
+
+def _by_kubectl(handle: Handle, argv: Sequence[str], *options: str) -> list[str]:
+    pod, where = handle.data["pod"], handle.data["where"]
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        raise SpecError(
+            f"a command in pod {pod} is run by kubectl, which is not on the PATH; install it, or use exec()"
+        )
+    found = where["kubeconfig"] is not None
+    cluster = ["--kubeconfig", where["kubeconfig"], "--context", where["context"]] if found else []
+    container = [] if handle.data["container"] is None else ["-c", handle.data["container"]]
+    return [kubectl, *cluster, "-n", where["namespace"], "exec", *options, pod, *container, "--", *argv]
 
 
 def _split(path: str) -> tuple[str, str]:

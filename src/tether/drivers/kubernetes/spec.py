@@ -58,7 +58,7 @@ class FromKey:
             raise SpecError("FromKey takes either secret= or config_map=")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pod(SpecBase):
     """A pod to run, with the Secret, Service and claims that are made for it. It is never moved or run a second time.
 
@@ -124,8 +124,8 @@ class Pod(SpecBase):
     gpus: int = 0
     gpu_resource: str = "nvidia.com/gpu"
     resources: Mapping[str, Any] | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict, repr=False)
+    annotations: Mapping[str, str] = field(default_factory=dict, repr=False)
     service_account: str | None = None
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: Sequence[Mapping[str, Any]] = ()
@@ -267,7 +267,7 @@ class Pod(SpecBase):
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PodRef(SpecBase):
     """A pod that is there already: watched and probed, and never ended.
 

@@ -18,7 +18,7 @@ __all__ = ["RemoteProcess"]
 _HOST = re.compile(r"(?:([^@\s:/]+)@)?(\[[0-9A-Fa-f:.%]+\]|[^\s@:/\[\]]+|[0-9A-Fa-f:]+:[0-9A-Fa-f:.]*)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RemoteProcess(CommandBase):
     """A command to run on another host, and with it everything that it forks there.
 
