@@ -1,4 +1,4 @@
-"""Machines of providers that know no request again, at stand-ins that were made after their published descriptions."""
+"""Machines of providers at stand-ins that were made after their published descriptions, whether they know a request again or not."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from cloud.crash import POINTS
+from cloud.google import Gcp
 from cloud.rest import KEY, RESOURCE, LambdaLabs, RunPod, Stand, running
 from support import eventually
 from tether import Machine, MachineRef, Owner, SpecError, StartError, State, TetherError
@@ -23,14 +24,18 @@ from tether.drivers.cloud.provider import provider_class
 SPECS: dict[str, dict[str, Any]] = {
     "lambda_labs": {"gpu": "A10"},
     "runpod": {"gpu": "NVIDIA L4", "image": "runpod/base:0.6.2", "options": {"request": {"cloudType": "SECURE"}}},
+    "gcp": {"gpu": "L4", "open_ports": [22]},
 }
+BLIND = pytest.mark.parametrize("stand", [LambdaLabs, RunPod], ids=lambda kind: kind.provider, indirect=True)
+KNOWING = pytest.mark.parametrize("stand", [Gcp], ids=lambda kind: kind.provider, indirect=True)
 
 
-@pytest.fixture(params=[LambdaLabs, RunPod], ids=lambda kind: kind.provider)
-def stand(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
+@pytest.fixture(params=[LambdaLabs, RunPod, Gcp], ids=lambda kind: kind.provider)
+def stand(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stand]:
     """One of the stand-ins; whatever a test leaves there fails it."""
     with running(request.param()) as started:
-        monkeypatch.setenv(started.variable, KEY)
+        for name, value in started.environ(tmp_path).items():
+            monkeypatch.setenv(name, value)
         yield started
         assert started.leftovers() == []
 
@@ -50,7 +55,7 @@ def test_from_nothing_to_a_machine_and_back(owner: Owner, stand: Stand, private_
     assert stand.live() == [started.details["instance_id"]]
     assert stand.every(started.id) == stand.live()
     assert started.details["ssh_host"] == "127.0.0.1"
-    assert started.details["cost_per_hour"] == {"lambda_labs": 0.75, "runpod": 0.69}[stand.provider]
+    assert started.details["cost_per_hour"] == {"lambda_labs": 0.75, "runpod": 0.69}.get(stand.provider)
     assert (started.details["gpu_count"], started.details["lease"]) == (1, "reaper")
     assert Path(started.details["ssh_key"]).stat().st_mode & 0o777 == 0o600
     started.stop()
@@ -75,6 +80,7 @@ def test_no_secret_is_on_record(
     assert KEY.encode() not in b"".join(path.read_bytes() for path in private_state.rglob("*") if path.is_file())
 
 
+@BLIND
 def test_a_wrong_key_is_said_and_nothing_is_made(owner: Owner, stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor without any, and then it says which variable has it."""
     monkeypatch.setenv(stand.variable, "wrong")
@@ -87,6 +93,7 @@ def test_a_wrong_key_is_said_and_nothing_is_made(owner: Owner, stand: Stand, mon
     monkeypatch.setenv(stand.variable, KEY)
 
 
+@BLIND
 @pytest.mark.parametrize("fault", ["lost", "broken"])
 def test_an_unclear_answer_is_looked_for_and_never_asked_again(fault: str, owner: Owner, stand: Stand) -> None:
     """It was made: what the lists show, late, is the machine."""
@@ -97,6 +104,7 @@ def test_an_unclear_answer_is_looked_for_and_never_asked_again(fault: str, owner
     started.kill()
 
 
+@BLIND
 def test_what_was_not_made_is_not_made_blindly(owner: Owner, stand: Stand) -> None:
     """Absent twice, with the lists' lag between: an error, and no second request."""
     stand.faults = [("create", "reset")]
@@ -107,6 +115,7 @@ def test_what_was_not_made_is_not_made_blindly(owner: Owner, stand: Stand) -> No
     assert owner.resources == []
 
 
+@BLIND
 def test_of_duplicates_the_oldest_stays(owner: Owner, stand: Stand) -> None:
     """Something on the way sent the request twice."""
     stand.faults = [("create", "twice")]
@@ -129,7 +138,7 @@ def test_what_is_refused_for_its_number_is_asked_again(owner: Owner, stand: Stan
 def test_no_capacity_is_said_and_leaves_nothing(owner: Owner, stand: Stand) -> None:
     """With the provider's words."""
     stand.faults = [("create", "capacity")]
-    with pytest.raises(StartError, match=r"[Nn]ot enough capacity|no longer any instances"):
+    with pytest.raises(StartError, match=r"[Nn]ot enough capacity|no longer any instances|RESOURCE_POOL_EXHAUSTED"):
         owner.start(machine(stand))
     assert stand.leftovers() == []
 
@@ -147,12 +156,26 @@ def test_a_copy_is_left_alone(owner: Owner, stand: Stand) -> None:
 def test_a_machine_of_somebody_else_is_watched_and_never_ended(owner: Owner, stand: Stand) -> None:
     """A MachineRef is let go of."""
     made = owner.start(machine(stand))
-    theirs = stand.make({**stand.rented[made.details["instance_id"]].asked, "name": "theirs", "env": {}, "tags": []})
+    theirs = stand.make(
+        {**stand.rented[made.details["instance_id"]].asked, "name": "theirs", "env": {}, "tags": [], "labels": {}}
+    )
     made.kill()
     eventually(lambda: stand.live() == [theirs.id], 5)
     seen = owner.start(MachineRef(theirs.id, stand.provider, endpoint=stand.url))
     seen.kill()
     assert stand.live() == [theirs.id]
+
+
+@KNOWING
+@pytest.mark.parametrize("fault", ["lost", "broken", "twice", "reset"])
+def test_what_knows_a_request_again_is_asked_again(fault: str, owner: Owner, stand: Stand) -> None:
+    """After an unclear answer, until there is a clear one; whatever happens on the way, it is one machine."""
+    stand.faults, stand.late = [("create", fault)] * 2, 0.3
+    started = owner.start(machine(stand))
+    assert stand.calls.count("create") == (1 if fault == "twice" else 3)
+    assert len(stand.rented) == 1
+    assert stand.live() == [started.details["instance_id"]]
+    started.kill()
 
 
 # -- outages -----------------------------------------------------------------------------------------------------------------
@@ -205,9 +228,8 @@ def test_stopped_is_not_gone(owner: Owner, stand: Stand, monkeypatch: pytest.Mon
     """It is billed: LOST, with that said, and it can be ended."""
     monkeypatch.setattr("tether.drivers.cloud.watch._LOOK_S", 0.5)
     started = owner.start(machine(stand))
-    stand.rented[started.details["instance_id"]].status = {"lambda_labs": "unhealthy", "runpod": "EXITED"}[
-        stand.provider
-    ]
+    words = {"lambda_labs": "unhealthy", "runpod": "EXITED", "gcp": "TERMINATED"}
+    stand.rented[started.details["instance_id"]].status = words[stand.provider]
     eventually(lambda: started.state is State.LOST, 20)
     assert "billed" in started.reason
     stand.rented[started.details["instance_id"]].status = None
@@ -239,9 +261,11 @@ def _crash(seed: int, stand: Stand, folder: Path) -> str:
     state = folder / str(seed)
     with running(type(stand)()) as there:
         there.faults, there.late = list(faults), chance.choice([0.0, 0.5, 1.2])
-        foreign = there.make({"name": "theirs", "region_name": "us-east-1", "instance_type_name": "gpu_1x_a10", "imageName": "x"})  # fmt: skip
+        foreign = there.foreign()
+        state.mkdir()
         environ = {
             **os.environ,
+            **there.environ(state),
             "TETHER_STATE_DIR": str(state),
             **({"TETHER_FAULTS": f"{point}=kill"} if point else {}),
         }
@@ -335,7 +359,7 @@ def test_what_a_provider_has_not_is_refused(provider: str, wrong: dict[str, Any]
     assert owner.resources == []
 
 
-@pytest.mark.parametrize("name", ["lambda_labs", "runpod"])
+@pytest.mark.parametrize("name", ["lambda_labs", "runpod", "gcp"])
 def test_no_more_is_claimed_than_is_true(name: str) -> None:
-    """Both were tried at nothing but what was made after their descriptions."""
+    """All were tried at nothing but what was made after their descriptions."""
     assert provider_class(name).tested == "contract-tested against its published description"

@@ -69,6 +69,7 @@ class Seen:
         cost_per_hour: US dollars, where the provider says.
         ssh_port: where it is logged in to.
         ports: by which port of the address each of its own is reached, where that is another one.
+        ends: when the provider ends it for good by itself, in seconds since the epoch, as it says; None if it does not say so.
     """
 
     id: str
@@ -85,6 +86,7 @@ class Seen:
     cost_per_hour: float | None = None
     ssh_port: int = 22
     ports: Mapping[int, int] = field(default_factory=dict)
+    ends: float | None = None
 
 
 @dataclass(frozen=True)
