@@ -70,7 +70,9 @@ def test_google_reads_what_it_is_asked(owner: Owner, stand: Gcp) -> None:
     rule = compute_v1.Firewall.from_json(json.dumps(stand.rules[f"tether-{started.id}"]))
     assert (list(rule.target_tags), list(rule.allowed[0].ports)) == (list(read.tags.items), ["22", "80"])
     transport = InstancesRestTransport(
-        host=stand.url.removeprefix("http://"), url_scheme="http", credentials=AnonymousCredentials()  # type: ignore[no-untyped-call]
+        host=stand.url.removeprefix("http://"),
+        url_scheme="http",
+        credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
     )
     transport._session.headers["Authorization"] = f"Bearer {KEY}"
     with compute_v1.InstancesClient(transport=transport) as client:

@@ -16,6 +16,7 @@ import pytest
 
 from cloud.crash import POINTS
 from cloud.google import Gcp
+from cloud.microsoft import Azure
 from cloud.rest import KEY, RESOURCE, LambdaLabs, RunPod, Stand, running
 from support import eventually
 from tether import Machine, MachineRef, Owner, SpecError, StartError, State, TetherError
@@ -25,12 +26,13 @@ SPECS: dict[str, dict[str, Any]] = {
     "lambda_labs": {"gpu": "A10"},
     "runpod": {"gpu": "NVIDIA L4", "image": "runpod/base:0.6.2", "options": {"request": {"cloudType": "SECURE"}}},
     "gcp": {"gpu": "L4", "open_ports": [22]},
+    "azure": {"gpu": "T4", "open_ports": [22]},
 }
 BLIND = pytest.mark.parametrize("stand", [LambdaLabs, RunPod], ids=lambda kind: kind.provider, indirect=True)
-KNOWING = pytest.mark.parametrize("stand", [Gcp], ids=lambda kind: kind.provider, indirect=True)
+KNOWING = pytest.mark.parametrize("stand", [Gcp, Azure], ids=lambda kind: kind.provider, indirect=True)
 
 
-@pytest.fixture(params=[LambdaLabs, RunPod, Gcp], ids=lambda kind: kind.provider)
+@pytest.fixture(params=[LambdaLabs, RunPod, Gcp, Azure], ids=lambda kind: kind.provider)
 def stand(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stand]:
     """One of the stand-ins; whatever a test leaves there fails it."""
     with running(request.param()) as started:
@@ -138,7 +140,9 @@ def test_what_is_refused_for_its_number_is_asked_again(owner: Owner, stand: Stan
 def test_no_capacity_is_said_and_leaves_nothing(owner: Owner, stand: Stand) -> None:
     """With the provider's words."""
     stand.faults = [("create", "capacity")]
-    with pytest.raises(StartError, match=r"[Nn]ot enough capacity|no longer any instances|RESOURCE_POOL_EXHAUSTED"):
+    with pytest.raises(
+        StartError, match=r"[Nn]ot enough capacity|no longer any instances|RESOURCE_POOL_EXHAUSTED|SkuNotAvailable"
+    ):
         owner.start(machine(stand))
     assert stand.leftovers() == []
 
@@ -157,7 +161,7 @@ def test_a_machine_of_somebody_else_is_watched_and_never_ended(owner: Owner, sta
     """A MachineRef is let go of."""
     made = owner.start(machine(stand))
     theirs = stand.make(
-        {**stand.rented[made.details["instance_id"]].asked, "name": "theirs", "env": {}, "tags": [], "labels": {}}
+        {**stand.rented[made.details["instance_id"]].asked, "name": "theirs", "env": {}, "tags": {}, "labels": {}}
     )
     made.kill()
     eventually(lambda: stand.live() == [theirs.id], 5)
@@ -228,7 +232,7 @@ def test_stopped_is_not_gone(owner: Owner, stand: Stand, monkeypatch: pytest.Mon
     """It is billed: LOST, with that said, and it can be ended."""
     monkeypatch.setattr("tether.drivers.cloud.watch._LOOK_S", 0.5)
     started = owner.start(machine(stand))
-    words = {"lambda_labs": "unhealthy", "runpod": "EXITED", "gcp": "TERMINATED"}
+    words = {"lambda_labs": "unhealthy", "runpod": "EXITED", "gcp": "TERMINATED", "azure": "PowerState/deallocated"}
     stand.rented[started.details["instance_id"]].status = words[stand.provider]
     eventually(lambda: started.state is State.LOST, 20)
     assert "billed" in started.reason
@@ -359,7 +363,7 @@ def test_what_a_provider_has_not_is_refused(provider: str, wrong: dict[str, Any]
     assert owner.resources == []
 
 
-@pytest.mark.parametrize("name", ["lambda_labs", "runpod", "gcp"])
+@pytest.mark.parametrize("name", ["lambda_labs", "runpod", "gcp", "azure"])
 def test_no_more_is_claimed_than_is_true(name: str) -> None:
     """All were tried at nothing but what was made after their descriptions."""
     assert provider_class(name).tested == "contract-tested against its published description"
