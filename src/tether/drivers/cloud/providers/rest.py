@@ -1,7 +1,7 @@
 """The interface of a provider that is plain JSON over HTTPS, and its errors in our words.
 
-Nothing is ever sent twice by itself: most of these providers know no request again. But a refusal because of too many requests
-(429) says that nothing was done.
+What creates is never sent twice by itself: most of these providers know no request again. But a refusal because of too many
+requests (429) says that nothing was done; and what reads or deletes may be sent again, so that one broken connection fails no end.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _BUSY_S = 45.0
 _BUSY_PAUSE_S = 1.0
 _SAID = 300
 _PAUSES_S = (0.5, 1.0)
+_HARMLESS = ("GET", "DELETE")
 
 
 def check_options(spec: Machine | MachineRef, name: str, known: tuple[str, ...], unknown: Mapping[str, bool]) -> None:
@@ -103,6 +104,17 @@ class Interface(ABC):
             Unclear: with ``creating``: it may have been done.
             DriverUnavailable: it does not answer, or failed.
         """
+        if creating or method not in _HARMLESS:
+            return self._asked(method, path, sent, creating=creating)
+        try:
+            return self._asked(method, path, sent, creating=False)
+        except Refused:
+            raise
+        except DriverUnavailable:
+            time.sleep(_PAUSES_S[0])
+            return self._asked(method, path, sent, creating=False)
+
+    def _asked(self, method: str, path: str, sent: Any, *, creating: bool) -> Any:
         deadline = time.monotonic() + _BUSY_S
         while True:
             answer = self._send(method, path, sent, creating=creating)
