@@ -363,6 +363,16 @@ def test_what_a_provider_has_not_is_refused(provider: str, wrong: dict[str, Any]
     assert owner.resources == []
 
 
+def test_clients_are_imported_only_when_used() -> None:
+    """A sweep that looks at one provider pays for no other; saying what there is pays for none."""
+    code = (
+        "import sys; from tether.drivers.cloud import details; details.finding()\n"
+        "print(sorted({'httpx', 'google.auth', 'azure.identity', 'boto3', 'requests'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.parametrize("name", ["lambda_labs", "runpod", "gcp", "azure"])
 def test_no_more_is_claimed_than_is_true(name: str) -> None:
     """All were tried at nothing but what was made after their descriptions."""
