@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, ClassVar
 
 KEY = "the-secret-key-of-the-account"
@@ -117,6 +118,11 @@ class Stand:
     def unmarked(self, asked: dict[str, Any]) -> dict[str, Any]:
         """The same request by somebody else."""
         raise NotImplementedError
+
+    def environ(self, folder: Path) -> dict[str, str]:
+        """What the environment of its users says; the folder is for files that it names."""
+        return {self.variable: KEY}
+
 
     # -- requests --------------------------------------------------------------------------------------------------------
 
@@ -316,7 +322,9 @@ def running(stand: Stand) -> Iterator[Stand]:
 
         def _take(self) -> None:
             size = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(size)) if size else None
+            data = self.rfile.read(size)
+            # Only who asks for a token says so in a form.
+            body = json.loads(data) if data[:1] in (b"{", b"[") else None
             try:
                 status, said = stand.answer(self.command, self.path, self.headers.get("Authorization", ""), body)
             except Lost:
@@ -324,11 +332,11 @@ def running(stand: Stand) -> Iterator[Stand]:
                 with suppress(OSError):
                     self.connection.shutdown(socket.SHUT_RDWR)
                 return
-            data = b"" if said is None else json.dumps(said).encode()
+            answer = b"" if said is None else json.dumps(said).encode()
             self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
+            self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
-            self.wfile.write(data)
+            self.wfile.write(answer)
 
         def do_GET(self) -> None:
             self._take()

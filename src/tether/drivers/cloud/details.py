@@ -46,6 +46,8 @@ def of(handle: Handle, held: Held | None, address: str | None, state_dir: Path) 
         "lease": None if held is None else "reaper" if lease is None else lease.tier,
         "lease_seconds": data.get("lease"),
         "lease_error": lease.error or None if lease is not None else None,
+        # A cap, not a lease: it can't be put off. What the provider was told and does not say is not believed.
+        "provider_ends_at": held.seen.ends if held is not None and held.seen is not None else None,
         "parts": [f"{what} {name}" for what, name in data.get("parts", ())],
         "cost_per_hour": rate,
         "cost_so_far": so_far,

@@ -152,7 +152,7 @@ class _Ending:
         if stripped is not None:
             raise DriverUnavailable(
                 f"{stripped.id} does not carry the tag {tag} any more, so it may be somebody's by now and is left alone; "
-                f"tag it again with tether:resource={tag} to have it ended, or run 'tether forget {tag}'"
+                f"give it that tag again to have it ended, or run 'tether forget {tag}'"
             )
 
     def _terminate(self, machine: Seen) -> None:

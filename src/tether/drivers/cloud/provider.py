@@ -73,6 +73,7 @@ class Seen:
         ports: by which port of the address each of its own is reached, where that is another one.
         url: where it answers, if its provider gives it an address of its own on the web.
         exit_code: of what ran in it, once that has ended; None where the provider does not say.
+        ends: when the provider ends it for good by itself, in seconds since the epoch, as it says; None if it does not say so.
     """
 
     id: str
@@ -91,6 +92,7 @@ class Seen:
     ports: Mapping[int, int] = field(default_factory=dict)
     url: str | None = None
     exit_code: int | None = None
+    ends: float | None = None
 
 
 @dataclass(frozen=True)
