@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 SEEDS ?= 1000
 # Most tests wait most of the time. A file's tests share services, so they stay together.
 BESIDE ?= -n 2 --dist loadfile
+SAMPLES ?= 300
 
 
-.PHONY: demo guard guards-for-tests wheel test sanitized check lint types docs pictures bench chaos packages clean
+.PHONY: demo guard guards-for-tests wheel test sanitized check lint types docs pictures bench chaos inject packages clean
 
 $(VENV)/.ready: pyproject.toml uv.lock scripts/setup
 	PYTHON=$(PYTHON) scripts/setup $(VENV)
@@ -74,6 +75,9 @@ endif
 
 chaos: $(VENV)/.ready  ## SEEDS=1000 random crashes
 	$(BIN)/python benchmarks/chaos.py --seeds $(SEEDS)
+
+inject: $(VENV)/.ready  ## SAMPLES=300 kills and errors at single system calls, by strace
+	$(BIN)/python tests/programs/inject.py --samples $(SAMPLES)
 
 clean:
 	rm -rf $(VENV) dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -89,7 +89,12 @@ class Guard:
             if found is not None:
                 return found
             if self._watcher is None:
-                self._watcher = Watcher(self._name)
+                try:
+                    self._watcher = Watcher(self._name)
+                except (OSError, RuntimeError) as error:
+                    raise ReaperError(
+                        f"nobody can hear the guard now: {error}; nothing was started, try again"
+                    ) from error
             hub = Hub(self._owner, self._state_dir, self.cgroup, self._lifeline, new_session=not shared)
             made = self._hubs[key] = hub, now
             self._last = hub

@@ -41,7 +41,12 @@ class Watcher:
         self._notices = isinstance(self._selector, getattr(selectors, "EpollSelector", ()))
         self._watched: dict[int, tuple[Readable, Callable[[], bool]]] = {}
         self._thread = threading.Thread(target=self._run, name=f"tether-{name}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            os.close(self._wake)
+            self.release()
+            raise
 
     def watch(self, sock: Readable, readable: Callable[[], bool]) -> None:
         """Call ``readable`` whenever ``sock`` can be read, until it returns False; then ``sock`` is closed here."""
