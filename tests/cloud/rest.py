@@ -123,7 +123,6 @@ class Stand:
         """What the environment of its users says; the folder is for files that it names."""
         return {self.variable: KEY}
 
-
     # -- requests --------------------------------------------------------------------------------------------------------
 
     def kind(self, method: str, path: str) -> str:

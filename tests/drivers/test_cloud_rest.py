@@ -167,7 +167,8 @@ def test_no_capacity_is_said_and_leaves_nothing(owner: Owner, stand: Stand) -> N
     """With the provider's words."""
     stand.faults = [("create", "capacity")]
     with pytest.raises(
-        StartError, match=r"[Nn]ot enough capacity|no longer any instances|no_such_ask|RESOURCE_POOL_EXHAUSTED|SkuNotAvailable"
+        StartError,
+        match=r"[Nn]ot enough capacity|no longer any instances|no_such_ask|RESOURCE_POOL_EXHAUSTED|SkuNotAvailable",
     ):
         owner.start(machine(stand))
     assert stand.leftovers() == []
