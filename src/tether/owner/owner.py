@@ -54,8 +54,7 @@ class Owner(Answering):
 
     Args:
         name: what the app is called. Two processes of an app may have the same.
-        state_dir: where ledger, logs and sockets are; by default ``TETHER_STATE_DIR``, else the platform's user state
-            directory. Made with mode 0700.
+        state_dir: where ledger, logs and sockets are (mode 0700); by default ``TETHER_STATE_DIR``, else the user's state folder.
         on_death: what becomes of resources whose spec does not say, when this process dies or ends without `shutdown`:
             "kill" at once, "stop" politely first, "keep" for the next owner to adopt.
         strays: what becomes of what the app started beside tether and left in its session, at `shutdown` as after a crash: "warn"
@@ -370,16 +369,14 @@ class Owner(Answering):
         A second call does nothing, or waits for the first; after one that was interrupted (by Ctrl-C) it goes on. Where another
         thread is long at it (which may wait for what a signal handler interrupted) it ends what is left itself, beside that.
 
-        Plugins first, the last registered first. Then resources: what others need waits until those have ended; apart from
-        that in reverse order of the start, in parallel where it may. What is to be kept (``on_death="keep"``) is left
-        to the next owner.
+        Plugins first, the last registered first. Then resources: what others need waits until those have ended; else in reverse
+        order of the start, in parallel where it may. What is to be kept (``on_death="keep"``) is left to the next owner.
 
         Args:
             grace: for each resource, instead of its spec's.
 
         Raises:
-            ExceptionGroup: of everything that could not be ended (after all was tried); that stays on record, and the
-                shims go on with it.
+            ExceptionGroup: of everything that could not be ended (after all was tried); that stays on record, the shims go on.
         """
         if os.getpid() != self._pid:
             return
