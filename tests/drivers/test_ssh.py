@@ -141,7 +141,7 @@ def test_a_wrong_user_and_a_refused_key(owner: Owner, host: HostOf, net: Net, ot
     refused(owner, host, missing, "cannot start bad.*/no/such/key")
 
 
-@pytest.mark.parametrize("address", [f"{hosts.NET}.1.77", "no-such-host.invalid"])
+@pytest.mark.parametrize("address", [f"{hosts.NET}.1.77", "no-such-host.invalid"], ids=["address", "name"])
 def test_no_route(owner: Owner, host: HostOf, address: str) -> None:
     """Nobody has that address, or that name."""
     refused(
