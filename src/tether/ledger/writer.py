@@ -15,7 +15,6 @@ import logging
 import os
 import select
 import sqlite3
-import sys
 import threading
 import time
 from collections import deque
@@ -26,8 +25,10 @@ from typing import Any
 
 from tether.errors import Busy, LedgerError
 from tether.ledger import changes
+from tether.ledger.alarm import Alarm
+from tether.ledger.changes import Transition
 from tether.ledger.database import BUSY_S, Held, Replaced
-from tether.ledger.entries import Blocked, Entry
+from tether.ledger.entries import Blocked, Entry, TransitionEntry, carry_out
 from tether.ledger.prune import Pruning
 from tether.ledger.rows import ResourceRow
 from tether.ledger.store import EventRow, Ledger
@@ -44,12 +45,14 @@ _ATTEMPT_S = 0.05
 _GATHER_S = 0.005
 """So long the thread waits for more, once there is something: who starts or ends something will commit it himself before that."""
 
+_LONGEST_GATHER_S = 0.25
+"""So long at most while more and more comes, as when many end: what is committed together costs little more than one of it."""
+
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _QUIET_S = 2.0
 _MOST_ENTRIES = 20_000
 _PRUNED_AT_END = 50
-_ONE = (1).to_bytes(8, sys.byteorder)
 
 
 class Writer:
@@ -83,7 +86,7 @@ class Writer:
         self._closed = False
         self._pruning = Pruning(self._ledger, state_dir)
         self._thread: threading.Thread | None = None
-        self._alarm: io.FileIO | None = None
+        self._alarm: Alarm | None = None
         self._names: io.FileIO | None = None
 
     # -- what is recorded ----------------------------------------------------------------------------------------------
@@ -185,22 +188,27 @@ class Writer:
         Returns:
             True: what became of it is not known yet.
         """
-        said = list(events)
+        row = self._live.get(tag)
+        if row is not None and row.handle is handle:
+            # That is on record already, or entered before this.
+            handle = None
+        at = time.time()
         known = {key: value for key, value in (("url", url), ("handle", handle)) if value is not None}
-        self._change_live(tag, state=state, reason=reason, exit_code=exit_code, changed=time.time(), **known)
-
-        def change(db: Any) -> None:
-            if not changes.write(db, tag, fence, state, said, reason, exit_code, url, handle):
-                self._live.pop(tag, None)
-                if changes.is_on_record(db, tag):
-                    _log.warning("resource %s: another owner has it by now; what happened here is not recorded", tag)
-            elif state.is_final:
-                row = self._live.get(tag)
-                if row is not None and row.state.is_final:
-                    self._live.pop(tag, None)
-
-        self._enter(Entry(change))
+        self._change_live(tag, state=state, reason=reason, exit_code=exit_code, changed=at, **known)
+        transition = Transition(tag, fence, state, list(events), reason, exit_code, url, handle, at)
+        self._enter(TransitionEntry(transition, self._heard))
         return True
+
+    def _heard(self, db: Any, transition: Transition, is_written: bool) -> None:
+        tag = transition.tag
+        if not is_written:
+            self._live.pop(tag, None)
+            if changes.is_on_record(db, tag):
+                _log.warning("resource %s: another owner has it by now; what happened here is not recorded", tag)
+        elif transition.state.is_final:
+            row = self._live.get(tag)
+            if row is not None and row.state.is_final:
+                self._live.pop(tag, None)
 
     def add_event(self, owner: str, tag: str | None, name: str, what: str, detail: str = "") -> None:
         """Record that something happened. Never waits."""
@@ -296,28 +304,13 @@ class Writer:
         def change(db: sqlite3.Connection) -> list[tuple[Any, LedgerError | None]]:
             if database.generation != self._generation or not self._knows_all:
                 self._write_anew(db)
-            return [self._carry_out(entry, db) for entry in batch]
+            return carry_out(batch, db)
 
         results = database.transact(change, synced=any(entry.synced for entry in batch))
         self._generation, self._knows_all = database.generation, True
         for entry, (result, failure) in zip(batch, results, strict=True):
             entry.result, entry.error, entry.done = result, failure, True
         del self._batch[: len(batch)]
-
-    @staticmethod
-    def _carry_out(entry: Entry, db: sqlite3.Connection) -> tuple[Any, LedgerError | None]:
-        """Make one change. What can't be written at all (an object that is no JSON) is that change's error, and no other's."""
-        try:
-            return entry.change(db), None
-        except (sqlite3.OperationalError, sqlite3.InternalError):
-            raise
-        except Exception as error:
-            if type(error) is sqlite3.DatabaseError:
-                raise
-            _log.exception("something can't be recorded, and is left out")
-            failure = LedgerError(f"it can't be recorded: {type(error).__name__}: {error}")
-            failure.__cause__ = error
-            return None, failure
 
     def _write_anew(self, db: Any) -> None:
         """Another file has the name of the ledger: say in it who is here and what lives."""
@@ -352,7 +345,7 @@ class Writer:
 
     def _run_thread(self) -> None:
         if self._alarm is None:
-            self._alarm = io.FileIO(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), "wb")
+            self._alarm = Alarm()
         thread = threading.Thread(target=self._run, name="tether-ledger", daemon=True)
         self._thread = thread
         try:
@@ -364,11 +357,8 @@ class Writer:
         self._wake()
 
     def _wake(self) -> None:
-        # A system call and no lock: it may come from a signal handler that interrupted another.
         if self._alarm is not None:
-            # ValueError: closed meanwhile, by the thread that has ended.
-            with suppress(OSError, ValueError):
-                self._alarm.write(_ONE)
+            self._alarm.ring()
 
     def _run(self) -> None:
         """Commit what nobody waits for; remove what ended long ago; notice another file under the name."""
@@ -386,9 +376,10 @@ class Writer:
         while not (self._closed and self.is_complete):
             timeout = pause if self._blocked else _QUIET_S if missing else self._pruning.pause_s()
             woken = waiting.poll(None if timeout is None else 1000 * timeout)
-            if woken and not self._closed:
-                time.sleep(_GATHER_S)
-            for fd in fds:
+            if woken:
+                self._gather()
+            alarm.hear()
+            for fd in fds[1:]:
                 with suppress(OSError):
                     os.read(fd, 65536)
             was_missing, missing = missing, False
@@ -406,6 +397,13 @@ class Writer:
                     self._pruning.proceed()
         self._ledger.close()
         self._close_fds()
+
+    def _gather(self) -> None:
+        until = time.monotonic() + _LONGEST_GATHER_S
+        count = -1
+        while not self._closed and count != len(self._entries) and time.monotonic() < until:
+            count = len(self._entries)
+            time.sleep(_GATHER_S)
 
     def _close_fds(self) -> None:
         for file in (self._alarm, self._names):
