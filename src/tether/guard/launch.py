@@ -70,7 +70,8 @@ class ShimChannel:
     def request(self, kind: Kind, fields: dict[str, Any] | None = None) -> None:
         """Send a message; a shim that somebody stopped is woken first. A shim that has gone gets nothing."""
         with contextlib.suppress(PermissionError):
-            signals.send(self.pid, self.start, signal.SIGCONT)
+            if signals.is_stopped(self.pid, self.start):
+                signals.send(self.pid, self.start, signal.SIGCONT)
         with contextlib.suppress(OSError):
             wire.send(self.socket, kind, fields)
 

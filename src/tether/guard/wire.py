@@ -13,11 +13,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FIELDS", "VERSION", "Encoded", "Kind", "Message", "decode", "encode", "encode_fields", "receive", "send"]
+__all__ = [
+    "FIELDS",
+    "VERSION",
+    "Encoded",
+    "Incoming",
+    "Kind",
+    "Message",
+    "decode",
+    "encode",
+    "encode_fields",
+    "receive",
+    "send",
+]
 
 VERSION = 1
 _MOST = 32 << 20
 _FDS_AT_ONCE = 250
+_AT_ONCE = 65536
 
 _HEAD = struct.Struct("<I")
 _BODY = struct.Struct("<BB")
@@ -258,6 +271,45 @@ def _exactly(sock: socket.socket, size: int) -> bytes:
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
+
+
+class Incoming:
+    """What comes over a socket, without descriptors: each look takes all that is there, which may be several messages.
+
+    Args:
+        sock: the socket; what was received from it before is not seen here.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._rest = b""
+
+    def read(self) -> list[Message] | None:
+        """Wait until there is something, and return the messages that are whole by now; None at the end.
+
+        Raises:
+            OSError: the other end closed in the middle of a message, or what came is no message of ours.
+        """
+        came = self._sock.recv(_AT_ONCE)
+        if not came:
+            if self._rest:
+                raise ConnectionResetError("the other end closed in the middle of a message")
+            return None
+        data, at, messages = self._rest + came, 0, []
+        while len(data) - at >= _HEAD.size:
+            (size,) = _HEAD.unpack_from(data, at)
+            if size > _MOST:
+                raise ConnectionResetError(f"a message of {size} bytes is none of ours")
+            end = at + _HEAD.size + size
+            if len(data) < end:
+                break
+            try:
+                messages.append(decode(data[at + _HEAD.size : end]))
+            except ValueError as error:
+                raise ConnectionResetError(str(error)) from error
+            at = end
+        self._rest = data[at:]
+        return messages
 
 
 def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:

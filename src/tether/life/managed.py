@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from tether.errors import DriverUnavailable, Gone, StartError, TetherError
 from tether.ledger import logs
-from tether.life.driver import CanAsk, CanAttach, CanInsist, Driver, HasDetails, HasLogsApart, HasOutput, HasTarget
+from tether.life.driver import CanAttach, CanInsist, Driver, HasDetails, HasLogsApart, HasOutput, HasTarget
 from tether.life.machine import Event, Life, describe_exit
 from tether.life.probes import Target
 from tether.linux import sockets
@@ -92,6 +92,7 @@ class Managed:
         # Where there can be none, nobody is asked: that may be another host, which may take long to answer.
         self._has_pids: bool = getattr(driver, "has_pids", True)
         self._pids_of: Callable[[Handle], tuple[int, ...]] | None = getattr(driver, "pids", None)
+        self._can_ask: Callable[[Handle], bool] | None = getattr(driver, "can_ask", None)
         self._url_of: Callable[[Handle], str | None] | None = getattr(driver, "url", None)
 
     @contextmanager
@@ -190,7 +191,7 @@ class Managed:
     @property
     def can_be_asked(self) -> bool:
         """Whether its driver can ask for its end without waiting for it."""
-        return self.handle is not None and isinstance(self.driver, CanAsk) and self.driver.can_ask(self.handle)
+        return self.handle is not None and self._can_ask is not None and self._can_ask(self.handle)
 
     def ask_to_end(self, handle: Handle, grace: float) -> None:
         """End it politely."""

@@ -25,7 +25,7 @@ from tether.life import machine as lifecycle
 from tether.life import outside, readiness
 from tether.life.adopting import Adopting
 from tether.life.clock import Clock, SystemClock
-from tether.life.context import Context
+from tether.life.context import Context, Emit
 from tether.life.creation import Creation
 from tether.life.driver import Driver
 from tether.life.drivers import Drivers
@@ -74,7 +74,7 @@ class Supervisor(Adopting):
         owner: str,
         ledger: Writer,
         telemetry: Telemetry,
-        context: Callable[[Callable[[str, Event], None]], Context],
+        context: Callable[[Emit], Context],
         clock: Clock | None = None,
     ) -> None:
         super().__init__(owner, ledger, clock or SystemClock())
@@ -284,12 +284,12 @@ class Supervisor(Adopting):
 
     # -- events --------------------------------------------------------------------------------------------------------
 
-    def emit(self, tag: str, event: Event) -> None:
+    def emit(self, tag: str, *events: Event) -> None:
         """Take in what a driver saw. Called in the watching thread, so it never waits for anybody."""
         managed = self._live.get(tag)
         if managed is None:
             return
-        managed.heard.append(event)
+        managed.heard.extend(events)
         if managed.condition.acquire(timeout=_CONTENTION_S):
             try:
                 self._take_in_heard(managed)
@@ -303,16 +303,21 @@ class Supervisor(Adopting):
 
     def _take_in_heard(self, managed: Managed) -> None:
         with managed.condition:
+            heard: list[Event] = []
             while managed.heard:
-                event = managed.heard.popleft()
-                if managed.state.is_final:
-                    continue
-                if not managed.life.created:
-                    # Quicker than its own start, or adoption: heard when that is on record.
-                    managed.early.append(event)
-                    continue
-                asked = outside.who_asked(self._ledger, managed) if isinstance(event, MainExited | Ended) else ""
-                self.advance(managed, *([AskedOutside(asked)] if asked else []), event)
+                heard.append(managed.heard.popleft())
+            if managed.state.is_final or not heard:
+                return
+            if not managed.life.created:
+                # Quicker than its own start, or adoption: heard when that is on record.
+                managed.early += heard
+                return
+            ended = [number for number, event in enumerate(heard, 1) if isinstance(event, Ended)]
+            heard = heard[: ended[0]] if ended else heard
+            asks = any(isinstance(event, MainExited | Ended) for event in heard)
+            asked = outside.who_asked(self._ledger, managed) if asks else ""
+            # In one step: a command whose tree has ended with it needs nobody who ends the rest.
+            self.advance(managed, *([AskedOutside(asked)] if asked else []), *heard)
 
     def apply(self, managed: Managed, *events: Event) -> list[End]:
         """Advance a life by events, record it once, and return what is to be ended."""

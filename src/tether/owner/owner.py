@@ -20,9 +20,8 @@ from tether.ledger import place
 from tether.ledger.proof import Proof
 from tether.ledger.store import EventRow, Ledger
 from tether.ledger.writer import Writer
-from tether.life.context import Context
+from tether.life.context import Context, Emit
 from tether.life.driver import HasGuard
-from tether.life.machine import Event
 from tether.life.managed import Managed, new_id
 from tether.life.supervisor import Supervisor
 from tether.linux import identity, signals
@@ -166,7 +165,7 @@ class Owner(Answering):
         if self._is_closing:
             raise Gone(f"owner {self.name} was shut down; make a new one")
 
-    def _context(self, emit: Callable[[str, Event], None]) -> Context:
+    def _context(self, emit: Emit) -> Context:
         """What drivers may use of this process."""
         return Context(
             self.state_dir,
