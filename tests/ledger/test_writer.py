@@ -219,7 +219,7 @@ def test_many_threads_share_commits(folder: Path, record: Writer) -> None:
     rows = Reading(folder).resources(ended=True)
     assert len(rows) == 160
     assert {row.state for row in rows} == {State.GONE}
-    assert record._live == {}
+    assert record._known._rows == {}
 
 
 def test_a_signal_handler_may_record(folder: Path, record: Writer) -> None:

@@ -61,17 +61,26 @@ class ShimChannel:
     cgroup: str | None
     tier: str
 
-    def spawn(self, request: dict[str, Any], fds: list[int]) -> Message | None:
-        """Have the shim execute its command, and return its answer; None if the shim was lost. Raises OSError."""
-        wire.send(self.socket, Kind.SPAWN, request, fds)
-        received = wire.receive(self.socket)
+    def ask(self, request: dict[str, Any], fds: list[int]) -> bool:
+        """Ask the shim to execute its command; False if the shim was lost."""
+        try:
+            wire.send(self.socket, Kind.SPAWN, request, fds)
+        except OSError:
+            return False
+        return True
+
+    def answer(self) -> Message | None:
+        """Wait for its answer to that; None if the shim was lost."""
+        try:
+            received = wire.receive(self.socket)
+        except OSError:
+            return None
         return None if received is None else received[0]
 
     def request(self, kind: Kind, fields: dict[str, Any] | None = None) -> None:
         """Send a message; a shim that somebody stopped is woken first. A shim that has gone gets nothing."""
         with contextlib.suppress(PermissionError):
-            if signals.is_stopped(self.pid, self.start):
-                signals.send(self.pid, self.start, signal.SIGCONT)
+            signals.send(self.pid, self.start, signal.SIGCONT)
         with contextlib.suppress(OSError):
             wire.send(self.socket, kind, fields)
 
@@ -110,7 +119,9 @@ class Hub:
         self, owner: str, state_dir: Path, cgroup: str | None, lifeline: int, *, new_session: bool = True
     ) -> None:
         self.forked: set[int] = set()
+        self._ahead = 0
         self._next = threading.Lock()
+        self._counting = threading.RLock()
         self.control, control = socket.socketpair()
         self._shims, shims = socket.socketpair()
         try:
@@ -165,8 +176,22 @@ class Hub:
 
     def prepare(self) -> None:
         """Have the hub fork a shim for the next start, so that no start waits for a fork."""
+        with self._counting:
+            if self._ahead > 0:
+                self._ahead -= 1
+                return
+        self._fork(1)
+
+    def prepare_many(self, count: int) -> None:
+        """Have shims forked at once for so many starts that follow; what those ask for by `prepare` is counted in."""
+        with self._counting:
+            missing = max(0, count - _SPARES - self._ahead)
+            self._ahead += missing
+        self._fork(missing)
+
+    def _fork(self, count: int) -> None:
         with contextlib.suppress(OSError):
-            self._shims.sendall(_FORK, socket.MSG_NOSIGNAL)
+            self._shims.sendall(_FORK * count, socket.MSG_NOSIGNAL)
 
     def shim(self) -> ShimChannel:
         """Return a shim that said that it holds the lifeline. Ask for the next one with `prepare`.
@@ -182,7 +207,7 @@ class Hub:
             if message.kind == Kind.SHIM and fds:
                 return self._channel(message, fds[0])
             # For the next try or start: by then there may be room again.
-            self.prepare()
+            self._fork(1)
             number = message.number("errno") or errno.EMFILE
             if number != errno.ESRCH:
                 raise ReaperError(f"no shim can be had now: {os.strerror(number)}; nothing was started, try again")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tether.errors import Gone, ReaperError, TetherError
@@ -66,6 +67,7 @@ class Guard:
         self._watcher: Watcher | None = None
         self._hubs: dict[tuple[bytes, ...], tuple[Hub, Attributes]] = {}
         self._last: Hub | None = None
+        self._now: dict[int, Attributes] = {}
         # One for the owner's whole life: its end is the owner's death to every shim, also of a hub that was killed.
         self._lifeline, self._lifeline_held = os.pipe()
         self._orphans = threading.Condition()
@@ -110,7 +112,7 @@ class Guard:
 
         With ``in_session`` it is in the session of this process, as a command must be from its birth that is to be in that.
         """
-        now = attributes.read()
+        now = self._now.get(threading.get_ident()) or attributes.read()
         hub, born = self._arm(now, in_session=in_session)
         try:
             return Shim(hub.shim(), hub, born, now)
@@ -121,6 +123,21 @@ class Guard:
             self._hub_ended(hub)
             hub, born = self._arm(now, in_session=in_session)
             return Shim(hub.shim(), hub, born, now)
+
+    @contextmanager
+    def many(self, count: int) -> Iterator[None]:
+        """While this thread starts so many: their shims are forked at once, and what it has now is what all of them get.
+
+        Raises:
+            ReaperError: there is no hub to guard them.
+        """
+        now = attributes.read()
+        self._arm(now)[0].prepare_many(count)
+        self._now[threading.get_ident()] = now
+        try:
+            yield
+        finally:
+            del self._now[threading.get_ident()]
 
     def prepare(self, shim: Shim) -> None:
         """Have the next shim forked, so that no start waits for it; once the command runs, for before they share the processor."""

@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ from tether.ledger.alarm import Alarm
 from tether.ledger.changes import Transition
 from tether.ledger.database import BUSY_S, Held, Replaced
 from tether.ledger.entries import Blocked, Entry, TransitionEntry, carry_out
+from tether.ledger.known import Known
 from tether.ledger.prune import Pruning
-from tether.ledger.rows import ResourceRow
 from tether.ledger.store import EventRow, Ledger
 from tether.linux import inotify, whereabouts
-from tether.model import Handle, Identity, State, altered
+from tether.model import Handle, Identity, State
 
 __all__ = ["Writer"]
 
@@ -72,8 +73,7 @@ class Writer:
         self._owner = owner
         self._ledger = Ledger(state_dir, patience_s=_ATTEMPT_S)
         self._state_dir = state_dir
-        self._add_owner: Callable[[Any], None] = lambda _: None
-        self._live: dict[str, ResourceRow] = {}
+        self._known = Known(owner)
         self._entries: deque[Entry] = deque()
         self._batch: list[Entry] = []
         self._committing = threading.RLock()
@@ -94,10 +94,10 @@ class Writer:
     def add_owner(self, name: str, identity: Identity, cgroup: str | None) -> None:
         """Record the owner; on record when this returns. Raises LedgerError."""
         where = whereabouts.here()
-        self._add_owner = lambda db: changes.add_owner(db, self._owner, name, identity, cgroup, where)
+        self._known.add_owner = lambda db: changes.add_owner(db, self._owner, name, identity, cgroup, where)
 
         def change(db: Any) -> None:
-            self._add_owner(db)
+            self._known.add_owner(db)
             changes.add_event(db, self._owner, None, name, "owner began", f"pid {identity.pid}")
 
         self._commit(Entry(change))
@@ -106,7 +106,11 @@ class Writer:
         """Record that the owner has ended; see `close`."""
         self._enter(Entry(lambda db: changes.end_owner(db, self._owner, how)))
 
-    def add_resource(
+    def add_resource(self, *arguments: Any, **named: Any) -> None:
+        """Record a resource before anything of it is created; on record when this returns. See `enter_resource`."""
+        self.enter_resource(*arguments, **named)()
+
+    def enter_resource(
         self,
         tag: str,
         owner: str,
@@ -117,29 +121,33 @@ class Writer:
         keep_for: float,
         plan: Handle | None = None,
         reserved: Handle | None = None,
-    ) -> None:
-        """Record a resource before anything of it is created; on record when this returns.
+    ) -> Callable[[], None]:
+        """Have a resource recorded before anything of it is created, and return what waits until it is on record.
 
-        With a plan, which is for what survives this machine, on the disk. Those that several threads record at once share one
-        commit, since it is the disk that takes the time.
-
-        Raises:
-            LedgerError: it could not be, and will not be.
+        With a plan, which is for what survives this machine, on the disk. Those that are entered before the first is waited for,
+        or that several threads record at once, share one commit. What waits raises LedgerError: it is not, and will not be.
         """
         row = changes.new_resource(tag, owner, name, kind, spec, on_death, keep_for, plan or reserved)
-        self._live[tag] = row
+        self._known.put(row)
         entry = Entry(lambda db: changes.put_resource(db, row), synced=plan is not None)
+        self._append(entry)
+        return partial(self._await_resource, tag, entry)
+
+    def _await_resource(self, tag: str, entry: Entry) -> None:
         try:
-            self._commit(entry)
+            self._await(entry)
         except BaseException:
-            # Nothing of it will be created. Interrupted, or written anew meanwhile, it may be on record all the same.
-            self._live.pop(tag, None)
-            self._enter(Entry(lambda db: changes.remove_pending(db, tag)))
+            self.forget_resource(tag)
             raise
+
+    def forget_resource(self, tag: str) -> None:
+        """Nothing of it will be created. Interrupted, or written anew meanwhile, it may be on record all the same."""
+        self._known.drop(tag)
+        self._enter(Entry(lambda db: changes.remove_pending(db, tag)))
 
     def plan_again(self, tag: str, fence: int, plan: Handle) -> None:
         """Record where a resource that has ended will be next; on the disk when this returns. Raises LedgerError."""
-        self._change_live(tag, handle=plan)
+        self._known.change(tag, handle=plan)
         self._commit(Entry(lambda db: changes.plan_again(db, tag, fence, plan), synced=True))
 
     def begin_life(self, tag: str, fence: int) -> int:
@@ -156,7 +164,7 @@ class Writer:
         life = int(entry.result)
         row = self._ledger.resource(tag)
         if row is not None:
-            self._live[tag] = row
+            self._known.put(row)
         return life
 
     def take_over(self, tag: str, fence: int, owner: str) -> bool:
@@ -165,7 +173,7 @@ class Writer:
         self._commit(entry)
         row = self._ledger.resource(tag)
         if entry.result and row is not None and not row.state.is_final:
-            self._live[tag] = row
+            self._known.put(row)
         return bool(entry.result)
 
     def write(
@@ -188,27 +196,13 @@ class Writer:
         Returns:
             True: what became of it is not known yet.
         """
-        row = self._live.get(tag)
-        if row is not None and row.handle is handle:
+        if self._known.has_handle(tag, handle):
             # That is on record already, or entered before this.
             handle = None
-        at = time.time()
-        known = {key: value for key, value in (("url", url), ("handle", handle)) if value is not None}
-        self._change_live(tag, state=state, reason=reason, exit_code=exit_code, changed=at, **known)
-        transition = Transition(tag, fence, state, list(events), reason, exit_code, url, handle, at)
-        self._enter(TransitionEntry(transition, self._heard))
+        transition = Transition(tag, fence, state, list(events), reason, exit_code, url, handle, time.time())
+        self._known.step(transition)
+        self._enter(TransitionEntry(transition, self._known.heard))
         return True
-
-    def _heard(self, db: Any, transition: Transition, is_written: bool) -> None:
-        tag = transition.tag
-        if not is_written:
-            self._live.pop(tag, None)
-            if changes.is_on_record(db, tag):
-                _log.warning("resource %s: another owner has it by now; what happened here is not recorded", tag)
-        elif transition.state.is_final:
-            row = self._live.get(tag)
-            if row is not None and row.state.is_final:
-                self._live.pop(tag, None)
 
     def add_event(self, owner: str, tag: str | None, name: str, what: str, detail: str = "") -> None:
         """Record that something happened. Never waits."""
@@ -218,11 +212,6 @@ class Writer:
         """Return what happened to the owner and its resources, the oldest first; at most the last so many. Raises LedgerError."""
         self.flush()
         return self._ledger.events(owner=self._owner, last=last)
-
-    def _change_live(self, tag: str, **values: Any) -> None:
-        row = self._live.get(tag)
-        if row is not None:
-            self._live[tag] = altered(row, **values)
 
     # -- how it is committed -------------------------------------------------------------------------------------------
 
@@ -241,12 +230,18 @@ class Writer:
     def at_once(self, record: Callable[[], object]) -> None:
         """What the calling thread enters in ``record()`` it commits itself afterwards, so that no other one is woken for that."""
         try:
+            self.quietly(record)
+        finally:
+            if not self.flush():
+                self._wake()
+
+    def quietly(self, record: Callable[[], object]) -> None:
+        """What the calling thread enters in ``record()`` wakes nobody: it will call `at_once`, or `flush`, itself."""
+        try:
             self._at_once.add(threading.get_ident())
             record()
         finally:
             self._at_once.discard(threading.get_ident())
-            if not self.flush():
-                self._wake()
 
     def _append(self, entry: Entry) -> None:
         if len(self._entries) > _MOST_ENTRIES:
@@ -258,6 +253,9 @@ class Writer:
     def _commit(self, entry: Entry) -> None:
         """Commit it, with all that was entered before. Raises LedgerError: it was not, and will not be."""
         self._append(entry)
+        self._await(entry)
+
+    def _await(self, entry: Entry) -> None:
         deadline = time.monotonic() + BUSY_S
         try:
             while not entry.done:
@@ -303,7 +301,7 @@ class Writer:
 
         def change(db: sqlite3.Connection) -> list[tuple[Any, LedgerError | None]]:
             if database.generation != self._generation or not self._knows_all:
-                self._write_anew(db)
+                self._known.write_anew(db)
             return carry_out(batch, db)
 
         results = database.transact(change, synced=any(entry.synced for entry in batch))
@@ -311,15 +309,6 @@ class Writer:
         for entry, (result, failure) in zip(batch, results, strict=True):
             entry.result, entry.error, entry.done = result, failure, True
         del self._batch[: len(batch)]
-
-    def _write_anew(self, db: Any) -> None:
-        """Another file has the name of the ledger: say in it who is here and what lives."""
-        self._add_owner(db)
-        rows = list(self._live.values())
-        for row in rows:
-            changes.put_resource(db, row)
-        said = f"the ledger was set aside, removed or replaced; {len(rows)} resources were written anew"
-        changes.add_event(db, self._owner, None, "", "ledger replaced", said)
 
     def flush(self) -> bool:
         """See that what was entered is on record, unless the ledger can't be written now: no end waits for it.

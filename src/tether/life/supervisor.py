@@ -44,6 +44,7 @@ from tether.life.machine import (
     StopAsked,
 )
 from tether.life.managed import Managed, new_id
+from tether.life.steps import Steps, alone
 from tether.linux import faults
 from tether.model import Handle, OnDeath, Progress, Spec, State
 from tether.notices import Notice, Telemetry
@@ -109,10 +110,22 @@ class Supervisor(Adopting):
             Busy, SpecError, LedgerError: the name is in use, it needs what is not there, it can't be recorded; nothing was created.
             StartError: it did not come up; nothing is left running.
         """
+        return alone(self.starting(spec, on_death, progress, fingerprint, held, carrier))
+
+    def starting(
+        self,
+        spec: Any,
+        on_death: OnDeath,
+        progress: Progress,
+        fingerprint: str = "",
+        held: Callable[[Managed], object] | None = None,
+        carrier: Managed | None = None,
+    ) -> Steps[Managed]:
+        """As `start`, in steps: to be on record, to be created and to have that on record is waited for together with others."""
         driver = self.drivers.of(spec.kind)
         managed = self._enter(spec, driver, on_death, carrier)
         try:
-            self._start(managed, progress, fingerprint, held)
+            yield from self._start(managed, progress, fingerprint, held)
         finally:
             managed.creator = None
             self._ledger.flush()
@@ -120,16 +133,22 @@ class Supervisor(Adopting):
 
     def _start(
         self, managed: Managed, progress: Progress, fingerprint: str, held: Callable[[Managed], object] | None
-    ) -> None:
+    ) -> Steps[None]:
         spec = managed.spec
         try:
             managed.plan = self._creation.plan(managed)
             managed.reserved = self._creation.reserve(managed)
-            self._ledger.add_resource(
+            await_record = self._ledger.enter_resource(
                 *(managed.tag, self._owner, managed.name, spec.kind),
                 {**spec.record(), "fingerprint": fingerprint},
                 *(managed.on_death, spec.keep_for, managed.plan, managed.reserved),
             )
+            try:
+                yield
+            except BaseException:
+                self._ledger.forget_resource(managed.tag)
+                raise
+            await_record()
         except BaseException:
             self._creation.release(managed)
             self._live.leave(managed)
@@ -142,12 +161,12 @@ class Supervisor(Adopting):
             self._creation.release(managed)
             self.apply(managed, Refused("its start was interrupted"))
             raise
-        self.bring_up(managed, progress)
+        yield from self._bring_up(managed, progress)
 
-    def bring_up(self, managed: Managed, progress: Progress) -> None:
+    def _bring_up(self, managed: Managed, progress: Progress) -> Steps[None]:
         """Create a resource that is on record, and wait until it is ready. Raises StartError."""
         try:
-            self._attempt(managed, progress)
+            yield from self._attempt(managed, progress)
         except StartError:
             if not managed.was_port_taken():
                 raise
@@ -155,7 +174,7 @@ class Supervisor(Adopting):
             again = f"port {taken} was taken, once more on another"
             self._begin_again(managed, again, stops, self._creation.plan(managed))
             progress(f"port {taken} is taken, trying another")
-            self._attempt(managed, progress)
+            yield from self._attempt(managed, progress)
 
     def _enter(self, spec: Spec, driver: Driver, on_death: OnDeath, carrier: Managed | None) -> Managed:
         with self._live.lock:
@@ -171,9 +190,9 @@ class Supervisor(Adopting):
             self._live.add(managed)
             return managed
 
-    def _attempt(self, managed: Managed, progress: Progress) -> None:
+    def _attempt(self, managed: Managed, progress: Progress) -> Steps[None]:
         try:
-            handle = self._creation.create(managed, progress)
+            handle = yield from self._creation.create(managed, progress)
         except BaseException as error:
             self._creation.release(managed)
             if isinstance(error, NotCreated):
@@ -183,7 +202,9 @@ class Supervisor(Adopting):
             raise
         try:
             faults.point("start.spawned")
-            self._ledger.at_once(lambda: self._created(managed, handle))
+            self._ledger.quietly(lambda: self._created(managed, handle))
+            yield
+            self._ledger.at_once(bool)
             faults.point("start.created")
             self.await_ready(managed, progress)
         except StartError:
@@ -250,7 +271,7 @@ class Supervisor(Adopting):
             managed.creator = threading.get_ident()
             try:
                 self._begin_again(managed, "restarted", stops, plan, former)
-                self.bring_up(managed, progress)
+                alone(self._bring_up(managed, progress))
             finally:
                 managed.creator = None
                 self._ledger.flush()

@@ -8,7 +8,7 @@ import signal
 
 from tether.linux import proc, tier
 
-__all__ = ["handed_on", "is_stopped", "open_verified", "send", "wait_end"]
+__all__ = ["handed_on", "open_verified", "send", "wait_end"]
 
 
 def handed_on() -> list[int]:
@@ -39,12 +39,6 @@ def open_verified(pid: int, start: int) -> int | None:
         return fd
     os.close(fd)
     return None
-
-
-def is_stopped(pid: int, start: int) -> bool:
-    """Whether the process of this identity was stopped by a signal, or is by a tracer."""
-    stat = proc.read_stat(pid)
-    return stat is not None and stat.start == start and stat.state in "Tt"
 
 
 def send(pid: int, start: int, signum: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from tether.ledger.writer import Writer
 from tether.life.context import Context, Emit
 from tether.life.driver import HasGuard
 from tether.life.managed import Managed, new_id
+from tether.life.steps import Steps, alone, in_step
 from tether.life.supervisor import Supervisor
 from tether.linux import identity, signals
 from tether.model import OnDeath, Progress, Spec, Terminal, check_name
@@ -239,11 +240,11 @@ class Owner(Answering):
             *(spec, rule, lambda: self.resources, partial(self.start, on_progress=on_progress), self._environments),
         )
         with within.alone(rented):
-            return self._start(spec, on_progress or _silent, held, rented)
+            return alone(self._starting(spec, on_progress or _silent, held, rented))
 
-    def _start(
-        self, spec: Spec, progress: Progress, held: Callable[[Resource], object] | None, rented: Resource | None
-    ) -> Resource:
+    def _starting(
+        self, spec: Spec, progress: Progress, held: Callable[[Resource], object] | None, rented: Resource | None = None
+    ) -> Steps[Resource]:
         with nullcontext(bool) if self._spending is None else self._spending.promised(spec) as on_record:
 
             def hold(managed: Managed) -> None:
@@ -258,7 +259,7 @@ class Owner(Answering):
             if on_death == "keep" and spec.name is not None:
                 return Resource(self._supervisor, self._kept.adopt_or_start(spec, spec.name, progress, hold))
             carrier = None if rented is None else self._supervisor.by_name(rented.name)
-            managed = self._supervisor.start(spec, on_death, progress, held=hold, carrier=carrier)
+            managed = yield from self._supervisor.starting(spec, on_death, progress, held=hold, carrier=carrier)
             return Resource(self._supervisor, managed)
 
     def start_all(
@@ -283,7 +284,12 @@ class Owner(Answering):
                 starting was killed, and so it is when this is interrupted. What was adopted stays.
         """
         self._check_usable()
-        return Starts(partial(self.start, on_progress=on_progress), list(specs), held).carry_out()
+        return Starts(partial(self.start, on_progress=on_progress), list(specs), held, self._in_step).carry_out()
+
+    def _in_step(self, specs: Sequence[Spec], held: Callable[[Resource], object]) -> list[Resource]:
+        """Start those that wait for nothing but to be on record and created, a step of each in turn."""
+        with self._guard.many(len(specs)):
+            return in_step(self._starting(spec, _silent, held) for spec in specs)
 
     def _restart(self, tag: str) -> int | None:
         """Restart a resource for somebody outside, who has its id."""

@@ -22,8 +22,8 @@ from tether.guard.line import Shim, describe_stuck
 from tether.guard.wire import Kind, Message
 from tether.ledger import logs
 from tether.life.machine import Ended, Event, MainExited, Paused, Stuck
+from tether.life.steps import Steps, alone
 from tether.linux import cgroup, faults, identity, members, proc, signals, tree
-from tether.linux.sockets import free_port, listening_inodes
 from tether.model import Handle, Identity, OnDeath, Progress, State, Status, Usage
 from tether.protocol import PluginExecutionMode
 from tether.spec import Process
@@ -62,7 +62,7 @@ class ProcessDriver:
         channel = shim.channel
         try:
             self._limit(spec, channel)
-            port = _port(spec, None if former is None else former.data.get("port"))
+            port = request.port(spec, None if former is None else former.data.get("port"))
         except BaseException:
             channel.socket.close()
             self._context.prepare(shim)
@@ -72,7 +72,7 @@ class ProcessDriver:
             "shim": [channel.pid, channel.start],
             "main": None,
             "port": port,
-            "log": str(self._log(tag)) if _is_logged(spec) else None,
+            "log": str(self._log(tag)) if request.is_logged(spec) else None,
             "error_log": str(logs.of_stream(self._log(tag), "stderr")) if spec.stderr == "own-log" else None,
             "log_max": spec.log_max,
             "cgroup": channel.cgroup,
@@ -112,7 +112,11 @@ class ProcessDriver:
             )
 
     def start(self, spec: Process, tag: str, on_death: OnDeath, progress: Progress) -> Handle:
-        """Execute the command under a shim that said that it holds the lifeline.
+        """Execute the command under a shim that said that it holds the lifeline. Raises as `starting`."""
+        return alone(self.starting(spec, tag, on_death, progress))
+
+    def starting(self, spec: Process, tag: str, on_death: OnDeath, progress: Progress) -> Steps[Handle]:
+        """As `start`, in steps: once the shim was asked, others can be. See `tether.life.driver.HasSteps`.
 
         Raises:
             ExecError: as subprocess would raise it; also a StartError.
@@ -134,7 +138,10 @@ class ProcessDriver:
                 *(spec, tag, handle.data["life"], on_death, handle.data["port"], log),
                 *(self._context.terminal(), str(self._run_dir), (shim.born, shim.now), streams.targets),
             )
-            main = self._execute(shim, asked, streams.fds, handle, name)
+            faults.point("start.armed")
+            was_asked = shim.channel.ask(asked, streams.fds)
+            yield
+            main = self._hear_main(shim, was_asked, asked, handle, name)
         except BaseException as error:
             if streams is not None:
                 streams.close()
@@ -161,13 +168,9 @@ class ProcessDriver:
                 self._capping.begin(log.name, log, most)
         self._context.watch(channel.socket, lambda: self._receive(held, handle))
 
-    def _execute(self, shim: Shim, asked: dict[str, Any], fds: list[int], handle: Handle, name: str) -> list[int]:
-        """Have a shim execute the command, and return who that is."""
-        faults.point("start.armed")
-        try:
-            answer = shim.channel.spawn(asked, fds)
-        except OSError:
-            answer = None
+    def _hear_main(self, shim: Shim, was_asked: bool, asked: dict[str, Any], handle: Handle, name: str) -> list[int]:
+        """Wait until a shim has executed the command, and return who that is."""
+        answer = shim.channel.answer() if was_asked else None
         if answer is None or answer.kind not in (Kind.SPAWNED, Kind.REFUSED):
             # If it had come as far as executing it, that is ended first: by the hub, and by what marks it.
             self._context.await_orphans(shim.channel.pid)
@@ -312,11 +315,11 @@ class ProcessDriver:
             DeadlineExceeded: members are stuck in the kernel; the shim goes on, and the tree ends when they do.
             PermissionError: the tree is another user's.
         """
-        self._end(handle, grace, Kind.STOP, _politely(grace, again=False), signal.SIGTERM)
+        self._end(handle, grace, Kind.STOP, request.politely(grace, again=False), signal.SIGTERM)
 
     def insist(self, handle: Handle, grace: float) -> None:
         """As `stop`, with the polite signal sent again while the grace runs. See `tether.drivers.CanInsist`."""
-        self._end(handle, grace, Kind.STOP, _politely(grace, again=True), signal.SIGTERM)
+        self._end(handle, grace, Kind.STOP, request.politely(grace, again=True), signal.SIGTERM)
 
     def can_ask(self, handle: Handle) -> bool:
         """Whether this process holds the line to its shim. See `tether.drivers.CanAsk`."""
@@ -326,7 +329,7 @@ class ProcessDriver:
         """Ask the shim, and return. See `tether.drivers.CanAsk`."""
         held = self._held.get(handle.tag)
         if held is not None:
-            held.channel.request(Kind.STOP, _politely(grace, again=again))
+            held.channel.request(Kind.STOP, request.politely(grace, again=again))
 
     def destroy(self, handle: Handle) -> None:
         """Have the shim kill its tree; from another process too. Raises as `stop`."""
@@ -401,29 +404,6 @@ def _events_of(held: Held, message: Message) -> list[Event]:
         held.note_stuck(describe_stuck(message), hopeless)
         return [Stuck(_describe_stuck(held.stuck), hopeless=hopeless)]
     return [outcome_of(message)] if message.kind == Kind.ENDED else []
-
-
-def _port(spec: Process, former: int | None) -> int | None:
-    """What ``{port}`` stands for: after a restart what it stood for before, unless somebody else listens there by now."""
-    if not spec.uses_port:
-        return None
-    if spec.port is None and former is not None and not listening_inodes(former):
-        return former
-    return spec.port or free_port()
-
-
-def _is_logged(spec: Process) -> bool:
-    streams = [] if spec.terminal == "pty" else [spec.stdout, spec.stderr]
-    return any(isinstance(stream, str) and stream == "log" for stream in streams)
-
-
-def _politely(grace: float, *, again: bool) -> dict[str, Any]:
-    asked = {"step_ms": _ms(grace), "why": "stopped by its owner"}
-    return {**asked, "again": 1} if again else asked
-
-
-def _ms(seconds: float) -> int:
-    return int(min(seconds, 1e9) * 1000)
 
 
 def _describe_stuck(said: str) -> str:

@@ -12,11 +12,12 @@ from tether.errors import SpecError
 from tether.guard.wire import Encoded, encode_fields
 from tether.linux import members
 from tether.linux.attributes import Attributes
+from tether.linux.sockets import free_port, listening_inodes
 from tether.model import Inside, OnDeath, Terminal
 from tether.port import put_port
 from tether.spec import Process
 
-__all__ = ["build", "check"]
+__all__ = ["build", "check", "is_logged", "politely", "port"]
 
 _OWNER, _RESOURCE = members.OWNER.encode(), members.RESOURCE.encode()
 _ON_DEATH = {"kill": 0, "stop": 1, "keep": 2}
@@ -150,6 +151,31 @@ def _lead(spec: Process, terminal: Terminal | None) -> dict[str, int | None]:
             group = terminal.group if terminal is not None else os.getpgrp()
         return {"session": 0, "group": group}
     return {"session": 1, "terminal": 1 if spec.terminal == "pty" else None}
+
+
+def port(spec: Process, former: int | None) -> int | None:
+    """What ``{port}`` stands for: after a restart what it stood for before, unless somebody else listens there by now."""
+    if not spec.uses_port:
+        return None
+    if spec.port is None and former is not None and not listening_inodes(former):
+        return former
+    return spec.port or free_port()
+
+
+def is_logged(spec: Process) -> bool:
+    """Whether any of its output goes to the log."""
+    streams = [] if spec.terminal == "pty" else [spec.stdout, spec.stderr]
+    return any(isinstance(stream, str) and stream == "log" for stream in streams)
+
+
+def politely(grace: float, *, again: bool) -> dict[str, Any]:
+    """Return what a shim is told that is to end its tree politely; ``again`` has the signal sent again."""
+    asked = {"step_ms": _ms(grace), "why": "stopped by its owner"}
+    return {**asked, "again": 1} if again else asked
+
+
+def _ms(seconds: float) -> int:
+    return int(min(seconds, 1e9) * 1000)
 
 
 def check(spec: Process) -> None:
