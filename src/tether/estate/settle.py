@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tether.errors import LedgerError
+from tether.errors import LedgerError, TetherError
 from tether.estate import guards, strays
 from tether.estate import receipts as said_by_shims
 from tether.estate.case import kept_for_s
@@ -26,7 +26,7 @@ from tether.life import registry
 from tether.life.driver import HasGuard
 from tether.linux import cgroup, faults
 
-__all__ = ["Outcome", "settle_own", "sweep"]
+__all__ = ["Outcome", "settle_own", "sweep", "sweep_later"]
 
 _log = logging.getLogger("tether")
 
@@ -194,3 +194,15 @@ def _settle_after_others(
         for owner, resources in ledger.resources_of(waiting).items()
         for row in resources
     ]
+
+
+def sweep_later(state_dir: Path) -> None:
+    """Settle what dead owners left on engines and hosts, which may take long to answer: work for a thread of its own."""
+    try:
+        ledger = Ledger(state_dir)
+        try:
+            sweep(ledger, state_dir, patient=True)
+        finally:
+            ledger.close()
+    except (TetherError, OSError) as error:
+        _log.warning("what dead owners left at engines and hosts is not settled yet: %s", error)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tether.errors import DriverUnavailable, Gone, StartError, TetherError
 from tether.ledger import logs
 from tether.life.driver import CanAttach, CanInsist, Driver, HasDetails, HasLogsApart, HasOutput, HasTarget
 from tether.life.machine import Event, Life, describe_exit
-from tether.life.probes import Target
 from tether.linux import sockets
 from tether.model import Handle, OnDeath, State
+
+if TYPE_CHECKING:
+    from tether.life.probes import Target
 
 __all__ = ["Managed", "Wanted", "new_id"]
 
@@ -33,7 +34,7 @@ Wanted = Literal["tree", "main", "outcome"]
 
 def new_id() -> str:
     """Return a new tag: short, and never used before."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 class Managed:
@@ -264,6 +265,9 @@ class Managed:
 
     def target(self) -> Target:
         """What a readiness probe looks at."""
+        # What has no probe needs none of all that looks.
+        from tether.life.probes import Target
+
         if self.handle is not None and isinstance(self.driver, HasTarget):
             return replace(self.driver.target(self.handle), subject=self)
         return Target(port=self.port, pids=self.pids, log_from=self._log_from, subject=self)

@@ -22,7 +22,7 @@ from tether.errors import (
 )
 from tether.ledger.writer import Writer
 from tether.life import machine as lifecycle
-from tether.life import outside, readiness
+from tether.life import outside
 from tether.life.adopting import Adopting
 from tether.life.clock import Clock, SystemClock
 from tether.life.context import Context, Emit
@@ -222,6 +222,8 @@ class Supervisor(Adopting):
         """Wait until what was created is ready, if it has a probe. Raises StartError: it has ended instead."""
         if managed.spec.ready is None:
             return
+        from tether.life import readiness
+
         readiness.await_ready(managed, self._clock, progress, lambda *step: self._advance_from(managed, *step))
         if managed.state is not State.READY:
             self.wait(managed, None, of="outcome")

@@ -10,7 +10,7 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from tether.errors import Gone, NotFound, SpecError, TetherError
 from tether.estate import settle as estate
@@ -31,13 +31,15 @@ from tether.notices import Notice, Telemetry
 from tether.owner import door as doors
 from tether.owner import living, marking, show, within
 from tether.owner.answering import Answering
-from tether.owner.budget import Budget, Spending
 from tether.owner.ending import stop_all
 from tether.owner.handover import hand_over
 from tether.owner.kept import Kept
 from tether.owner.resource import Resource
 from tether.owner.roster import Held, Roster
 from tether.owner.together import Starts
+
+if TYPE_CHECKING:
+    from tether.owner.budget import Budget, Spending
 
 __all__ = ["Owner"]
 
@@ -125,9 +127,13 @@ class Owner(Answering):
         living.add(self)
         outcomes = estate.sweep(self._ledger, self.state_dir)
         if any(outcome.what == "later" for outcome in outcomes):
-            threading.Thread(target=_sweep_later, args=(self.state_dir,), name="tether-sweep", daemon=True).start()
+            threading.Thread(
+                target=estate.sweep_later, args=(self.state_dir,), name="tether-sweep", daemon=True
+            ).start()
 
     def _spend(self, budget: Budget) -> Spending:
+        from tether.owner.budget import Spending
+
         supervisor = self._supervisor
         made = Spending(budget, self.id, self._ledger, supervisor.live, supervisor.stop, self._note)
         self.telemetry.subscribe(made.heard)
@@ -436,15 +442,3 @@ class Owner(Answering):
         self._record.abandon()
         self._proof.forget()
         self._guard.release_in_fork()
-
-
-def _sweep_later(state_dir: Path) -> None:
-    """Settle what dead owners left on engines and hosts, which may take long to answer."""
-    try:
-        ledger = Ledger(state_dir)
-        try:
-            estate.sweep(ledger, state_dir, patient=True)
-        finally:
-            ledger.close()
-    except (TetherError, OSError) as error:
-        _log.warning("what dead owners left at engines and hosts is not settled yet: %s", error)

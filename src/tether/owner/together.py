@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from graphlib import CycleError, TopologicalSorter
 from queue import SimpleQueue
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tether.errors import SpecError
 from tether.model import Spec, State
 from tether.owner.resource import Resource
 from tether.spec import Process
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 __all__ = ["Starts"]
 
@@ -73,6 +75,8 @@ class Starts:
             Exception: what the first that failed raised, with a note for each end that failed. What had been started by then was
                 stopped again, and what was still starting killed; so it is when this is interrupted. What was adopted stays.
         """
+        from concurrent.futures import ThreadPoolExecutor
+
         try:
             with ThreadPoolExecutor(_SIDE_BY_SIDE, "tether-start") as pool:
                 try:
