@@ -17,16 +17,12 @@ from tether.model import Handle, Identity, State
 from tether.redaction import scrub
 
 __all__ = [
-    "FINAL",
-    "HAS_ENDED",
-    "IS_LIVE",
     "Transition",
     "add_event",
     "add_owner",
     "begin_life",
     "end_owner",
     "ended_clock",
-    "ids",
     "is_on_record",
     "new_resource",
     "plan_again",
@@ -36,12 +32,6 @@ __all__ = [
     "write",
     "write_all",
 ]
-
-# Word for word as the indices have it, or SQLite looks at each row; a test compares it with State.
-FINAL = "('gone', 'failed')"
-IS_LIVE = f"state NOT IN {FINAL}"
-HAS_ENDED = f"state IN {FINAL}"
-
 
 _COLUMNS = tuple(each.name for each in fields(ResourceRow))
 _PUT = (
@@ -236,8 +226,3 @@ def take_over(db: sqlite3.Connection, tag: str, fence: int, owner: str) -> bool:
             (owner, time.time(), tag, fence),
         ).rowcount
     )
-
-
-def ids(values: Sequence[str]) -> tuple[str, str]:
-    """Return a clause that any number of ids fits in, and its one parameter."""
-    return "IN (SELECT value FROM json_each(?))", json.dumps(list(values))
