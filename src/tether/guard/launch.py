@@ -119,7 +119,7 @@ class Hub:
         self, owner: str, state_dir: Path, cgroup: str | None, lifeline: int, *, new_session: bool = True
     ) -> None:
         self.forked: set[int] = set()
-        self._ahead = 0
+        self._surplus = 0
         self._next = threading.Lock()
         self._counting = threading.RLock()
         self.control, control = socket.socketpair()
@@ -177,21 +177,20 @@ class Hub:
     def prepare(self) -> None:
         """Have the hub fork a shim for the next start, so that no start waits for a fork."""
         with self._counting:
-            if self._ahead > 0:
-                self._ahead -= 1
+            if self._surplus > 0:
+                self._surplus -= 1
                 return
-        self._fork(1)
+        self.fork(1)
 
-    def prepare_many(self, count: int) -> None:
-        """Have shims forked at once for so many starts that follow; what those ask for by `prepare` is counted in."""
-        with self._counting:
-            missing = max(0, count - _SPARES - self._ahead)
-            self._ahead += missing
-        self._fork(missing)
-
-    def _fork(self, count: int) -> None:
+    def fork(self, count: int) -> None:
+        """Have the hub fork so many shims, for as many starts that follow at once."""
         with contextlib.suppress(OSError):
             self._shims.sendall(_FORK * count, socket.MSG_NOSIGNAL)
+
+    def leave(self, count: int) -> None:
+        """So many of those that were forked were not used: the next starts use them, and have none forked."""
+        with self._counting:
+            self._surplus += count
 
     def shim(self) -> ShimChannel:
         """Return a shim that said that it holds the lifeline. Ask for the next one with `prepare`.
@@ -207,7 +206,7 @@ class Hub:
             if message.kind == Kind.SHIM and fds:
                 return self._channel(message, fds[0])
             # For the next try or start: by then there may be room again.
-            self._fork(1)
+            self.fork(1)
             number = message.number("errno") or errno.EMFILE
             if number != errno.ESRCH:
                 raise ReaperError(f"no shim can be had now: {os.strerror(number)}; nothing was started, try again")
