@@ -27,10 +27,12 @@ def in_step(many: Iterable[Steps[T]]) -> list[T]:
     """Carry out many in this thread, a step of each in turn, and return what they return.
 
     Raises:
-        BaseException: what the first raised that failed, or what interrupted this. The others were interrupted where they waited
-            (GeneratorExit), and have cleaned up; what failed in that is a note of the error.
+        Exception: what the first raised that failed, with a note for each other. The rest were carried out all the same: what was
+            asked for is there, or known not to be, and can be ended.
+        BaseException: what interrupted this. All that had not ended were interrupted where they waited (GeneratorExit).
     """
     results: dict[int, T] = {}
+    failed: list[Exception] = []
     going = dict(enumerate(many))
     count = len(going)
     try:
@@ -38,14 +40,25 @@ def in_step(many: Iterable[Steps[T]]) -> list[T]:
             for place, steps in list(going.items()):
                 try:
                     next(steps)
+                    continue
                 except StopIteration as over:
                     results[place] = over.value
-                    del going[place]
+                except Exception as error:
+                    failed.append(error)
+                del going[place]
     except BaseException as error:
         for steps in going.values():
             try:
                 steps.close()
             except Exception as beside:
-                error.add_note(f"beside that: {type(beside).__name__}: {beside}")
+                _note(error, beside)
         raise
+    if failed:
+        for each in failed[1:]:
+            _note(failed[0], each)
+        raise failed[0]
     return [results[place] for place in range(count)]
+
+
+def _note(error: BaseException, beside: Exception) -> None:
+    error.add_note(f"beside that: {type(beside).__name__}: {beside}")

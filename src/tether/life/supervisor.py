@@ -198,7 +198,7 @@ class Supervisor(Adopting):
             if isinstance(error, NotCreated):
                 self.apply(managed, Refused(f"could not start: {error}"))
             else:
-                self._clear_attempt(managed, f"could not start: {error}")
+                self._clear_attempt(managed, f"could not start: {str(error) or 'it was interrupted'}")
             raise
         try:
             faults.point("start.spawned")

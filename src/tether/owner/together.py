@@ -75,16 +75,18 @@ class Starts:
             Exception: what the first that failed raised, with a note for each end that failed. What had been started by then was
                 stopped again, and what was still starting killed; so it is when this is interrupted. What was adopted stays.
         """
-        from concurrent.futures import ThreadPoolExecutor
-
         try:
+            from concurrent.futures import ThreadPoolExecutor
+
             with ThreadPoolExecutor(_SIDE_BY_SIDE, "tether-start") as pool:
                 try:
                     while self._graph.is_active() and not self._errors:
-                        ready = self._graph.get_ready()
-                        plain = [index for index in ready if self._is_plain(self._specs[index])]
-                        for index in set(ready).difference(plain):
-                            self._begin(pool, index)
+                        plain: list[int] = []
+                        for index in self._graph.get_ready():
+                            if self._is_plain(self._specs[index]):
+                                plain.append(index)
+                            else:
+                                self._begin(pool, index)
                         self._start_in_step(plain)
                         if not plain:
                             self._hear()
