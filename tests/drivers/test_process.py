@@ -381,7 +381,7 @@ def test_an_orphan_on_the_port_fools_no_probe(owner: Owner) -> None:
 
 def test_a_port_that_was_taken_is_changed_once(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody takes the chosen port first: started once more on another, under the same id."""
-    from tether.requests.process import driver
+    from tether.drivers.process import request
 
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
