@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import signal as _signal
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -129,6 +128,9 @@ class SpecBase:
     def fingerprint(self, key: bytes) -> str:
         """Return what is equal for equal specs, and tells nothing of their values to who has not the key."""
         shown = [(each.name, _plain(getattr(self, each.name))) for each in fields(self) if each.name != "name"]  # type: ignore[arg-type]
+        # Only what is kept is compared with what was.
+        import hmac
+
         return hmac.new(key, repr(shown).encode("utf-8", "surrogateescape"), "sha256").hexdigest()
 
 

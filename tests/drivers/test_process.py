@@ -381,14 +381,14 @@ def test_an_orphan_on_the_port_fools_no_probe(owner: Owner) -> None:
 
 def test_a_port_that_was_taken_is_changed_once(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody takes the chosen port first: started once more on another, under the same id."""
-    from tether.drivers.process import driver
+    from tether.drivers.process import request
 
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen()
         free = sockets.free_port()
         ports = iter([sock.getsockname()[1], free])
-        monkeypatch.setattr(driver, "free_port", lambda: next(ports))
+        monkeypatch.setattr(request, "free_port", lambda: next(ports))
         heard: list[str] = []
         server = owner.start(
             python(SERVE, "{port}", name="server", ready=tether.http("/health")), on_progress=heard.append

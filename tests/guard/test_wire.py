@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import random
 import socket
@@ -42,6 +43,38 @@ def test_nonsense_is_refused_or_read(body: bytes) -> None:
         return
     assert body[0] == wire.VERSION
     assert message.kind == body[1]
+
+
+def test_what_comes_at_once_is_read_at_once() -> None:
+    """Several messages in one look, and one in pieces when it is whole; the end after the last."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        incoming = wire.Incoming(ours)
+        packets = [wire.encode(Kind.EXITED, {"status": 3}), wire.encode(Kind.ENDED, {"why": "x" * 300})]
+        theirs.sendall(packets[0] + packets[1] + packets[1][:7])
+        assert [message.kind for message in incoming.read() or ()] == [Kind.EXITED, Kind.ENDED]
+        theirs.sendall(packets[1][7:100])
+        assert not incoming.read()
+        theirs.sendall(packets[1][100:])
+        assert [message.text("why") for message in incoming.read() or ()] == ["x" * 300]
+        theirs.close()
+        assert incoming.read() is None
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [wire.encode(Kind.EXITED, {"status": 3})[:-1], b"\xff\xff\xff\xff", b"\x02\0\0\0\x09\x01"],
+    ids=["cut", "huge", "of another version"],
+)
+def test_what_is_no_message_is_an_error_of_the_line(sent: bytes) -> None:
+    """As if the line were broken: nothing of it is believed."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        incoming = wire.Incoming(ours)
+        theirs.sendall(sent)
+        theirs.close()
+        with pytest.raises(ConnectionResetError):
+            collections.deque(iter(incoming.read, None), maxlen=0)
 
 
 @pytest.mark.parametrize("count", [0, 1, 249, 250, 251, 300, 600])

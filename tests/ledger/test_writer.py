@@ -202,6 +202,48 @@ def test_what_is_no_json_spoils_nothing_else(folder: Path, record: Writer) -> No
         record.add_resource("r3", "o1", "n", "process", {"x": object()}, "kill", 1.0)
 
 
+def test_steps_of_one_commit_change_its_row_once(folder: Path, record: Writer) -> None:
+    """The row is as after the last step, with what only an earlier one said; each event is there, in the order of all of them."""
+    add(record, "r1")
+    add(record, "r2")
+    statements: list[str] = []
+    record._ledger.database._current().set_trace_callback(statements.append)
+
+    def end_both() -> None:
+        for tag in ("r1", "r2"):
+            record.write(tag, 1, State.STOPPING, [("stop", f"of {tag}")], url="http://x")
+        for tag in ("r2", "r1"):
+            record.write(tag, 1, State.GONE, [("exited", "0"), ("gone", tag)], reason="asked", exit_code=0)
+        record.write("r1", 0, State.FAILED, [("failed", "by who had it before")])
+
+    record.at_once(end_both)
+    record._ledger.database._current().set_trace_callback(None)
+    rows = Reading(folder).resources(ended=True)
+    assert [(row.state, row.url, row.reason, row.exit_code) for row in rows] == 2 * [
+        (State.GONE, "http://x", "asked", 0)
+    ]
+    told = [(event.resource, event.what) for event in record.events()]
+    assert told[1:] == [
+        *(("r1", "stop"), ("r2", "stop")),
+        *(("r2", "exited"), ("r2", "gone"), ("r1", "exited"), ("r1", "gone")),
+    ]
+    # One for each row, and one that found another owner there.
+    assert sum(each.startswith("UPDATE resources") for each in statements) == 3
+    assert sum(each.startswith("INSERT INTO events") for each in statements) == 1
+
+
+def test_resources_that_are_entered_together_share_a_commit(folder: Path, record: Writer) -> None:
+    """Each is on record when it was waited for, by whoever waits first."""
+    statements: list[str] = []
+    record._ledger.database._current().set_trace_callback(statements.append)
+    waits = [record.enter_resource(f"r{n}", "o1", f"n{n}", "process", {}, "kill", 1.0) for n in range(5)]
+    for wait in waits:
+        wait()
+    record._ledger.database._current().set_trace_callback(None)
+    assert [row.id for row in Reading(folder).resources()] == [f"r{n}" for n in range(5)]
+    assert sum(each.startswith("COMMIT") for each in statements) == 1
+
+
 def test_many_threads_share_commits(folder: Path, record: Writer) -> None:
     """Nothing is lost, whoever commits."""
 
@@ -219,7 +261,7 @@ def test_many_threads_share_commits(folder: Path, record: Writer) -> None:
     rows = Reading(folder).resources(ended=True)
     assert len(rows) == 160
     assert {row.state for row in rows} == {State.GONE}
-    assert record._live == {}
+    assert record._known._rows == {}
 
 
 def test_a_signal_handler_may_record(folder: Path, record: Writer) -> None:

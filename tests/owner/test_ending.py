@@ -294,6 +294,54 @@ def test_start_all_is_all_or_nothing(owner: Owner) -> None:
     eventually(lambda: set(tree.descendants(os.getpid())) <= before)
 
 
+def test_start_all_of_many(owner: Owner) -> None:
+    """More than are started in step at once, beside one with a probe: each is on record and told of, and no shim is left over."""
+    told: list[str] = []
+    specs = [Process(["sleep", "60"], name=f"job-{n}") for n in range(70)]
+    specs.append(Process(["sh", "-c", "echo up; sleep 60"], name="probed", ready=tether.log("up")))
+    resources = owner.start_all(specs, held=lambda resource: told.append(resource.name))
+    assert [resource.name for resource in resources] == [spec.name for spec in specs]
+    assert sorted(told) == sorted(str(spec.name) for spec in specs)
+    assert {row.name: row.state for row in Reading(owner.state_dir).resources()} == dict.fromkeys(told, State.READY)
+    shims = tree.children(owner.status()["hub"])
+    eventually(lambda: len([pid for pid in shims if not tree.children(pid)]) <= 2)
+    owner.shutdown()
+    ended = Reading(owner.state_dir).resources(ended=True)
+    assert {row.state for row in ended} == {State.GONE}
+
+
+def test_start_all_goes_on_with_another_guard(owner: Owner) -> None:
+    """The hub is killed in the middle of the starts in step."""
+    owner.start(Process(["sleep", "60"]))
+    hub = int(owner.status()["hub"])
+    count = 0
+
+    def kill_hub(_: object) -> None:
+        nonlocal count
+        count += 1
+        if count == 3:
+            os.kill(hub, signal.SIGKILL)
+
+    resources = owner.start_all([Process(["sleep", "60"]) for _ in range(40)], held=kill_hub)
+    assert {resource.state for resource in resources} == {State.READY}
+    assert owner.status()["hub"] != hub
+
+
+def test_one_that_can_not_be_executed_takes_the_others_in_step_along(owner: Owner) -> None:
+    """Of those that were being created just then nothing is left, and each is on record as ended."""
+    specs = [Process(["sleep", "60"], name=f"job-{n}") for n in range(20)]
+    specs.insert(10, Process(["/no/such/program"], name="missing"))
+    before = set(tree.descendants(os.getpid()))
+    with pytest.raises(FileNotFoundError, match="/no/such/program"):
+        owner.start_all(specs)
+    assert owner.resources == []
+    assert Reading(owner.state_dir).resources() == []
+    eventually(lambda: set(tree.descendants(os.getpid())) <= before)
+    hub = owner.status()["hub"]
+    eventually(lambda: all(not tree.children(shim) for shim in tree.children(hub)))
+    assert owner.start(Process(["true"])).wait(10) == 0
+
+
 def test_start_all_refuses_before_it_starts(owner: Owner, private_state: Path) -> None:
     """Two of one name; a circle."""
     with pytest.raises(SpecError, match="two of these are called it"):

@@ -195,7 +195,8 @@ class Owner:
             progress(text)
 
         start = partial(self._owner.start, on_progress=say)
-        starts = Starts(start, list(specs), lambda resource: on_record(Resource(resource)))
+        many = self._owner._in_step  # noqa: SLF001 - it is for who starts many
+        starts = Starts(start, list(specs), lambda resource: on_record(Resource(resource)), many)
         return [Resource(resource) for resource in await together(starts)]
 
     async def adopt(self, name: str) -> Resource:

@@ -7,7 +7,6 @@ are two settlers.
 from __future__ import annotations
 
 import os
-import secrets
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +27,7 @@ class Claim:
     """One settler, which proves that it lives while it settles. A context manager."""
 
     def __init__(self, state_dir: Path) -> None:
-        self._number = secrets.token_hex(8)
+        self._number = os.urandom(8).hex()
         self._proof: Proof | None = None
         me = identity.identify()
         here = whereabouts.here()

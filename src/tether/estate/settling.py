@@ -7,7 +7,6 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +351,9 @@ class Settling:
     def _end_side_by_side(self, cases: list[Case]) -> None:
         """Engines, hosts and shims are asked side by side: one that does not answer holds up nobody."""
         if len(cases) > 1:
+            # Most sweeps find nothing, and most of those that do one.
+            from concurrent.futures import ThreadPoolExecutor
+
             try:
                 with ThreadPoolExecutor(min(len(cases), _SIDE_BY_SIDE), thread_name_prefix="tether-settle") as pool:
                     list(pool.map(lambda case: self._tried(case, self._settle_apart), cases))

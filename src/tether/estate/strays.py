@@ -8,7 +8,6 @@ gone its own way, and is never hit. Nor are other living owners, the app's succe
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -62,6 +61,9 @@ def signature(pid: int) -> str:
         command = proc.read(f"/proc/{pid}/cmdline")
     except OSError:
         return ""
+    # Only who has plugins comes here.
+    import hashlib
+
     return hashlib.sha256(command).hexdigest() if command else ""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from functools import cache
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def path_for(machine: str) -> Path:
 @cache
 def path() -> str:
     """Return the program for this machine. Raises ReaperError if there is none, or it can't be executed."""
-    found = os.environ.get(VARIABLE) or str(path_for(platform.machine()))
+    found = os.environ.get(VARIABLE) or str(path_for(os.uname().machine))
     if not os.access(found, os.X_OK):
         raise ReaperError(f"{found} can't be executed: is its file system mounted with noexec? Nothing was started")
     return found

@@ -61,10 +61,20 @@ class ShimChannel:
     cgroup: str | None
     tier: str
 
-    def spawn(self, request: dict[str, Any], fds: list[int]) -> Message | None:
-        """Have the shim execute its command, and return its answer; None if the shim was lost. Raises OSError."""
-        wire.send(self.socket, Kind.SPAWN, request, fds)
-        received = wire.receive(self.socket)
+    def ask(self, request: dict[str, Any], fds: list[int]) -> bool:
+        """Ask the shim to execute its command; False if the shim was lost."""
+        try:
+            wire.send(self.socket, Kind.SPAWN, request, fds)
+        except OSError:
+            return False
+        return True
+
+    def answer(self) -> Message | None:
+        """Wait for its answer to that; None if the shim was lost."""
+        try:
+            received = wire.receive(self.socket)
+        except OSError:
+            return None
         return None if received is None else received[0]
 
     def request(self, kind: Kind, fields: dict[str, Any] | None = None) -> None:
@@ -111,7 +121,9 @@ class Hub:
     ) -> None:
         self.forked: set[int] = set()
         self.is_deaf = False
+        self._surplus = 0
         self._next = threading.Lock()
+        self._counting = threading.RLock()
         try:
             self.control, control = socket.socketpair()
         except OSError as error:
@@ -174,8 +186,21 @@ class Hub:
 
     def prepare(self) -> None:
         """Have the hub fork a shim for the next start, so that no start waits for a fork."""
+        with self._counting:
+            if self._surplus > 0:
+                self._surplus -= 1
+                return
+        self.fork(1)
+
+    def fork(self, count: int) -> None:
+        """Have the hub fork so many shims, for as many starts that follow at once."""
         with contextlib.suppress(OSError):
-            self._shims.sendall(_FORK, socket.MSG_NOSIGNAL)
+            self._shims.sendall(_FORK * count, socket.MSG_NOSIGNAL)
+
+    def leave(self, count: int) -> None:
+        """So many of those that were forked were not used: the next starts use them, and have none forked."""
+        with self._counting:
+            self._surplus += count
 
     def shim(self) -> ShimChannel:
         """Return a shim that said that it holds the lifeline. Ask for the next one with `prepare`.
@@ -192,7 +217,7 @@ class Hub:
             if message.kind == Kind.SHIM and fds:
                 return self._channel(message, fds[0])
             # What was refused may be long ago, when it was asked for in advance: by now there may be room again.
-            self.prepare()
+            self.fork(1)
             number = message.number("errno") or errno.EMFILE
         if received is None or number == errno.ESRCH:
             # The hub has gone, or shims were killed before they said anything.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tether.errors import Gone, ReaperError, TetherError
@@ -37,6 +38,27 @@ class Shim:
         self.now = now
 
 
+class _Many:
+    """Starts of one thread that follow each other at once.
+
+    Attributes:
+        now: what the thread has, which all of their commands shall have.
+        left: so many of the shims that were forked for them are still to be had.
+    """
+
+    def __init__(self, now: Attributes, hub: Hub, count: int) -> None:
+        self.now = now
+        self.left = count
+        self._hub = hub
+
+    def take(self, hub: Hub) -> None:
+        """One is taken from ``hub``: one of theirs, or one more where those are used up, or their hub was killed."""
+        if hub is self._hub and self.left > 0:
+            self.left -= 1
+        else:
+            hub.fork(1)
+
+
 class Guard:
     """What ends everything should this process die.
 
@@ -66,6 +88,7 @@ class Guard:
         self._watcher: Watcher | None = None
         self._hubs: dict[tuple[bytes, ...], tuple[Hub, Attributes]] = {}
         self._last: Hub | None = None
+        self._many: dict[int, _Many] = {}
         # One for the owner's whole life: its end is the owner's death to every shim, also of a hub that was killed.
         self._lifeline, self._lifeline_held = os.pipe()
         self._orphans_lock = threading.RLock()
@@ -116,8 +139,11 @@ class Guard:
 
         With ``in_session`` it is in the session of this process, as a command must be from its birth that is to be in that.
         """
-        now = attributes.read()
+        many = self._many.get(threading.get_ident())
+        now = attributes.read() if many is None else many.now
         hub, born = self._arm(now, in_session=in_session)
+        if many is not None:
+            many.take(hub)
         try:
             return Shim(hub.shim(), hub, born, now)
         except ReaperError:
@@ -126,11 +152,31 @@ class Guard:
             # It was killed just now, or hears nobody any more: another takes its place.
             self._hub_ended(hub)
             hub, born = self._arm(now, in_session=in_session)
+            if many is not None:
+                many.take(hub)
             return Shim(hub.shim(), hub, born, now)
+
+    @contextmanager
+    def many(self, count: int) -> Iterator[None]:
+        """While this thread starts so many: their shims are forked at once, and what it has now is what all of them get.
+
+        Raises:
+            ReaperError: there is no hub to guard them.
+        """
+        now = attributes.read()
+        hub = self._arm(now)[0]
+        hub.fork(count)
+        many = self._many[threading.get_ident()] = _Many(now, hub, count)
+        try:
+            yield
+        finally:
+            del self._many[threading.get_ident()]
+            hub.leave(many.left)
 
     def prepare(self, shim: Shim) -> None:
         """Have the next shim forked, so that no start waits for it; once the command runs, for before they share the processor."""
-        shim.hub.prepare()
+        if threading.get_ident() not in self._many:
+            shim.hub.prepare()
 
     def armed_lifeline(self) -> int:
         """The descriptor for a tree that is adopted, which is guarded by this owner's hub from then on."""

@@ -17,7 +17,19 @@ from typing import Any, TypeVar
 
 from tether.linux.readable import await_readable
 
-__all__ = ["FIELDS", "VERSION", "Encoded", "Kind", "Message", "decode", "encode", "encode_fields", "receive", "send"]
+__all__ = [
+    "FIELDS",
+    "VERSION",
+    "Encoded",
+    "Incoming",
+    "Kind",
+    "Message",
+    "decode",
+    "encode",
+    "encode_fields",
+    "receive",
+    "send",
+]
 
 T = TypeVar("T")
 
@@ -26,6 +38,7 @@ _MOST = 32 << 20
 _SHORT_S = 0.005
 _SHORT_TRIES = 200
 _FDS_AT_ONCE = 250
+_AT_ONCE = 65536
 
 _HEAD = struct.Struct("<I")
 _BODY = struct.Struct("<BB")
@@ -290,6 +303,45 @@ def _begin(sock: socket.socket) -> tuple[bytes, list[tuple[int, int, bytes]]]:
                 raise
             if not await_readable([sock.fileno()], sock.gettimeout()):
                 raise TimeoutError("timed out") from None
+
+
+class Incoming:
+    """What comes over a socket, without descriptors: each look takes all that is there, which may be several messages.
+
+    Args:
+        sock: the socket; what was received from it before is not seen here.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._rest = b""
+
+    def read(self) -> list[Message] | None:
+        """Wait until there is something, and return the messages that are whole by now; None at the end.
+
+        Raises:
+            OSError: the other end closed in the middle of a message, or what came is no message of ours.
+        """
+        came = _patiently(self._sock.recv, _AT_ONCE)
+        if not came:
+            if self._rest:
+                raise ConnectionResetError("the other end closed in the middle of a message")
+            return None
+        data, at, messages = self._rest + came, 0, []
+        while len(data) - at >= _HEAD.size:
+            (size,) = _HEAD.unpack_from(data, at)
+            if size > _MOST:
+                raise ConnectionResetError(f"a message of {size} bytes is none of ours")
+            end = at + _HEAD.size + size
+            if len(data) < end:
+                break
+            try:
+                messages.append(decode(data[at + _HEAD.size : end]))
+            except ValueError as error:
+                raise ConnectionResetError(str(error)) from error
+            at = end
+        self._rest = data[at:]
+        return messages
 
 
 def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:

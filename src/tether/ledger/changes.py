@@ -8,7 +8,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from tether.ledger.rows import ResourceRow, handle_text
 from tether.linux import whereabouts
@@ -17,15 +17,12 @@ from tether.model import Handle, Identity, State
 from tether.redaction import scrub
 
 __all__ = [
-    "FINAL",
-    "HAS_ENDED",
-    "IS_LIVE",
+    "Transition",
     "add_event",
     "add_owner",
     "begin_life",
     "end_owner",
     "ended_clock",
-    "ids",
     "is_on_record",
     "new_resource",
     "plan_again",
@@ -33,13 +30,8 @@ __all__ = [
     "remove_pending",
     "take_over",
     "write",
+    "write_all",
 ]
-
-# Word for word as the indices have it, or SQLite looks at each row; a test compares it with State.
-FINAL = "('gone', 'failed')"
-IS_LIVE = f"state NOT IN {FINAL}"
-HAS_ENDED = f"state IN {FINAL}"
-
 
 _COLUMNS = tuple(each.name for each in fields(ResourceRow))
 _PUT = (
@@ -54,20 +46,21 @@ def _text(text: str) -> str:
 
 
 _ADD = "INSERT INTO events (at, owner, resource, name, what, detail) VALUES "
+_AT_ONCE = 50
+"""So many events are inserted by one statement: one of each length is kept ready."""
+
+_Happened = tuple[float, str, str | None, str, str, str]
 
 
-def _add_events(
-    db: sqlite3.Connection, owner: str, tag: str | None, name: str, said: Sequence[tuple[str, str]]
-) -> None:
-    now = time.time()
-    values = [value for what, detail in said for value in (now, owner, tag, name, what, _text(detail))]
-    # In one statement, for those of a start.
-    db.execute(_ADD + ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(said)), values)
+def _add_events(db: sqlite3.Connection, happened: Sequence[_Happened]) -> None:
+    for first in range(0, len(happened), _AT_ONCE):
+        some = happened[first : first + _AT_ONCE]
+        db.execute(_ADD + ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(some)), [value for each in some for value in each])
 
 
 def add_event(db: sqlite3.Connection, owner: str, tag: str | None, name: str, what: str, detail: str) -> None:
     """Record that something happened."""
-    _add_events(db, owner, tag, name, [(what, detail)])
+    _add_events(db, [(time.time(), owner, tag, name, what, _text(detail))])
 
 
 def add_owner(
@@ -139,6 +132,62 @@ def plan_again(db: sqlite3.Connection, tag: str, fence: int, plan: Handle) -> No
     db.execute("UPDATE resources SET handle = ? WHERE id = ? AND fence = ?", (handle_text(plan), tag, fence))
 
 
+class Transition(NamedTuple):
+    """A step of a resource in its life: where it is from then on, what happened, and when.
+
+    ``url`` and ``handle`` stay what they were when None.
+    """
+
+    tag: str
+    fence: int
+    state: State
+    events: Sequence[tuple[str, str]]
+    reason: str
+    exit_code: int | None
+    url: str | None
+    handle: Handle | None
+    at: float
+
+
+_UPDATE = (
+    "UPDATE resources SET state = ?, reason = ?, exit_code = ?, url = coalesce(?, url), handle = coalesce(?, handle), "
+    "changed = ? WHERE id = ? AND fence = ? RETURNING owner, name"
+)
+
+
+def write_all(db: sqlite3.Connection, transitions: Sequence[Transition]) -> list[bool]:
+    """Record steps in the order in which they happened: the row of each resource once, as it is after the last of them.
+
+    Returns:
+        For each whether it was written; False if somebody with a higher fence has its resource.
+    """
+    last: dict[tuple[str, int], Transition] = {}
+    for each in transitions:
+        former = last.get((each.tag, each.fence))
+        if former is not None:
+            each = each._replace(url=each.url or former.url, handle=each.handle or former.handle)  # noqa: PLW2901
+        last[each.tag, each.fence] = each
+    named: dict[tuple[str, int], tuple[str, str]] = {}
+    for key, each in last.items():
+        row = db.execute(
+            _UPDATE,
+            (
+                *(each.state.value, _text(each.reason), each.exit_code, each.url, handle_text(each.handle)),
+                *(each.at, each.tag, each.fence),
+            ),
+        ).fetchone()
+        if row is not None:
+            named[key] = row["owner"], row["name"]
+    happened: list[_Happened] = []
+    for each in transitions:
+        known = named.get((each.tag, each.fence))
+        if known is not None:
+            owner, name = known
+            happened += [(each.at, owner, each.tag, name, what, _text(detail)) for what, detail in each.events]
+    _add_events(db, happened)
+    return [(each.tag, each.fence) in named for each in transitions]
+
+
 def write(
     db: sqlite3.Connection,
     tag: str,
@@ -150,15 +199,8 @@ def write(
     url: str | None = None,
     handle: Handle | None = None,
 ) -> bool:
-    """Record where a resource is in its life, and what happened; False if somebody with a higher fence has it."""
-    row = db.execute(
-        "UPDATE resources SET state = ?, reason = ?, exit_code = ?, url = coalesce(?, url), "
-        "handle = coalesce(?, handle), changed = ? WHERE id = ? AND fence = ? RETURNING owner, name",
-        (state.value, _text(reason), exit_code, url, handle_text(handle), time.time(), tag, fence),
-    ).fetchone()
-    if row and events:
-        _add_events(db, row["owner"], tag, row["name"], events)
-    return row is not None
+    """Record where a resource is in its life, and what happened just now; False if somebody with a higher fence has it."""
+    return write_all(db, [Transition(tag, fence, state, events, reason, exit_code, url, handle, time.time())])[0]
 
 
 def is_on_record(db: sqlite3.Connection, tag: str) -> bool:
@@ -184,8 +226,3 @@ def take_over(db: sqlite3.Connection, tag: str, fence: int, owner: str) -> bool:
             (owner, time.time(), tag, fence),
         ).rowcount
     )
-
-
-def ids(values: Sequence[str]) -> tuple[str, str]:
-    """Return a clause that any number of ids fits in, and its one parameter."""
-    return "IN (SELECT value FROM json_each(?))", json.dumps(list(values))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tether.ledger.changes import HAS_ENDED, IS_LIVE, ids
+from tether.ledger.clauses import HAS_ENDED, IS_LIVE, ids
 from tether.ledger.rows import EventRow, OwnerRow, ResourceRow, owner_row, resource_row
 
 __all__ = ["FILE", "Look"]

@@ -16,7 +16,7 @@ from typing import Any
 
 from tether.errors import Busy
 from tether.ledger import changes
-from tether.ledger.changes import HAS_ENDED, IS_LIVE
+from tether.ledger.clauses import HAS_ENDED, IS_LIVE, ids
 from tether.ledger.database import BUSY_S, Database
 from tether.ledger.look import FILE, Look
 from tether.ledger.rows import EventRow, OwnerRow, ResourceRow
@@ -91,7 +91,7 @@ class Ledger(Look):
 
     def unclaim_all(self, owners: Sequence[str], settler: str) -> None:
         """Leave estates to others."""
-        clause, value = changes.ids(owners)
+        clause, value = ids(owners)
         update = f"UPDATE owners SET settler = NULL WHERE id {clause} AND settler = ?"
         self.database.transact(lambda db: db.execute(update, (value, settler)))
 

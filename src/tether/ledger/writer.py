@@ -14,25 +14,27 @@ import io
 import logging
 import os
 import sqlite3
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tether.errors import Busy, LedgerError
 from tether.ledger import changes
+from tether.ledger.alarm import Alarm
+from tether.ledger.changes import Transition
 from tether.ledger.database import BUSY_S, Held, Replaced
-from tether.ledger.entries import Blocked, Entry
+from tether.ledger.entries import Blocked, Entry, TransitionEntry, carry_out
+from tether.ledger.known import Known
 from tether.ledger.prune import Pruning
-from tether.ledger.rows import ResourceRow
 from tether.ledger.store import EventRow, Ledger
 from tether.linux import inotify, whereabouts
 from tether.linux.readable import await_readable
-from tether.model import Handle, Identity, State, altered
+from tether.model import Handle, Identity, State
 
 __all__ = ["Writer"]
 
@@ -44,12 +46,14 @@ _ATTEMPT_S = 0.05
 _GATHER_S = 0.005
 """So long the thread waits for more, once there is something: who starts or ends something will commit it himself before that."""
 
+_LONGEST_GATHER_S = 0.25
+"""So long at most while more and more comes, as when many end: what is committed together costs little more than one of it."""
+
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _QUIET_S = 2.0
 _MOST_ENTRIES = 20_000
 _PRUNED_AT_END = 50
-_ONE = (1).to_bytes(8, sys.byteorder)
 
 
 class Writer:
@@ -69,8 +73,7 @@ class Writer:
         self._owner = owner
         self._ledger = Ledger(state_dir, patience_s=_ATTEMPT_S)
         self._state_dir = state_dir
-        self._add_owner: Callable[[Any], None] = lambda _: None
-        self._live: dict[str, ResourceRow] = {}
+        self._known = Known(owner)
         self._entries: deque[Entry] = deque()
         self._batch: list[Entry] = []
         self._committing = threading.RLock()
@@ -83,7 +86,7 @@ class Writer:
         self._closed = False
         self._pruning = Pruning(self._ledger, state_dir)
         self._thread: threading.Thread | None = None
-        self._alarm: io.FileIO | None = None
+        self._alarm: Alarm | None = None
         self._names: io.FileIO | None = None
 
     # -- what is recorded ----------------------------------------------------------------------------------------------
@@ -91,10 +94,10 @@ class Writer:
     def add_owner(self, name: str, identity: Identity, cgroup: str | None) -> None:
         """Record the owner; on record when this returns. Raises LedgerError."""
         where = whereabouts.here()
-        self._add_owner = lambda db: changes.add_owner(db, self._owner, name, identity, cgroup, where)
+        self._known.add_owner = lambda db: changes.add_owner(db, self._owner, name, identity, cgroup, where)
 
         def change(db: Any) -> None:
-            self._add_owner(db)
+            self._known.add_owner(db)
             changes.add_event(db, self._owner, None, name, "owner began", f"pid {identity.pid}")
 
         self._commit(Entry(change))
@@ -103,7 +106,11 @@ class Writer:
         """Record that the owner has ended; see `close`."""
         self._enter(Entry(lambda db: changes.end_owner(db, self._owner, how)))
 
-    def add_resource(
+    def add_resource(self, *arguments: Any, **named: Any) -> None:
+        """Record a resource before anything of it is created; on record when this returns. See `enter_resource`."""
+        self.enter_resource(*arguments, **named)()
+
+    def enter_resource(
         self,
         tag: str,
         owner: str,
@@ -114,32 +121,36 @@ class Writer:
         keep_for: float,
         plan: Handle | None = None,
         reserved: Handle | None = None,
-    ) -> None:
-        """Record a resource before anything of it is created; on record when this returns.
+    ) -> Callable[[], None]:
+        """Have a resource recorded before anything of it is created, and return what waits until it is on record.
 
-        With a plan, which is for what survives this machine, on the disk. What several threads record at once shares a commit.
-
-        Raises:
-            LedgerError: it could not be, and will not be.
+        With a plan, which is for what survives this machine, on the disk. Those that are entered before the first is waited for,
+        or that several threads record at once, share one commit. What waits raises LedgerError: it is not, and will not be.
         """
         row = changes.new_resource(tag, owner, name, kind, spec, on_death, keep_for, plan or reserved)
-        self._live[tag] = row
+        self._known.put(row)
         entry = Entry(lambda db: changes.put_resource(db, row), synced=plan is not None)
+        self._append(entry)
+        return partial(self._await_resource, tag, entry)
+
+    def _await_resource(self, tag: str, entry: Entry) -> None:
         try:
-            self._commit(entry)
+            self._await(entry)
         except BaseException:
-            # Interrupted, or written anew meanwhile, it may be on record all the same.
             self.withdraw(tag)
             raise
 
     def withdraw(self, tag: str) -> None:
-        """Take a resource off the record of which nothing was, or will be, created. Never waits."""
-        self._live.pop(tag, None)
+        """Take a resource off the record of which nothing was, or will be, created. Never waits.
+
+        Interrupted, or written anew meanwhile, it may be on record all the same.
+        """
+        self._known.drop(tag)
         self._enter(Entry(lambda db: changes.remove_pending(db, tag)))
 
     def plan_again(self, tag: str, fence: int, plan: Handle) -> None:
         """Record where a resource that has ended will be next; on the disk when this returns. Raises LedgerError."""
-        self._change_live(tag, handle=plan)
+        self._known.change(tag, handle=plan)
         self._commit(Entry(lambda db: changes.plan_again(db, tag, fence, plan), synced=True))
 
     def begin_life(self, tag: str, fence: int) -> int:
@@ -153,7 +164,7 @@ class Writer:
         if entry.result is None:
             raise Busy(f"resource {tag} has another owner by now, who alone can start it again")
         if (row := self._ledger.resource(tag)) is not None:
-            self._live[tag] = row
+            self._known.put(row)
         return int(entry.result)
 
     def check(self) -> None:
@@ -165,7 +176,7 @@ class Writer:
         self._commit(entry := Entry(lambda db: changes.take_over(db, tag, fence, owner)))
         row = self._ledger.resource(tag)
         if entry.result and row is not None and not row.state.is_final:
-            self._live[tag] = row
+            self._known.put(row)
         return bool(entry.result)
 
     def write(
@@ -188,21 +199,12 @@ class Writer:
         Returns:
             True: what became of it is not known yet.
         """
-        said = list(events)
-        known = {key: value for key, value in (("url", url), ("handle", handle)) if value is not None}
-        self._change_live(tag, state=state, reason=reason, exit_code=exit_code, changed=time.time(), **known)
-
-        def change(db: Any) -> None:
-            if not changes.write(db, tag, fence, state, said, reason, exit_code, url, handle):
-                self._live.pop(tag, None)
-                if changes.is_on_record(db, tag):
-                    _log.warning("resource %s: another owner has it by now; what happened here is not recorded", tag)
-            elif state.is_final:
-                row = self._live.get(tag)
-                if row is not None and row.state.is_final:
-                    self._live.pop(tag, None)
-
-        self._enter(Entry(change))
+        if self._known.has_handle(tag, handle):
+            # That is on record already, or entered before this.
+            handle = None
+        transition = Transition(tag, fence, state, list(events), reason, exit_code, url, handle, time.time())
+        self._known.step(transition)
+        self._enter(TransitionEntry(transition, self._known.heard))
         return True
 
     def add_event(self, owner: str, tag: str | None, name: str, what: str, detail: str = "") -> None:
@@ -213,10 +215,6 @@ class Writer:
         """Return what happened to the owner and its resources, the oldest first; at most the last so many. Raises LedgerError."""
         self.flush()
         return self._ledger.events(owner=self._owner, last=last)
-
-    def _change_live(self, tag: str, **values: Any) -> None:
-        if (row := self._live.get(tag)) is not None:
-            self._live[tag] = altered(row, **values)
 
     # -- how it is committed -------------------------------------------------------------------------------------------
 
@@ -234,12 +232,18 @@ class Writer:
     def at_once(self, record: Callable[[], object]) -> None:
         """What the calling thread enters in ``record()`` it commits itself afterwards, so that no other one is woken for that."""
         try:
+            self.quietly(record)
+        finally:
+            if not self.flush():
+                self._wake()
+
+    def quietly(self, record: Callable[[], object]) -> None:
+        """What the calling thread enters in ``record()`` wakes nobody: it will call `at_once`, or `flush`, itself."""
+        try:
             self._at_once.add(threading.get_ident())
             record()
         finally:
             self._at_once.discard(threading.get_ident())
-            if not self.flush():
-                self._wake()
 
     def _append(self, entry: Entry) -> None:
         if len(self._entries) > _MOST_ENTRIES:
@@ -251,6 +255,9 @@ class Writer:
     def _commit(self, entry: Entry) -> None:
         """Commit it, with all that was entered before. Raises LedgerError: it was not, and will not be."""
         self._append(entry)
+        self._await(entry)
+
+    def _await(self, entry: Entry) -> None:
         deadline = time.monotonic() + BUSY_S
         try:
             while not entry.done:
@@ -296,38 +303,14 @@ class Writer:
 
         def change(db: sqlite3.Connection) -> list[tuple[Any, LedgerError | None]]:
             if database.generation != self._generation or not self._knows_all:
-                self._write_anew(db)
-            return [self._carry_out(entry, db) for entry in batch]
+                self._known.write_anew(db)
+            return carry_out(batch, db)
 
         results = database.transact(change, synced=any(entry.synced for entry in batch))
         self._generation, self._knows_all = database.generation, True
         for entry, (result, failure) in zip(batch, results, strict=True):
             entry.result, entry.error, entry.done = result, failure, True
         del self._batch[: len(batch)]
-
-    @staticmethod
-    def _carry_out(entry: Entry, db: sqlite3.Connection) -> tuple[Any, LedgerError | None]:
-        """Make one change. What can't be written at all (an object that is no JSON) is that change's error, and no other's."""
-        try:
-            return entry.change(db), None
-        except (sqlite3.OperationalError, sqlite3.InternalError):
-            raise
-        except Exception as error:
-            if type(error) is sqlite3.DatabaseError:
-                raise
-            _log.exception("something can't be recorded, and is left out")
-            failure = LedgerError(f"it can't be recorded: {type(error).__name__}: {error}")
-            failure.__cause__ = error
-            return None, failure
-
-    def _write_anew(self, db: Any) -> None:
-        """Another file has the name of the ledger: say in it who is here and what lives."""
-        self._add_owner(db)
-        rows = list(self._live.values())
-        for row in rows:
-            changes.put_resource(db, row)
-        said = f"the ledger was set aside, removed or replaced; {len(rows)} resources were written anew"
-        changes.add_event(db, self._owner, None, "", "ledger replaced", said)
 
     def flush(self) -> bool:
         """See that what was entered is on record, unless the ledger can't be written now: no end waits for it.
@@ -353,7 +336,7 @@ class Writer:
 
     def _run_thread(self) -> None:
         if self._alarm is None:
-            self._alarm = io.FileIO(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), "wb")
+            self._alarm = Alarm()
         thread = threading.Thread(target=self._run, name="tether-ledger", daemon=True)
         self._thread = thread
         try:
@@ -365,11 +348,8 @@ class Writer:
         self._wake()
 
     def _wake(self) -> None:
-        # A system call and no lock: it may come from a signal handler that interrupted another.
         if self._alarm is not None:
-            # ValueError: closed meanwhile, by the thread that has ended.
-            with suppress(OSError, ValueError):
-                self._alarm.write(_ONE)
+            self._alarm.ring()
 
     def _run(self) -> None:
         """Commit what nobody waits for; remove what ended long ago; notice another file under the name."""
@@ -384,9 +364,10 @@ class Writer:
         while not (self._closed and self.is_complete):
             timeout = pause if self._blocked else _QUIET_S if missing else self._pruning.pause_s()
             woken = await_readable(fds, timeout)
-            if woken and not self._closed:
-                time.sleep(_GATHER_S)
-            for fd in fds:
+            if woken:
+                self._gather()
+            alarm.hear()
+            for fd in fds[1:]:
                 with suppress(OSError):
                     os.read(fd, 65536)
             was_missing, missing = missing, False
@@ -405,9 +386,17 @@ class Writer:
         self._ledger.close()
         self._close_fds()
 
+    def _gather(self) -> None:
+        until = time.monotonic() + _LONGEST_GATHER_S
+        count = -1
+        while not self._closed and count != len(self._entries) and time.monotonic() < until:
+            count = len(self._entries)
+            time.sleep(_GATHER_S)
+
     def _close_fds(self) -> None:
-        for file in filter(None, (self._alarm, self._names)):
-            file.close()
+        for file in (self._alarm, self._names):
+            if file is not None:
+                file.close()
 
     @property
     def is_complete(self) -> bool:

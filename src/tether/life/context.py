@@ -14,11 +14,19 @@ if TYPE_CHECKING:
     from tether.life.machine import Event
     from tether.model import Terminal
 
-__all__ = ["Context"]
+__all__ = ["Context", "Emit"]
 
 
 class _TakeShim(Protocol):
     def __call__(self, *, in_session: bool = False) -> Shim: ...
+
+
+class Emit(Protocol):
+    """Tells an owner what was seen of a resource, in the order in which it happened."""
+
+    def __call__(self, tag: str, /, *events: Event) -> None:
+        """What was seen at once is recorded at once."""
+        ...
 
 
 def _no_shim(*, in_session: bool = False) -> Shim:  # noqa: ARG001 - the contract's
@@ -52,7 +60,7 @@ class Context:
     shim: _TakeShim = _no_shim
     prepare: Callable[[Shim], None] = _ignore
     watch: Callable[[Readable, Callable[[], bool]], None] = _ignore
-    emit: Callable[[str, Event], None] = _ignore
+    emit: Emit = _ignore
     await_orphans: Callable[[int], None] = _ignore
     subject: Callable[[str], Any] = _ignore
     lifeline: Callable[[], int] = int

@@ -10,6 +10,7 @@ from tether.ledger.writer import Writer
 from tether.life.driver import CanCheck, HasReserve
 from tether.life.machine import Record
 from tether.life.managed import Managed
+from tether.life.steps import Steps
 from tether.model import Handle, Progress, Recorded, State
 
 __all__ = ["Creation"]
@@ -61,11 +62,17 @@ class Creation:
         """Number its next life, so that nothing said of the last one is believed of it. Raises LedgerError."""
         managed.number = self._ledger.begin_life(managed.tag, managed.fence)
 
-    def create(self, managed: Managed, progress: Progress) -> Handle:
+    def create(self, managed: Managed, progress: Progress) -> Steps[Handle]:
         """Have the driver create it; with another guard, should somebody have killed the first."""
         for attempt in itertools.count(1):
             try:
-                return managed.driver.start(managed.spec, managed.tag, managed.on_death, progress)
+                # Looked up by name, as above.
+                starting = getattr(managed.driver, "starting", None)
+                arguments = managed.spec, managed.tag, managed.on_death, progress
+                if starting is None:
+                    return managed.driver.start(*arguments)
+                handle: Handle = yield from starting(*arguments)
+                return handle
             except GuardLost:
                 if attempt == _GUARD_TRIES or managed.state is not State.PENDING:
                     raise

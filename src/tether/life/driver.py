@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tether.life.context import Context
     from tether.life.machine import Ended
     from tether.life.probes import Target
+    from tether.life.steps import Steps
     from tether.linux.members import Marks
     from tether.model import Finding, Handle, OnDeath, Progress, Status, Usage
     from tether.protocol import PluginExecutionMode
@@ -44,6 +45,7 @@ __all__ = [
     "HasPort",
     "HasRemains",
     "HasReserve",
+    "HasSteps",
     "HasStreams",
     "HasStreamsApart",
     "HasTarget",
@@ -345,6 +347,15 @@ class HasReserve(Protocol):
 
     def release(self, tag: str) -> None:
         """Let go of it, if `start` was not called."""
+        ...
+
+
+@runtime_checkable
+class HasSteps(Protocol):
+    """A driver that can start many side by side without a thread for each."""
+
+    def starting(self, spec: Any, tag: str, on_death: OnDeath, progress: Progress) -> Steps[Handle]:
+        """As `Driver.start`; it yields when it has asked for what it will wait for. Closed before its end it leaves nothing."""
         ...
 
 

@@ -6,6 +6,7 @@ import logging
 import threading
 from contextlib import suppress
 from functools import partial
+from typing import cast
 
 from tether import threads
 from tether.errors import DeadlineExceeded, DriverUnavailable, NotRemoved, TetherError
@@ -58,7 +59,7 @@ class Ending:
         """
         with managed.lock:
             ends, begun = self.apply(managed, *events), managed.begun
-            for end in ends:
+            for end in () if managed.state.is_final else ends:
                 work = partial(self._end_quietly, managed, begun, end)
                 begins = threads.begin(work, f"tether-end-{managed.name}")
                 if not begins and (end.force or not self._begin_end(managed)):
@@ -117,11 +118,10 @@ class Ending:
 
     def _begin_end(self, managed: Managed) -> bool:
         """Ask for an end, without waiting; False where its driver can't."""
-        handle, driver = managed.handle, managed.driver
-        if handle is None or not managed.can_be_asked or not isinstance(driver, CanAsk):
+        if managed.handle is None or not managed.can_be_asked:
             return False
         faults.point("stop.asked")
-        driver.ask(handle, managed.grace, again=managed.insists)
+        cast("CanAsk", managed.driver).ask(managed.handle, managed.grace, again=managed.insists)
         return True
 
     def _ask(self, managed: Managed, why: str, force: bool, grace: float | None) -> tuple[int, list[End]]:

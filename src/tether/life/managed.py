@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tether.errors import DriverUnavailable, Gone, StartError, TetherError
 from tether.ledger import logs
-from tether.life.driver import CanAsk, CanAttach, CanInsist, Driver, HasDetails, HasLogsApart, HasOutput, HasTarget
+from tether.life.driver import CanAttach, CanInsist, Driver, HasDetails, HasLogsApart, HasOutput, HasTarget
 from tether.life.machine import Event, Life, describe_exit
-from tether.life.probes import Target
 from tether.linux import sockets
 from tether.model import Handle, OnDeath, State
+
+if TYPE_CHECKING:
+    from tether.life.probes import Target
 
 __all__ = ["Managed", "Wanted", "new_id"]
 
@@ -33,7 +34,7 @@ Wanted = Literal["tree", "main", "outcome"]
 
 def new_id() -> str:
     """Return a new tag: short, and never used before."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 class Managed:
@@ -95,6 +96,7 @@ class Managed:
         # Where there can be none, nobody is asked: that may be another host, which may take long to answer.
         self._has_pids: bool = getattr(driver, "has_pids", True)
         self._pids_of: Callable[[Handle], tuple[int, ...]] | None = getattr(driver, "pids", None)
+        self._can_ask: Callable[[Handle], bool] | None = getattr(driver, "can_ask", None)
         self._url_of: Callable[[Handle], str | None] | None = getattr(driver, "url", None)
 
     @contextmanager
@@ -226,7 +228,7 @@ class Managed:
     @property
     def can_be_asked(self) -> bool:
         """Whether its driver can ask for its end without waiting for it."""
-        return self.handle is not None and isinstance(self.driver, CanAsk) and self.driver.can_ask(self.handle)
+        return self.handle is not None and self._can_ask is not None and self._can_ask(self.handle)
 
     def ask_to_end(self, handle: Handle, grace: float) -> None:
         """End it politely."""
@@ -299,6 +301,9 @@ class Managed:
 
     def target(self) -> Target:
         """What a readiness probe looks at."""
+        # What has no probe needs none of all that looks.
+        from tether.life.probes import Target
+
         if self.handle is not None and isinstance(self.driver, HasTarget):
             return replace(self.driver.target(self.handle), subject=self)
         return Target(port=self.port, pids=self.pids, log_from=self._log_from, subject=self)

@@ -22,10 +22,10 @@ from tether.errors import (
 )
 from tether.ledger.writer import Writer
 from tether.life import machine as lifecycle
-from tether.life import outside, readiness
+from tether.life import outside
 from tether.life.adopting import Adopting
 from tether.life.clock import Clock, SystemClock
-from tether.life.context import Context
+from tether.life.context import Context, Emit
 from tether.life.creation import Creation
 from tether.life.driver import Driver
 from tether.life.drivers import Drivers
@@ -44,6 +44,7 @@ from tether.life.machine import (
     StopAsked,
 )
 from tether.life.managed import Managed, new_id
+from tether.life.steps import Steps, alone
 from tether.linux import faults
 from tether.model import Handle, OnDeath, Progress, Spec, State
 from tether.notices import Notice, Telemetry
@@ -74,7 +75,7 @@ class Supervisor(Adopting):
         owner: str,
         ledger: Writer,
         telemetry: Telemetry,
-        context: Callable[[Callable[[str, Event], None]], Context],
+        context: Callable[[Emit], Context],
         clock: Clock | None = None,
     ) -> None:
         super().__init__(owner, ledger, clock or SystemClock())
@@ -109,15 +110,27 @@ class Supervisor(Adopting):
             Busy, SpecError, LedgerError: the name is in use, it needs what is not there, it can't be recorded; nothing was created.
             StartError: it did not come up; nothing is left running.
         """
+        return alone(self.starting(spec, on_death, progress, fingerprint, held, carrier))
+
+    def starting(
+        self,
+        spec: Any,
+        on_death: OnDeath,
+        progress: Progress,
+        fingerprint: str = "",
+        held: Callable[[Managed], object] | None = None,
+        carrier: Managed | None = None,
+    ) -> Steps[Managed]:
+        """As `start`, in steps: to be on record, to be created and to have that on record is waited for together with others."""
         driver = self.drivers.of(spec.kind)
         entered: list[Managed] = []
         try:
             managed = self._enter(spec, driver, on_death, carrier, entered)
-            self._record_first(managed, fingerprint)
+            yield from self._record_first(managed, fingerprint)
             faults.point("start.recorded")
             if held is not None:
                 held(managed)
-            self.bring_up(managed, progress)
+            yield from self._bring_up(managed, progress)
             managed.creator = None
             self._ledger.flush()
         except BaseException:
@@ -128,17 +141,19 @@ class Supervisor(Adopting):
             raise
         return managed
 
-    def _record_first(self, managed: Managed, fingerprint: str) -> None:
+    def _record_first(self, managed: Managed, fingerprint: str) -> Steps[None]:
         """Put it on record, with what will hold it."""
         spec = managed.spec
         try:
             managed.plan = self._creation.plan(managed)
             managed.reserved = self._creation.reserve(managed)
-            self._ledger.add_resource(
+            await_record = self._ledger.enter_resource(
                 *(managed.tag, self._owner, managed.name, spec.kind),
                 {**spec.record(), "fingerprint": fingerprint},
                 *(managed.on_death, spec.keep_for, managed.plan, managed.reserved),
             )
+            yield
+            await_record()
         except BaseException:
             self._creation.release(managed)
             self._live.leave(managed)
@@ -157,10 +172,10 @@ class Supervisor(Adopting):
             # Else a signal handler has shut the owner down meanwhile, so that the guard ends it.
             self.stop(managed, why, force=True)
 
-    def bring_up(self, managed: Managed, progress: Progress) -> None:
+    def _bring_up(self, managed: Managed, progress: Progress) -> Steps[None]:
         """Create a resource that is on record, and wait until it is ready. Raises StartError."""
         try:
-            self._attempt(managed, progress)
+            yield from self._attempt(managed, progress)
         except StartError:
             if not managed.was_port_taken():
                 raise
@@ -168,7 +183,7 @@ class Supervisor(Adopting):
             again = f"port {taken} was taken, once more on another"
             self._begin_again(managed, again, stops, self._creation.plan(managed))
             progress(f"port {taken} is taken, trying another")
-            self._attempt(managed, progress)
+            yield from self._attempt(managed, progress)
 
     def _enter(
         self, spec: Spec, driver: Driver, on_death: OnDeath, carrier: Managed | None, entered: list[Managed]
@@ -187,9 +202,9 @@ class Supervisor(Adopting):
             self._live.add(managed)
             return managed
 
-    def _attempt(self, managed: Managed, progress: Progress) -> None:
+    def _attempt(self, managed: Managed, progress: Progress) -> Steps[None]:
         try:
-            handle = self._creation.create(managed, progress)
+            handle = yield from self._creation.create(managed, progress)
         except BaseException as error:
             self._creation.release(managed)
             if isinstance(error, NotCreated):
@@ -202,7 +217,9 @@ class Supervisor(Adopting):
             raise
         try:
             faults.point("start.spawned")
-            self._ledger.at_once(lambda: self._created(managed, handle))
+            self._ledger.quietly(lambda: self._created(managed, handle))
+            yield
+            self._ledger.at_once(bool)
             faults.point("start.created")
             self.await_ready(managed, progress)
         except StartError:
@@ -220,6 +237,8 @@ class Supervisor(Adopting):
         """Wait until what was created is ready, if it has a probe. Raises StartError: it has ended instead."""
         if managed.spec.ready is None:
             return
+        from tether.life import readiness
+
         readiness.await_ready(managed, self._clock, progress, lambda *step: self._advance_from(managed, *step))
         if managed.state is not State.READY:
             self.wait(managed, None, of="outcome")
@@ -269,7 +288,7 @@ class Supervisor(Adopting):
             managed.creator = threading.get_ident()
             try:
                 self._begin_again(managed, "restarted", stops, plan, former)
-                self.bring_up(managed, progress)
+                alone(self._bring_up(managed, progress))
                 managed.creator = None
                 self._ledger.flush()
             except BaseException:
@@ -309,12 +328,12 @@ class Supervisor(Adopting):
 
     # -- events --------------------------------------------------------------------------------------------------------
 
-    def emit(self, tag: str, event: Event) -> None:
+    def emit(self, tag: str, *events: Event) -> None:
         """Take in what a driver saw. Called in the watching thread, so it never waits for anybody."""
         managed = self._live.get(tag)
         if managed is None:
             return
-        managed.heard.append(event)
+        managed.heard.extend(events)
         if managed.condition.acquire(timeout=_CONTENTION_S):
             try:
                 self._take_in_heard(managed)
@@ -328,16 +347,21 @@ class Supervisor(Adopting):
 
     def _take_in_heard(self, managed: Managed) -> None:
         with managed.lock:
+            heard: list[Event] = []
             while managed.heard:
-                event = managed.heard.popleft()
-                if managed.state.is_final:
-                    continue
-                if not managed.life.created:
-                    # Quicker than its own start, or adoption: heard when that is on record.
-                    managed.early.append(event)
-                    continue
-                asked = outside.who_asked(self._ledger, managed) if isinstance(event, MainExited | Ended) else ""
-                self.advance(managed, *([AskedOutside(asked)] if asked else []), event)
+                heard.append(managed.heard.popleft())
+            if managed.state.is_final or not heard:
+                return
+            if not managed.life.created:
+                # Quicker than its own start, or adoption: heard when that is on record.
+                managed.early += heard
+                return
+            ended = [number for number, event in enumerate(heard, 1) if isinstance(event, Ended)]
+            heard = heard[: ended[0]] if ended else heard
+            asks = any(isinstance(event, MainExited | Ended) for event in heard)
+            asked = outside.who_asked(self._ledger, managed) if asks else ""
+            # In one step: a command whose tree has ended with it needs nobody who ends the rest.
+            self.advance(managed, *([AskedOutside(asked)] if asked else []), *heard)
 
     def apply(self, managed: Managed, *events: Event) -> list[End]:
         """Advance a life by events, record it once, and return what is to be ended."""

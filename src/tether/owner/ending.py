@@ -50,6 +50,7 @@ class _Ends:
         self._patient_until = time.monotonic() + _PATIENCE_S * min(1.0, _FEW / max(1, len(resources)))
         self._news: SimpleQueue[tuple[str, Exception | None]] = SimpleQueue()
         self._due: dict[str, float] = {}
+        self._next_due = float("inf")
         self._without_thread: deque[str] = deque()
         self._errors: list[Exception] = []
 
@@ -76,7 +77,8 @@ class _Ends:
             self._news.put((name, error))
             return
         if asked:
-            self._due[name] = time.monotonic() + managed.grace + _STUCK_S
+            due = self._due[name] = time.monotonic() + managed.grace + _STUCK_S
+            self._next_due = min(self._next_due, due)
             managed.on_end(lambda: self._news.put((name, None)), of="outcome")
         else:
             self._begin_thread(name)
@@ -96,7 +98,7 @@ class _Ends:
     def _pause(self) -> float:
         """So long nothing happens by the clock."""
         now = time.monotonic()
-        due = min(self._due.values(), default=now + _STUCK_S)
+        due = min(self._next_due, now + _STUCK_S)
         return max(0.0, (min(due, self._patient_until) if now < self._patient_until else due) - now)
 
     def _hear(self, pause_s: float) -> None:
@@ -109,8 +111,12 @@ class _Ends:
         except Empty:
             pass
         now = time.monotonic()
+        if now < self._next_due:
+            # Not one look at all of them for each that has ended.
+            return
         for name in [name for name, due in self._due.items() if due <= now]:
             self._end(name, None)
+        self._next_due = min(self._due.values(), default=float("inf"))
 
     def _end(self, name: str, error: Exception | None) -> None:
         managed = self._resources[name]

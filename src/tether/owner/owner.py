@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from tether.errors import Gone, NotFound, SpecError, TetherError
 from tether.estate import settle as estate
@@ -19,10 +19,10 @@ from tether.ledger import place
 from tether.ledger.proof import Proof
 from tether.ledger.store import EventRow, Ledger
 from tether.ledger.writer import Writer
-from tether.life.context import Context
+from tether.life.context import Context, Emit
 from tether.life.driver import HasGuard
-from tether.life.machine import Event
 from tether.life.managed import Managed, new_id
+from tether.life.steps import Steps, alone, in_step
 from tether.life.supervisor import Supervisor
 from tether.linux import identity, signals
 from tether.model import OnDeath, Progress, Spec, Terminal, check_name
@@ -30,13 +30,15 @@ from tether.notices import Notice, Telemetry
 from tether.owner import door as doors
 from tether.owner import living, marking, show, within
 from tether.owner.answering import Answering
-from tether.owner.budget import Budget, Spending
 from tether.owner.ending import stop_all
 from tether.owner.handover import hand_over
 from tether.owner.kept import Kept
 from tether.owner.resource import Resource
 from tether.owner.roster import Held, Roster
 from tether.owner.together import Starts
+
+if TYPE_CHECKING:
+    from tether.owner.budget import Budget, Spending
 
 __all__ = ["Owner"]
 
@@ -127,6 +129,8 @@ class Owner(Answering):
             estate.sweep_later(self.state_dir)
 
     def _spend(self, budget: Budget) -> Spending:
+        from tether.owner.budget import Spending
+
         supervisor = self._supervisor
         made = Spending(budget, self.id, self._ledger, supervisor.live, supervisor.stop, self._note)
         self.telemetry.subscribe(made.heard)
@@ -165,7 +169,7 @@ class Owner(Answering):
         if self._is_closing:
             raise Gone(f"owner {self.name} was shut down; make a new one")
 
-    def _context(self, emit: Callable[[str, Event], None]) -> Context:
+    def _context(self, emit: Emit) -> Context:
         """What drivers may use of this process."""
         return Context(
             self.state_dir,
@@ -239,11 +243,11 @@ class Owner(Answering):
             *(spec, rule, lambda: self.resources, partial(self.start, on_progress=on_progress), self._environments),
         )
         with within.alone(rented):
-            return self._start(spec, on_progress or _silent, held, rented)
+            return alone(self._starting(spec, on_progress or _silent, held, rented))
 
-    def _start(
-        self, spec: Spec, progress: Progress, held: Callable[[Resource], object] | None, rented: Resource | None
-    ) -> Resource:
+    def _starting(
+        self, spec: Spec, progress: Progress, held: Callable[[Resource], object] | None, rented: Resource | None = None
+    ) -> Steps[Resource]:
         with nullcontext(bool) if self._spending is None else self._spending.promised(spec) as on_record:
 
             def hold(managed: Managed) -> None:
@@ -258,7 +262,7 @@ class Owner(Answering):
             if on_death == "keep" and spec.name is not None:
                 return Resource(self._supervisor, self._kept.adopt_or_start(spec, spec.name, progress, hold))
             carrier = None if rented is None else self._supervisor.by_name(rented.name)
-            managed = self._supervisor.start(spec, on_death, progress, held=hold, carrier=carrier)
+            managed = yield from self._supervisor.starting(spec, on_death, progress, held=hold, carrier=carrier)
             return Resource(self._supervisor, managed)
 
     def start_all(
@@ -283,7 +287,12 @@ class Owner(Answering):
                 starting was killed, and so it is when this is interrupted. What was adopted stays.
         """
         self._check_usable()
-        return Starts(partial(self.start, on_progress=on_progress), list(specs), held).carry_out()
+        return Starts(partial(self.start, on_progress=on_progress), list(specs), held, self._in_step).carry_out()
+
+    def _in_step(self, specs: Sequence[Spec], held: Callable[[Resource], object]) -> list[Resource]:
+        """Start those that wait for nothing but to be on record and created, a step of each in turn."""
+        with self._guard.many(len(specs)):
+            return in_step(self._starting(spec, _silent, held) for spec in specs)
 
     def _restart(self, tag: str) -> int | None:
         """Restart a resource for somebody outside, who has its id."""

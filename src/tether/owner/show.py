@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,20 +21,27 @@ def words(resource: Resource) -> list[str]:
     return [each for each in (resource.kind, resource.state.value, pid, url) if each]
 
 
+def _escape(text: str) -> str:
+    # Only a notebook comes here.
+    from html import escape
+
+    return escape(text)
+
+
 def _cells(resource: Resource) -> list[str]:
     main = None if resource.state.is_final else resource.main
-    url = "" if resource.state.is_final else escape(resource.url or "")
+    url = "" if resource.state.is_final else _escape(resource.url or "")
     # A url may come from outside: only one that a browser opens, and does not execute, becomes a link.
     link = (
         f'<a href="{url}" target="_blank" rel="noopener">{url}</a>' if url.startswith(("http://", "https://")) else url
     )
     shown = (resource.name, resource.kind, resource.state.value, "" if main is None else str(main.pid))
-    return [*map(escape, shown), link, escape(resource.reason)]
+    return [*map(_escape, shown), link, _escape(resource.reason)]
 
 
 def table(resources: Iterable[Resource], caption: str = "") -> str:
     """Return resources as a table in HTML; all text from outside is escaped."""
     head = "".join(f"<th>{name}</th>" for name in _HEADS)
     rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in _cells(each))}</tr>" for each in resources)
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    title = f"<caption>{_escape(caption)}</caption>" if caption else ""
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"

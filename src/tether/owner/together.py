@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from graphlib import CycleError, TopologicalSorter
 from queue import SimpleQueue
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tether.errors import SpecError
 from tether.model import Spec, State
 from tether.owner.resource import Resource
+from tether.spec import Process
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 __all__ = ["Starts"]
 
 _SIDE_BY_SIDE = 8
 
+_IN_STEP = 32
+"""So many are started in step: each commit, and each wait for the guard, is for so many."""
+
 
 class _Start(Protocol):
     def __call__(self, spec: Spec, *, held: Callable[[Resource], object]) -> Resource: ...
+
+
+class _InStep(Protocol):
+    def __call__(self, specs: Sequence[Spec], held: Callable[[Resource], object], /) -> list[Resource]: ...
 
 
 class _Withdrawn(BaseException):
@@ -33,13 +43,21 @@ class Starts:
         start: starts one, and returns when that is ready; it tells ``held`` what is on record.
         specs: what to start; ``needs`` may name others of these, whatever their order.
         held: told that, too, from several threads.
+        in_step: starts some that are ready as soon as they are created, all of them or none, in the thread that calls it.
 
     Raises:
         SpecError: two have one name, or they need each other in a circle; nothing was started.
     """
 
-    def __init__(self, start: _Start, specs: Sequence[Spec], held: Callable[[Resource], object] | None = None) -> None:
+    def __init__(
+        self,
+        start: _Start,
+        specs: Sequence[Spec],
+        held: Callable[[Resource], object] | None = None,
+        in_step: _InStep | None = None,
+    ) -> None:
         self._start = start
+        self._in_step = in_step
         self._specs = specs
         self._held = held
         self._graph = _graph(specs)
@@ -58,12 +76,20 @@ class Starts:
                 stopped again, and what was still starting killed; so it is when this is interrupted. What was adopted stays.
         """
         try:
+            from concurrent.futures import ThreadPoolExecutor
+
             with ThreadPoolExecutor(_SIDE_BY_SIDE, "tether-start") as pool:
                 try:
                     while self._graph.is_active() and not self._errors:
+                        plain: list[int] = []
                         for index in self._graph.get_ready():
-                            self._begin(pool, index)
-                        self._hear()
+                            if self._is_plain(self._specs[index]):
+                                plain.append(index)
+                            else:
+                                self._begin(pool, index)
+                        self._start_in_step(plain)
+                        if not plain:
+                            self._hear()
                 except BaseException as error:
                     self._errors.append(error)
                 if self._errors:
@@ -78,6 +104,24 @@ class Starts:
         self._news.put(None)
         self._done.wait()
         self._end_begun()
+
+    def _is_plain(self, spec: Spec) -> bool:
+        """Whether it is ready as soon as it is created, and runs in nothing that may have to be started first."""
+        if self._in_step is None or not isinstance(spec, Process):
+            return False
+        return spec.ready is None and spec.env_in is None and spec.terminal != "share"
+
+    def _start_in_step(self, plain: Sequence[int]) -> None:
+        for first in range(0, len(plain), _IN_STEP):
+            some = plain[first : first + _IN_STEP]
+            started = self._in_step([self._specs[index] for index in some], self._hold) if self._in_step else []
+            for index, resource in zip(some, started, strict=True):
+                self._ready[index] = resource
+                self._graph.done(index)
+            if not self._news.empty():
+                self._hear()
+            if self._errors:
+                return
 
     def _begin(self, pool: ThreadPoolExecutor, index: int) -> None:
         future = pool.submit(self._start, self._specs[index], held=self._hold)

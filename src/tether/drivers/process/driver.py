@@ -19,12 +19,12 @@ from tether.drivers.process.held import Held
 from tether.drivers.process.receipts import outcome, outcome_of
 from tether.drivers.process.streams import Streams
 from tether.errors import DeadlineExceeded, DriverUnavailable, GuardLost, NotCreated, SpecError, TetherError, exec_error
-from tether.guard import wire
 from tether.guard.launch import ShimChannel
 from tether.guard.line import Shim, describe_stuck
-from tether.guard.wire import Kind
+from tether.guard.wire import Kind, Message
 from tether.ledger import logs
-from tether.life.machine import Ended, MainExited, Paused, Stuck
+from tether.life.machine import Ended, Event, MainExited, Paused, Stuck
+from tether.life.steps import Steps, alone
 from tether.linux import cgroup, faults, identity, members, proc, signals, tree
 from tether.model import Handle, Identity, OnDeath, Progress, State, Status, Usage
 from tether.protocol import PluginExecutionMode
@@ -117,7 +117,11 @@ class ProcessDriver:
             )
 
     def start(self, spec: Process, tag: str, on_death: OnDeath, progress: Progress) -> Handle:
-        """Execute the command under a shim that said that it holds the lifeline.
+        """Execute the command under a shim that said that it holds the lifeline. Raises as `starting`."""
+        return alone(self.starting(spec, tag, on_death, progress))
+
+    def starting(self, spec: Process, tag: str, on_death: OnDeath, progress: Progress) -> Steps[Handle]:
+        """As `start`, in steps: once the shim was asked, others can be. See `tether.life.driver.HasSteps`.
 
         Raises:
             ExecError: as subprocess would raise it; also a StartError.
@@ -139,7 +143,10 @@ class ProcessDriver:
                 *(spec, tag, handle.data["life"], on_death, handle.data["port"], log),
                 *(self._context.terminal(), str(self._run_dir), (shim.born, shim.now), streams.targets),
             )
-            main = self._execute(shim, asked, streams.fds, handle, name)
+            faults.point("start.armed")
+            was_asked = shim.channel.ask(asked, streams.fds)
+            yield
+            main = self._hear_main(shim, was_asked, asked, handle, name)
             streams.close_theirs()
             handle = Handle(self.kind, tag, {**handle.data, "main": main}, _VERSION)
             self._streams[tag] = streams.ours
@@ -172,13 +179,9 @@ class ProcessDriver:
                 self._capping.begin(log.name, log, most)
         self._context.watch(channel.socket, lambda: self._receive(held, handle))
 
-    def _execute(self, shim: Shim, asked: dict[str, Any], fds: list[int], handle: Handle, name: str) -> list[int]:
-        """Have a shim execute the command, and return who that is."""
-        faults.point("start.armed")
-        try:
-            answer = shim.channel.spawn(asked, fds)
-        except OSError:
-            answer = None
+    def _hear_main(self, shim: Shim, was_asked: bool, asked: dict[str, Any], handle: Handle, name: str) -> list[int]:
+        """Wait until a shim has executed the command, and return who that is."""
+        answer = shim.channel.answer() if was_asked else None
         if answer is None or answer.kind not in (Kind.SPAWNED, Kind.REFUSED):
             # If it had come as far as executing it, that is ended first: by the hub, and by what marks it.
             self._context.await_orphans(shim.channel.pid)
@@ -190,36 +193,31 @@ class ProcessDriver:
         return [answer.number("pid") or 0, answer.number("start") or 0, answer.number("inode") or 0]
 
     def _receive(self, held: Held, handle: Handle) -> bool:
-        """Read one message of a shim; False when there will be no more. Runs in the owner's watching thread."""
+        """Read what a shim says; False when there will be no more. Runs in the owner's watching thread."""
         try:
-            received = wire.receive(held.channel.socket)
+            messages = held.incoming.read()
         except OSError:
-            received = None
-        if received is None:
+            messages = None
+        if messages is None:
             if not held.ended:
                 work = partial(self._end_lost, held, handle)
                 if not threads.begin(work, "tether-end-lost"):
                     work()
             return False
-        message = received[0]
-        if message.kind == Kind.EXITED:
-            self._context.emit(handle.tag, MainExited(message.number("status") or 0, bool(message.number("ending"))))
-        elif message.kind == Kind.PAUSED:
-            self._context.emit(handle.tag, Paused(message.number("signal") or 0))
-        elif message.kind == Kind.STUCK:
-            hopeless = set(message.texts("reason")) == {"other user"}
-            held.note_stuck(describe_stuck(message), hopeless)
-            self._context.emit(handle.tag, Stuck(_describe_stuck(held.stuck), hopeless=hopeless))
-        elif message.kind == Kind.ENDED:
-            self._ended(held, handle, outcome_of(message))
+        events = [event for message in messages for event in _events_of(held, message)]
+        if any(isinstance(event, Ended) for event in events):
+            # Nothing comes after that.
+            self._ended(held, handle, *events)
+            return False
+        if events:
+            self._context.emit(handle.tag, *events)
         return True
 
-    def _ended(self, held: Held, handle: Handle, event: Ended) -> None:
-        # The socket stays open until the shim closes its end: `_receive` must see the end of it.
+    def _ended(self, held: Held, handle: Handle, *events: Event) -> None:
         self._held.pop(handle.tag, None)
         for log in self.log_paths(handle):
             self._capping.end(log.name)
-        self._context.emit(handle.tag, event)
+        self._context.emit(handle.tag, *events)
         held.end()
 
     def _end_lost(self, held: Held, handle: Handle) -> None:
@@ -420,6 +418,19 @@ class ProcessDriver:
 
     def _log(self, tag: str) -> Path:
         return logs.path(self._context.state_dir, tag)
+
+
+def _events_of(held: Held, message: Message) -> list[Event]:
+    """What a message of a shim says; nothing where that is for its start alone."""
+    if message.kind == Kind.EXITED:
+        return [MainExited(message.number("status") or 0, bool(message.number("ending")))]
+    if message.kind == Kind.PAUSED:
+        return [Paused(message.number("signal") or 0)]
+    if message.kind == Kind.STUCK:
+        hopeless = set(message.texts("reason")) == {"other user"}
+        held.note_stuck(describe_stuck(message), hopeless)
+        return [Stuck(_describe_stuck(held.stuck), hopeless=hopeless)]
+    return [outcome_of(message)] if message.kind == Kind.ENDED else []
 
 
 def _describe_stuck(said: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from tether.guard.launch import ShimChannel
+from tether.guard.wire import Incoming
 
 __all__ = ["Held"]
 
@@ -14,6 +15,7 @@ class Held:
 
     def __init__(self, channel: ShimChannel) -> None:
         self.channel = channel
+        self.incoming = Incoming(channel.socket)
         # Taken by itself, as that of `Managed` is.
         self._lock = threading.RLock()
         self._condition = threading.Condition(self._lock)

@@ -435,15 +435,17 @@ static void serve(void)
         };
         if (poll(fds, sizeof fds / sizeof *fds, wait_ms()) < 0)
             continue;
-        if (fds[0].revents != 0)
+        if (fds[0].revents != 0) {
             read_signals();
+            /* Only now: each look passes all shims in the kernel. */
+            reap();
+        }
         if (fds[1].revents != 0 && hub.control >= 0)
             read_control();
         if (fds[2].revents != 0 && hub.shims >= 0)
             read_shims();
         if ((fds[3].revents | fds[4].revents) != 0)
             owner_died();
-        reap();
         end_orphans();
         spare_receipts();
         if (hub.owner_is_dead)

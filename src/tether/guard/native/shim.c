@@ -58,6 +58,7 @@ static struct shim {
     int64_t guest_until;
     struct tree tree;
     bool has_tree, spawning, exited;
+    bool exit_unsaid, exited_ending; /* that the command has ended is still to be said; it was being ended by then */
     int error_number, error_folder;
     pid_t main;
     uint64_t inode;
@@ -123,11 +124,17 @@ static void say_stuck(const struct stuck *stuck, size_t count)
     say();
 }
 
-static void say_exited(void)
+static void put_exited(void)
 {
     outbox_begin(&box, KIND_EXITED);
     put_number(&box, KEY_STATUS, shim.status);
-    put_number(&box, KEY_ENDING, shim.stopping.on || shim.killing.on);
+    put_number(&box, KEY_ENDING, shim.exited_ending);
+    shim.exit_unsaid = false;
+}
+
+static void say_exited(void)
+{
+    put_exited();
     say();
 }
 
@@ -612,7 +619,8 @@ static bool reap(void)
             if (shim.error >= 0)
                 read_error();
             if (shim.error_number == 0) {
-                say_exited();
+                shim.exit_unsaid = true;
+                shim.exited_ending = shim.stopping.on || shim.killing.on;
                 if (shim.ends_with_main)
                     begin_stopping("its command ended", -1, false);
             }
@@ -664,7 +672,12 @@ static int finish(void)
         receipt_append(shim.from->receipts, &receipt);
     if (shim.listener >= 0)
         receipt_leave(shim.run_dir, &receipt);
-    outbox_begin(&box, KIND_ENDED);
+    if (shim.exit_unsaid) {
+        put_exited();
+        outbox_next(&box, KIND_ENDED);
+    } else {
+        outbox_begin(&box, KIND_ENDED);
+    }
     if (shim.exited)
         put_number(&box, KEY_STATUS, shim.status);
     put_number(&box, KEY_LIFE, shim.life);
@@ -809,7 +822,12 @@ int shim_serve(const struct inheritance *inheritance)
         if (!shim.has_tree)
             continue;
         tree_look(&shim.tree);
-        if (is_gone(reap()))
+        bool alone = reap();
+        /* Where the tree has ended with its command, both are said at once, so that the owner wakes once. */
+        bool at_once = alone && shim.tree.by_lineage && shim.from->leased == NULL;
+        if (shim.exit_unsaid && !at_once)
+            say_exited();
+        if (is_gone(alone))
             return finish();
         proceed();
     }

@@ -202,10 +202,29 @@ bool text_of(const struct inbox *inbox, int key, char *text, size_t room)
 
 void outbox_begin(struct outbox *box, int kind)
 {
+    box->start = 0;
     box->data[HEAD] = WIRE_VERSION;
     box->data[HEAD + 1] = (uint8_t)kind;
     box->size = HEAD + BODY_HEAD;
     box->cut = false;
+}
+
+static void end_message(struct outbox *box)
+{
+    set(box->data + box->start, HEAD, box->size - box->start - HEAD);
+}
+
+void outbox_next(struct outbox *box, int kind)
+{
+    end_message(box);
+    if (sizeof box->data - box->size < HEAD + BODY_HEAD) {
+        box->cut = true;
+        return;
+    }
+    box->start = box->size;
+    box->data[box->start + HEAD] = WIRE_VERSION;
+    box->data[box->start + HEAD + 1] = (uint8_t)kind;
+    box->size = box->start + HEAD + BODY_HEAD;
 }
 
 static void put(struct outbox *box, int key, const void *bytes, size_t size)
@@ -239,7 +258,7 @@ int outbox_send(struct outbox *box, int sock, int fd)
         char room[CMSG_SPACE(sizeof(int))];
     } control;
     memset(&control, 0, sizeof control);
-    set(box->data, HEAD, box->size - HEAD);
+    end_message(box);
     struct iovec part = {box->data, box->size};
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
     if (fd >= 0) {

@@ -161,12 +161,14 @@ bool text_of(const struct inbox *inbox, int key, char *text, size_t room);
 
 /* A message being written: what does not fit is left out, and `cut` says so. */
 struct outbox {
-    size_t size;
+    size_t size, start; /* of all that is in it; where the last message begins */
     bool cut;
     uint8_t data[8192];
 };
 
 void outbox_begin(struct outbox *box, int kind);
+/* Begin another message behind the one that is written: both are sent at once. */
+void outbox_next(struct outbox *box, int kind);
 void put_number(struct outbox *box, int key, int64_t number);
 void put_text(struct outbox *box, int key, const char *text);
 /* Send it, with a copy of `fd` unless that is negative. 0, or -1 with errno. */
