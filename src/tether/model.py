@@ -27,12 +27,17 @@ __all__ = [
     "Usage",
     "altered",
     "check_name",
+    "silent",
 ]
 
 _Frozen = TypeVar("_Frozen")
 
 OnDeath = Literal["kill", "stop", "keep"]
 Progress = Callable[[str], None]
+
+
+def silent(_: str) -> None:
+    """Hear of progress, and say nothing."""
 
 
 def altered(frozen: _Frozen, **values: Any) -> _Frozen:

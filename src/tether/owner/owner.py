@@ -25,7 +25,7 @@ from tether.life.managed import Managed, new_id
 from tether.life.steps import Steps, alone, in_step
 from tether.life.supervisor import Supervisor
 from tether.linux import identity, signals
-from tether.model import OnDeath, Progress, Spec, Terminal, check_name
+from tether.model import OnDeath, Progress, Spec, Terminal, check_name, silent
 from tether.notices import Notice, Telemetry
 from tether.owner import door as doors
 from tether.owner import living, marking, show, within
@@ -47,10 +47,6 @@ _BESIDE_S = 1.0
 _LET_GO_S = 10.0
 
 
-def _silent(_: str) -> None:
-    return None
-
-
 class Owner(Answering):
     """Answers for everything that one app starts: nothing of it outlives this process, unless you said so.
 
@@ -70,8 +66,7 @@ class Owner(Answering):
 
     Raises:
         SpecError: the name can't be one.
-        StateDirError: the state directory can't be used safely; nothing was started.
-        LedgerError: the ledger can't be opened; nothing was started.
+        StateDirError, LedgerError: the state directory can't be used safely, or its ledger not be opened; nothing was started.
 
     Crash:
         Whenever this process dies, by whatever cause, its shims end their trees, and its reaper the rest. If reaper and
@@ -117,7 +112,13 @@ class Owner(Answering):
         self._supervisor = Supervisor(self.id, self._record, self.telemetry, self._context)
         self._kept = Kept(self.id, self.name, self._supervisor, self._ledger, self.state_dir)
         self._roster = Roster(self.id, self._record, self._note, self._held, self.state_dir)
-        self._spending = None if budget is None else self._spend(budget)
+        self._spending: Spending | None = None
+        if budget is not None:
+            from tether.owner.budget import Spending
+
+            run = self._supervisor
+            self._spending = Spending(budget, self.id, self._ledger, run.live, run.stop, self._note)
+            self.telemetry.subscribe(self._spending.heard)
         self._door = doors.Door(doors.path_of(self.state_dir, self.id), self._restart)
         # Where it can't be written, whoever settles the estate ends no stray, and says which there are.
         with suppress(OSError):
@@ -127,14 +128,6 @@ class Owner(Answering):
         outcomes = estate.sweep(self._ledger, self.state_dir)
         if any(outcome.what == "later" for outcome in outcomes):
             estate.sweep_later(self.state_dir)
-
-    def _spend(self, budget: Budget) -> Spending:
-        from tether.owner.budget import Spending
-
-        supervisor = self._supervisor
-        made = Spending(budget, self.id, self._ledger, supervisor.live, supervisor.stop, self._note)
-        self.telemetry.subscribe(made.heard)
-        return made
 
     @property
     def is_in_use(self) -> bool:
@@ -228,8 +221,7 @@ class Owner(Answering):
             held: called with the resource as soon as it is on record, long before it is ready.
 
         Raises:
-            StartError: it did not come up in time, or ended; with exit status and the last lines of its log. Nothing of
-                it is left running.
+            StartError: it did not come up in time, or ended; with exit status and the end of its log. Nothing of it runs.
             OSError: with StartError: the kernel refused to execute it (FileNotFoundError, PermissionError, ...), as in subprocess.
             Busy: the name is in use.
             LedgerError, ReaperError: it could not be recorded or guarded, so nothing was created.
@@ -243,7 +235,7 @@ class Owner(Answering):
             *(spec, rule, lambda: self.resources, partial(self.start, on_progress=on_progress), self._environments),
         )
         with within.alone(rented):
-            return alone(self._starting(spec, on_progress or _silent, held, rented))
+            return alone(self._starting(spec, on_progress or silent, held, rented))
 
     def _starting(
         self, spec: Spec, progress: Progress, held: Callable[[Resource], object] | None, rented: Resource | None = None
@@ -290,16 +282,15 @@ class Owner(Answering):
         return Starts(partial(self.start, on_progress=on_progress), list(specs), held, self._in_step).carry_out()
 
     def _in_step(self, specs: Sequence[Spec], held: Callable[[Resource], object]) -> list[Resource]:
-        """Start those that wait for nothing but to be on record and created, a step of each in turn."""
+        """Start those that wait only to be on record and created, a step of each in turn."""
         with self._guard.many(len(specs)):
-            return in_step(self._starting(spec, _silent, held) for spec in specs)
+            return in_step(self._starting(spec, silent, held) for spec in specs)
 
     def _restart(self, tag: str) -> int | None:
         """Restart a resource for somebody outside, who has its id."""
-        for resource in self.resources:
-            if resource.id == tag:
-                resource.restart()
-                return resource.pid
+        for resource in (each for each in self.resources if each.id == tag):
+            resource.restart()
+            return resource.pid
         raise NotFound(f"owner {self.name} has no live resource {tag}")
 
     def adopt(self, name: str) -> Resource:
@@ -391,7 +382,7 @@ class Owner(Answering):
             return
         self._is_closing = True
         # Whoever is at it may wait for a lock that this thread holds, if a signal handler interrupted it: he is not waited for.
-        alone = self._ending.acquire(timeout=_BESIDE_S)
+        is_first = self._ending.acquire(timeout=_BESIDE_S)
         try:
             if self._closed:
                 return
@@ -399,7 +390,7 @@ class Owner(Answering):
             errors = self._end_all(grace)
             self._let_go(orderly=not errors)
         finally:
-            if alone:
+            if is_first:
                 self._ending.release()
         if errors:
             raise ExceptionGroup(f"owner {self.name} could not end everything; the rest stays on record", errors)

@@ -16,14 +16,10 @@ from tether.life.driver import CanCopy, CanExecute, CanPause, CanSignal, HasInsi
 from tether.life.managed import Managed
 from tether.life.supervisor import Supervisor
 from tether.linux import signals
-from tether.model import Handle, Identity, OnDeath, Progress, State, Usage
+from tether.model import Handle, Identity, OnDeath, Progress, State, Usage, silent
 from tether.owner import conversation, following, show
 
 __all__ = ["Resource"]
-
-
-def _silent(_: str) -> None:
-    return None
 
 
 def _check(name: str, value: str, allowed: Sequence[str]) -> None:
@@ -387,4 +383,4 @@ class Resource:
             StartError: it did not come up again.
             Gone: it was stopped meanwhile, or its owner shut down, and stays so.
         """
-        self._supervisor.restart(self._managed, None, on_progress or _silent)
+        self._supervisor.restart(self._managed, None, on_progress or silent)

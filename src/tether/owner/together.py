@@ -9,6 +9,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 from tether.errors import SpecError
+from tether.life import registry
 from tether.model import Spec, State
 from tether.owner.resource import Resource
 from tether.spec import Process
@@ -106,10 +107,10 @@ class Starts:
         self._end_begun()
 
     def _is_plain(self, spec: Spec) -> bool:
-        """Whether it is ready as soon as it is created, and runs in nothing that may have to be started first."""
-        if self._in_step is None or not isinstance(spec, Process):
+        """Whether it is ready as soon as it is created, and nothing has to be started first that it runs in or makes."""
+        if self._in_step is None or not isinstance(spec, Process) or spec.terminal == "share":
             return False
-        return spec.ready is None and spec.env_in is None and spec.terminal != "share"
+        return spec.ready is None and spec.env_in is None and registry.holder_of(str(spec.argv[0])) is None
 
     def _start_in_step(self, plain: Sequence[int]) -> None:
         for first in range(0, len(plain), _IN_STEP):

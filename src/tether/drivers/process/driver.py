@@ -16,14 +16,14 @@ from tether.drivers import Context
 from tether.drivers.process import adoption, receipts, request
 from tether.drivers.process.capping import Capping
 from tether.drivers.process.held import Held
-from tether.drivers.process.receipts import outcome, outcome_of
+from tether.drivers.process.receipts import outcome
 from tether.drivers.process.streams import Streams
 from tether.errors import DeadlineExceeded, DriverUnavailable, GuardLost, NotCreated, SpecError, TetherError, exec_error
 from tether.guard.launch import ShimChannel
-from tether.guard.line import Shim, describe_stuck
-from tether.guard.wire import Kind, Message
+from tether.guard.line import Shim
+from tether.guard.wire import Kind
 from tether.ledger import logs
-from tether.life.machine import Ended, Event, MainExited, Paused, Stuck
+from tether.life.machine import Ended, Event
 from tether.life.steps import Steps, alone
 from tether.linux import cgroup, faults, identity, members, proc, signals, tree
 from tether.model import Handle, Identity, OnDeath, Progress, State, Status, Usage
@@ -204,7 +204,7 @@ class ProcessDriver:
                 if not threads.begin(work, "tether-end-lost"):
                     work()
             return False
-        events = [event for message in messages for event in _events_of(held, message)]
+        events = [event for message in messages for event in held.events(message)]
         if any(isinstance(event, Ended) for event in events):
             # Nothing comes after that.
             self._ended(held, handle, *events)
@@ -418,23 +418,6 @@ class ProcessDriver:
 
     def _log(self, tag: str) -> Path:
         return logs.path(self._context.state_dir, tag)
-
-
-def _events_of(held: Held, message: Message) -> list[Event]:
-    """What a message of a shim says; nothing where that is for its start alone."""
-    if message.kind == Kind.EXITED:
-        return [MainExited(message.number("status") or 0, bool(message.number("ending")))]
-    if message.kind == Kind.PAUSED:
-        return [Paused(message.number("signal") or 0)]
-    if message.kind == Kind.STUCK:
-        hopeless = set(message.texts("reason")) == {"other user"}
-        held.note_stuck(describe_stuck(message), hopeless)
-        return [Stuck(_describe_stuck(held.stuck), hopeless=hopeless)]
-    return [outcome_of(message)] if message.kind == Kind.ENDED else []
-
-
-def _describe_stuck(said: str) -> str:
-    return f"killed and still there: {said}; it is settled when that is over"
 
 
 def _still_there(handle: Handle, said: str) -> str:

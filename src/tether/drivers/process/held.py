@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import threading
 
+from tether.drivers.process.receipts import outcome_of
 from tether.guard.launch import ShimChannel
-from tether.guard.wire import Incoming
+from tether.guard.line import describe_stuck
+from tether.guard.wire import Incoming, Kind, Message
+from tether.life.machine import Event, MainExited, Paused, Stuck
 
 __all__ = ["Held"]
 
@@ -46,6 +49,19 @@ class Held:
         with self._lock:
             self._condition.wait_for(lambda: self._ended or self._hopeless, timeout_s)
             return self._ended
+
+    def events(self, message: Message) -> list[Event]:
+        """What a message of its shim says; nothing where that is for its start alone."""
+        if message.kind == Kind.EXITED:
+            return [MainExited(message.number("status") or 0, bool(message.number("ending")))]
+        if message.kind == Kind.PAUSED:
+            return [Paused(message.number("signal") or 0)]
+        if message.kind == Kind.STUCK:
+            hopeless = set(message.texts("reason")) == {"other user"}
+            self.note_stuck(describe_stuck(message), hopeless)
+            said = f"killed and still there: {self.stuck}; it is settled when that is over"
+            return [Stuck(said, hopeless=hopeless)]
+        return [outcome_of(message)] if message.kind == Kind.ENDED else []
 
     @property
     def stuck(self) -> str:
