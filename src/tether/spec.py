@@ -128,8 +128,7 @@ class SpecBase:
     def fingerprint(self, key: bytes) -> str:
         """Return what is equal for equal specs, and tells nothing of their values to who has not the key."""
         shown = [(each.name, _plain(getattr(self, each.name))) for each in fields(self) if each.name != "name"]  # type: ignore[arg-type]
-        # Only what is kept is compared with what was.
-        import hmac
+        import hmac  # Only what is kept is compared with what was.
 
         return hmac.new(key, repr(shown).encode("utf-8", "surrogateescape"), "sha256").hexdigest()
 
