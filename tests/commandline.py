@@ -33,11 +33,12 @@ def table(*args: str) -> Any:
 
 def on_terminal(*args: str, columns: int = 80, within: float = 30.0, **environ: str) -> str:
     """Run a command on a terminal of its own, until it ends, and return what that got."""
+    sized_by_itself = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     pid, fd = pty.fork()
     if pid == 0:
         try:
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
-            os.execvpe(TETHER[0], [*TETHER, *args], {**os.environ, "TERM": "xterm", **environ})
+            os.execvpe(TETHER[0], [*TETHER, *args], {**sized_by_itself, "TERM": "xterm", **environ})
         finally:
             os._exit(99)
     got = b""

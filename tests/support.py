@@ -104,6 +104,13 @@ class Runner:
         )
 
 
+def let_in(folder: Path) -> None:
+    """Have every user come as far as this folder."""
+    for parent in folder.parents:
+        if parent != Path("/") and parent.stat().st_uid == os.getuid():
+            parent.chmod(parent.stat().st_mode | 0o055)
+
+
 def this_user(folder: Path) -> Runner:
     """Run as the user of the tests, with this very interpreter."""
     return Runner([sys.executable], dict(os.environ), folder)
@@ -120,9 +127,7 @@ def ordinary_user(folder: Path) -> Runner:
     programs = folder / "programs"
     shutil.copytree(PROGRAMS, programs)
     subprocess.run(["chmod", "-R", "a+rX", str(folder)], check=True)
-    for parent in folder.parents:
-        if parent != Path("/") and parent.stat().st_uid == os.getuid():
-            parent.chmod(parent.stat().st_mode | 0o011)
+    let_in(folder)
     ids = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     environ = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(library), "HOME": str(folder)}
     return Runner(["/usr/bin/setpriv", *ids, "/usr/bin/python3"], environ, folder)

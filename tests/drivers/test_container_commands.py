@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -319,11 +320,12 @@ def test_what_is_not_understood_is_said(line: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+def podman() -> Iterator[list[str]]:
     """A Podman without any service: its client runs containers by itself."""
     if os.getuid() != 0 or shutil.which("podman") is None or shutil.which("runc") is None:
         pytest.skip("only root can run Podman here, and podman and runc must be installed")
-    folder = tmp_path_factory.mktemp("podman")
+    # Podman wants a path of at most fifty characters.
+    folder = Path(tempfile.mkdtemp(prefix="podman-"))
     command = ["podman", "--root", f"{folder}/root", "--runroot", f"{folder}/run", "--storage-driver", "vfs"]
     command += ["--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", "runc"]
     make_rootfs(folder / "image.tar")
@@ -339,6 +341,7 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
         for line in Path("/proc/mounts").read_text().splitlines():
             if line.split()[1].startswith(f"{folder}/"):
                 subprocess.run(["umount", "--lazy", line.split()[1]], check=False)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.slow

@@ -311,7 +311,8 @@ def test_every_kind_has_a_contract() -> None:
     # Pods pass it in tests/kube, where there is a cluster.
     tested = {"process", "container", "network", "conda", "service", "ssh", "kubernetes", "machine"}
     tested |= {"cloud_container", "cloud_function"}
-    assert tested | {"plugin"} == {entry.name for entry in metadata.entry_points(group=registry.GROUP)}
+    # What docker run makes is held beside its process, and never started by itself: tests/drivers/test_container_commands.py.
+    assert tested | {"plugin", "client"} == {entry.name for entry in metadata.entry_points(group=registry.GROUP)}
 
 
 def test_every_mode_has_a_driver() -> None:

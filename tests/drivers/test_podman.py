@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,11 +20,12 @@ IMAGE = "localhost/tether-test:latest"
 
 
 @pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def podman() -> Iterator[str]:
     """A service of the tests' own; its address."""
     if os.getuid() != 0 or shutil.which("podman") is None or shutil.which("runc") is None:
         pytest.skip("only root can start Podman here, and podman and runc must be installed")
-    folder = tmp_path_factory.mktemp("podman")
+    # Podman wants a path of at most fifty characters.
+    folder = Path(tempfile.mkdtemp(prefix="podman-"))
     command = ["podman", "--root", f"{folder}/root", "--runroot", f"{folder}/run", "--storage-driver", "vfs"]
     command += ["--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", "runc"]
     make_rootfs(folder / "image.tar")
@@ -44,6 +46,7 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for line in Path("/proc/mounts").read_text().splitlines():
             if line.split()[1].startswith(f"{folder}/"):
                 subprocess.run(["umount", "--lazy", line.split()[1]], check=False)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.parametrize("network", ["host", "own"])
