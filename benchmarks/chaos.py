@@ -58,12 +58,16 @@ print(json.dumps({"ready": True}), flush=True)
 resources = []
 for each in plan["resources"]:
     resource = owner.start(Process([sys.executable, "-I", "-S", plan["escape"], each["folder"], *each["kinds"]],
-                                   name=each["name"], on_death=each["on_death"], stop_grace=0.2))
+                                   name=each["name"], on_death=each["on_death"], keep_for=each["keep_for"], stop_grace=0.2))
     resources.append(resource)
     shim = resource._managed.handle.data["shim"][0]
     print(json.dumps({"shim": shim, "reaper": owner.status()["reaper"]}), flush=True)
 for resource in resources[:plan["stopped"]]:
     resource.stop()
+for resource in resources[plan["stopped"]:][:plan["restarted"]]:
+    resource.restart()
+    shim = resource._managed.handle.data["shim"][0]
+    print(json.dumps({"shim": shim, "reaper": owner.status()["reaper"]}), flush=True)
 print(json.dumps({"done": True}), flush=True)
 time.sleep(100)
 """
@@ -129,16 +133,17 @@ def run_seed(seed: int, tally: Tally) -> None:
         for number in range(rng.randrange(1, 4)):
             (folder / f"r{number}").mkdir()
             kinds = rng.sample(KINDS, rng.randrange(1, 4))
-            on_death = rng.choice(["kill", "kill", "stop"])
-            resources.append(
-                {"name": f"r{number}", "folder": str(folder / f"r{number}"), "kinds": kinds, "on_death": on_death}
-            )
+            on_death = rng.choice(["kill", "kill", "stop", "keep"])
+            keep_for = rng.choice([0.2, 30])
+            made = {"name": f"r{number}", "folder": str(folder / f"r{number}"), "kinds": kinds}
+            resources.append({**made, "on_death": on_death, "keep_for": keep_for})
         state = str(folder / "state")
         plan = {
             "state": state,
             "escape": str(ESCAPE),
             "resources": resources,
             "stopped": rng.randrange(0, 2),
+            "restarted": rng.randrange(0, 3),
         }
         environ = dict(os.environ, TETHER_TIER=rng.choice(["cgroup", "shim"]))
         if rng.random() < 0.3:
@@ -163,7 +168,7 @@ def run_seed(seed: int, tally: Tally) -> None:
         owner.wait()
         owner.stdout.close()
         sweep = subprocess.run(
-            [sys.executable, "-m", "tether", "reap", "--json"],
+            [sys.executable, "-m", "tether", "reap", "--all", "--json"],
             env={**os.environ, "TETHER_STATE_DIR": state},
             capture_output=True, text=True, check=False, timeout=90,
         )  # fmt: skip

@@ -344,3 +344,21 @@ def test_what_is_being_stopped_is_not_left(make_owner: Callable[..., Owner]) -> 
     assert kept.state is State.GONE
     stopping.join(10)
     assert not stopping.is_alive()
+
+
+@pytest.mark.parametrize("how", ["adopt", "start"])
+def test_what_its_owner_died_starting_is_adopted_or_replaced(
+    runner: Runner, state: Path, make_owner: Callable[..., Owner], how: str
+) -> None:
+    """Its command runs, and its owner died before that was on record: no illegal transition, and its name can be used."""
+    with runner.popen(KEEPER, state, "sleep 60", "60", env={"TETHER_FAULTS": "start.spawned=kill"}) as process:
+        process.wait(60)
+    owner = make_owner("app")
+    if how == "adopt":
+        resource = owner.adopt("srv")
+        assert resource.state is State.STARTING
+    else:
+        resource = owner.start(Process(["sh", "-c", "sleep 60"], name="srv", on_death="keep", keep_for=60))
+        assert resource.state is State.READY
+    resource.stop()
+    assert resource.state is State.GONE

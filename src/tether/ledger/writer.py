@@ -168,8 +168,9 @@ class Writer:
         return int(entry.result)
 
     def check(self) -> None:
-        """See that something can be recorded now. Raises LedgerError."""
-        self._commit(Entry(lambda _: None))
+        """See that something can be recorded now; after `close` nothing is begun any more that would be. Raises LedgerError."""
+        if not self._closed:
+            self._commit(Entry(lambda _: None))
 
     def take_over(self, tag: str, fence: int, owner: str) -> bool:
         """Make ``owner`` the owner of a resource whose fence is ``fence``; False if somebody else was faster."""

@@ -282,6 +282,7 @@ class Supervisor(Adopting):
             with managed.lock:
                 stops = managed.stops + 1  # that of its own
             # What can't be started again is not ended for that.
+            self._live.check_open()
             plan, former = self._creation.check(managed), managed.handle
             with managed.without_carrier():
                 self.stop(managed, "restarted", grace=grace)
