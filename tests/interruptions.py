@@ -19,6 +19,9 @@ def interrupted(work: Callable[[], object], after: int) -> Interrupted | None:
 
     def count(frame: FrameType, event: str, argument: object) -> None:
         nonlocal left
+        if "weakref" in frame.f_code.co_filename:
+            # The callback of a weak reference: what is raised there is swallowed by Python, wherever it comes from.
+            return
         # A handler runs when a call has returned to code in Python, and nowhere in the middle of a `with`.
         if event == "c_return" or (event == "return" and not frame.f_code.co_name.startswith("<")):
             left -= 1

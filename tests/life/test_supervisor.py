@@ -266,7 +266,9 @@ def test_a_restart_beside_a_shutdown_begins_nothing(rig: Rig) -> None:
         rig.supervisor.restart(managed, None, lambda _: None)
     with pytest.raises(Gone, match="is being shut down"):
         rig.start(FakeSpec(name="other"))
-    assert managed.state is State.GONE
+    # It is not ended for a restart that can't be: the shutdown ends it.
+    assert managed.state is State.READY
+    rig.supervisor.stop(managed, "")
     assert rig.supervisor.live() == []
 
 
