@@ -198,8 +198,9 @@ def test_a_network_of_yours_is_used(owner: Owner, stand: Azure) -> None:
     assert list(stand.things) == [theirs]
 
 
-def test_a_machine_is_attached_to(owner: Owner, stand: Azure) -> None:
+def test_a_machine_is_attached_to(owner: Owner, stand: Azure, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its name, and let go of."""
+    monkeypatch.setattr(stand, "boot_s", 0.0)
     stand.make(stand.foreign)
     seen = owner.start(MachineRef("theirs", "azure", endpoint=stand.url))
     assert seen.state is State.READY

@@ -51,6 +51,7 @@ class Watch:
         self._listening = False
         self._failures = 0
         self._said = ""
+        self._anew = False
         self._refused = ""
         self._stream: socket.socket | None = None
         self._look_now = threading.Event()
@@ -90,6 +91,7 @@ class Watch:
         """Something was seen that was not heard: the stream may be deaf."""
         with self._changed:
             stream = self._stream
+            self._anew = stream is not None
         if stream is not None:
             with suppress(OSError):
                 stream.shutdown(socket.SHUT_RDWR)
@@ -127,7 +129,12 @@ class Watch:
                 # What the client's library raises when a connection is closed under it.
                 said = f"container engine {self._engine}: {type(error).__name__}: {error}"
             with self._changed:
-                self._listening, self._stream, self._said = False, None, said
+                self._listening, self._stream = False, None
+                is_asked, self._anew = self._anew, False
+                if is_asked:
+                    # It was ended here, so the engine has not failed, and no start is told that it had.
+                    continue
+                self._said = said
                 self._failures += 1
                 self._changed.notify_all()
             self.look_soon()
