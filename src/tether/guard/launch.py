@@ -240,7 +240,9 @@ class Hub:
             except OSError:
                 return None
             finally:
-                self._shims.settimeout(_SOON_S)
+                # The watching thread may have seen the hub's end meanwhile, and closed it.
+                with contextlib.suppress(OSError):
+                    self._shims.settimeout(_SOON_S)
 
     def _received(self) -> tuple[Message, list[int]] | None:
         received = wire.receive(self._shims)
