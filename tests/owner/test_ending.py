@@ -14,7 +14,7 @@ import pytest
 
 import tether
 from support import Runner, eventually, survivors
-from tether import Gone, Owner, Process, SpecError, StartError, State
+from tether import Gone, Owner, Process, Resource, SpecError, StartError, State
 from tether.ledger.reading import Reading
 from tether.linux import tree
 
@@ -93,6 +93,25 @@ def test_two_threads_shut_down(make_owner: Callable[..., Owner]) -> None:
     owner.shutdown()
     assert resource.state is State.GONE
     first.join()
+
+
+def test_a_second_shutdown_cuts_no_grace_short(make_owner: Callable[..., Owner]) -> None:
+    """Beside one that gives its resources long it gives them no less; who says so himself may."""
+    import threading
+
+    def drains(owner: Owner) -> Resource:
+        script = "trap 'sleep 3; exit 7' TERM; echo up; while :; do sleep 0.05; done"
+        return owner.start(Process(["sh", "-c", script], ready=tether.log("up"), stop_grace=0.2))
+
+    for grace, code in ((None, 7), (0.1, -9)):
+        owner = make_owner()
+        resource = drains(owner)
+        first = threading.Thread(target=owner.shutdown, args=(20,))
+        first.start()
+        eventually(lambda: resource.state is State.STOPPING)  # noqa: B023
+        owner.shutdown(grace=grace)
+        first.join()
+        assert (resource.state, resource.exit_code) == (State.GONE, code)
 
 
 def test_many_end_and_their_record_says_how(make_owner: Callable[..., Owner], private_state: Path) -> None:

@@ -98,8 +98,8 @@ class Owner(Answering):
         self._ending = threading.RLock()
         self._letting_go = threading.RLock()
         self._environments = threading.RLock()
-        self._is_closing = False
-        self._closed = False
+        self._is_closing = self._closed = False
+        self._grace: float | None = None
         self._terminal: Terminal | None = None
         me = identity.identify()
         if me is None:
@@ -373,7 +373,7 @@ class Owner(Answering):
         order of the start, in parallel where it may. What is to be kept (``on_death="keep"``) is left to the next owner.
 
         Args:
-            grace: for each resource, instead of its spec's.
+            grace: for each resource, instead of its spec's; by default that of the shutdown it goes on with or is beside.
 
         Raises:
             ExceptionGroup: of everything that could not be ended (after all was tried); that stays on record, the shims go on.
@@ -387,7 +387,8 @@ class Owner(Answering):
             if self._closed:
                 return
             self._supervisor.refuse_starts()
-            errors = self._end_all(grace)
+            self._grace = self._grace if grace is None else grace
+            errors = self._end_all()
             self._let_go(orderly=not errors)
         finally:
             if is_first:
@@ -395,26 +396,25 @@ class Owner(Answering):
         if errors:
             raise ExceptionGroup(f"owner {self.name} could not end everything; the rest stays on record", errors)
 
-    def _end_all(self, grace: float | None) -> list[Exception]:
+    def _end_all(self) -> list[Exception]:
         """End all that is to end; called again after an interruption it goes on."""
         if self._spending is not None:
             self._spending.close()
         errors = self._roster.clean_up()
-        errors += stop_all(self._supervisor, [m for m in self._supervisor.live() if not m.stays], grace)
+        errors += stop_all(self._supervisor, [m for m in self._supervisor.live() if not m.stays], self._grace)
         marking.unmark(self.id)
         return errors + stray.see_to(self.id, self.strays, self._ledger, self.state_dir, self._note)
 
     def _let_go(self, *, orderly: bool) -> None:
         """Close everything, once; called again after an interruption it goes on."""
-        if not self._letting_go.acquire(timeout=_LET_GO_S):
-            # All has ended. What is left is to be closed, which another thread does as soon as this one goes on.
-            return
-        try:
-            if not self._closed:
-                self._close_all(orderly=orderly)
-                self._closed = True
-        finally:
-            self._letting_go.release()
+        # All has ended. What this can't close now, another thread closes as soon as this one goes on.
+        if self._letting_go.acquire(timeout=_LET_GO_S):
+            try:
+                if not self._closed:
+                    self._close_all(orderly=orderly)
+                    self._closed = True
+            finally:
+                self._letting_go.release()
 
     def _close_all(self, *, orderly: bool) -> None:
         kept = self._supervisor.live()

@@ -153,7 +153,7 @@ class Watch:
             with self._changed:
                 if self._closed:
                     return
-                self._listening, self._stream, self._refused = True, stream, ""
+                self._listening, self._stream, self._refused, self._anew = True, stream, "", False
                 self._changed.notify_all()
             self.look_soon()
             for line in lines:
