@@ -6,11 +6,15 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from tether.drivers.cloud import presence
 from tether.drivers.cloud.creation import LIMIT_S
+from tether.drivers.cloud.provider import Lists
 from tether.ledger import place
 from tether.model import Handle
 
 __all__ = ["Absence", "shown_by_now"]
+
+_TWICE_S = 0.5
 
 
 class Absence:
@@ -46,6 +50,15 @@ class Absence:
             return shown_by_now(handle)
         # Nothing is asked for later than that, and what was is shown by then.
         return bool(time.time() > handle.data["began"] + LIMIT_S + handle.data["lag"])
+
+    def is_proved(self, provider: Lists, handle: Handle) -> bool:
+        """Whether what was not shown just now is not there; what is on record is looked for twice. Raises DriverUnavailable."""
+        if not self.is_certain(handle):
+            return False
+        if handle.data.get("id") is None:
+            return True
+        time.sleep(_TWICE_S)
+        return not presence.find(provider, handle).ours
 
     def _path(self, handle: Handle) -> Path:
         return self._state_dir / "run" / f"{handle.tag}.ended"

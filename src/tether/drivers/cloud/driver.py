@@ -36,7 +36,6 @@ __all__ = ["CloudDriver"]
 _VERSION = 1
 _ADDRESS_S = 300.0
 _LOOK_PAUSE_S = 1.0
-_ABSENT_PAUSE_S = 0.5
 
 
 class CloudDriver:
@@ -208,21 +207,12 @@ class CloudDriver:
             return Status(State.LOST, reason=f"machine {found.stripped.id} does not carry its tag any more")
         if found.ours:
             return _status(found.ours[0])
-        if not found.gone and not self._is_absence_proved(provider, handle):
+        if not found.gone and not self._absence.is_proved(provider, handle):
             return Status(State.LOST, reason=verdict.at_a_cost(handle, "the provider does not show it, or not yet"))
         left = ", ".join(part.what for part in self._parts(provider, handle))
         if left:
             return Status(State.STOPPING, reason=f"something that was made for it is left: {left}")
         return Status(State.GONE, reason="not there")
-
-    def _is_absence_proved(self, provider: Provider, handle: Handle) -> bool:
-        """Whether a machine that was not shown is not there; one that is on record is looked for twice."""
-        if not self._absence.is_certain(handle):
-            return False
-        if handle.data.get("id") is None:
-            return True
-        time.sleep(_ABSENT_PAUSE_S)
-        return not presence.find(provider, handle).ours
 
     @staticmethod
     def _parts(provider: Provider, handle: Handle) -> list[Part]:

@@ -30,7 +30,6 @@ __all__ = ["CloudContainerDriver", "CloudFunctionDriver"]
 _VERSION = 1
 _ADDRESS_S = 300.0
 _LOOK_PAUSE_S = 1.0
-_ABSENT_PAUSE_S = 0.5
 _FOLLOW_PAUSE_S = 2.0
 _STATES = {
     "pending": State.STARTING,
@@ -208,21 +207,12 @@ class _ServerlessDriver:
             seen = found.ours[0]
             reason = "" if seen.phase == "running" else f"the provider says it is {seen.word}"
             return Status(_STATES[seen.phase], reason=seen.reason or reason)
-        if not found.gone and not self._is_absence_proved(service, handle):
+        if not found.gone and not self._absence.is_proved(service, handle):
             return Status(State.LOST, reason=verdict.at_a_cost(handle, "the provider does not show it, or not yet"))
         left = ", ".join(part.what for part in self._parts(service, handle))
         if left:
             return Status(State.STOPPING, reason=f"something that was made for it is left: {left}")
         return Status(State.GONE, reason="not there")
-
-    def _is_absence_proved(self, service: Service, handle: Handle) -> bool:
-        """Whether what was not shown is not there; what is on record is looked for twice."""
-        if not self._absence.is_certain(handle):
-            return False
-        if handle.data.get("id") is None:
-            return True
-        time.sleep(_ABSENT_PAUSE_S)
-        return not presence.find(service, handle).ours
 
     @staticmethod
     def _parts(service: Service, handle: Handle) -> list[Part]:

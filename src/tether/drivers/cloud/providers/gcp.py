@@ -19,7 +19,7 @@ from tether.drivers.cloud.provider import Choice, Order, Part, Phase, Refused, S
 from tether.drivers.cloud.providers import gcp_request, gcp_types
 from tether.drivers.cloud.providers.gcp_client import Google, configured, project_of_key, request_id
 from tether.drivers.cloud.providers.gcp_request import RESOURCE, name_of
-from tether.drivers.cloud.providers.rest import Listing, check_options, insist
+from tether.drivers.cloud.providers.rest import Listed, check_options, insist
 from tether.drivers.cloud.spec import Machine, MachineRef
 from tether.errors import DriverUnavailable, SpecError
 from tether.protocol import CloudProviderType
@@ -48,7 +48,7 @@ _LABEL_KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
 
 
-class Gcp:
+class Gcp(Listed):
     """See `tether.drivers.cloud.provider.Provider`. Credentials are found as Google's libraries do (application default ones).
 
     ``region=`` is a zone. The machine ends by Google's own limit at the end of ``max_lifetime=``, whoever lives then, if reading
@@ -66,7 +66,6 @@ class Gcp:
     def __init__(self, where: Mapping[str, Any]) -> None:
         self._zone = f"zones/{where['region']}"
         self._google = Google(where["endpoint"], where["project"])
-        self._listing = Listing(self._all, self._one)
 
     @classmethod
     def where(cls, spec: Machine | MachineRef) -> dict[str, Any]:
@@ -151,10 +150,6 @@ class Gcp:
     def listed(self, tag: str) -> list[Seen]:
         """Return the instances with a label."""
         return [_seen(each) for each in self._google.every(f"/{self._zone}/instances", f"labels.{RESOURCE}={tag}")]
-
-    def look(self, ids: Sequence[str]) -> dict[str, Seen]:
-        """Return instances by id, or by name."""
-        return self._listing.by_id(ids)
 
     def terminate(self, machine: str) -> None:
         """Delete an instance, by its number: one that came to bear its name is another one."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from tether.drivers.cloud.provider import Choice, Order, Part, Phase, Refused, Seen, Tested, Unclear
-from tether.drivers.cloud.providers.rest import RESOURCE, Api, Listing, check_options
+from tether.drivers.cloud.providers.rest import RESOURCE, Api, Listed, check_options
 from tether.drivers.cloud.spec import Machine, MachineRef
 from tether.errors import DriverUnavailable
 from tether.protocol import CloudProviderType
@@ -31,7 +31,7 @@ _PHASES: dict[str, Phase] = {
 }
 
 
-class LambdaLabs:
+class LambdaLabs(Listed):
     """See `tether.drivers.cloud.provider.Provider`. The key is in ``LAMBDA_API_KEY``.
 
     A machine needs a key pair: one that is made for it, or the name of one of yours. Its image is a family's name. A shutdown in it
@@ -49,7 +49,6 @@ class LambdaLabs:
     def __init__(self, where: Mapping[str, Any]) -> None:
         self._region = where["region"]
         self._api = Api("lambda_labs", where["endpoint"], "LAMBDA_API_KEY")
-        self._listing = Listing(self._all, self._one)
 
     @classmethod
     def where(cls, spec: Machine | MachineRef) -> dict[str, Any]:
@@ -125,14 +124,6 @@ class LambdaLabs:
     def _one(self, machine: str) -> Seen | None:
         shown = self._api.ask("GET", f"/instances/{machine}")
         return None if shown is None else _seen(shown["data"])
-
-    def listed(self, tag: str) -> list[Seen]:
-        """Return the instances with a tag."""
-        return self._listing.tagged(tag)
-
-    def look(self, ids: Sequence[str]) -> dict[str, Seen]:
-        """Return instances by id."""
-        return self._listing.by_id(ids)
 
     def terminate(self, machine: str) -> None:
         """Terminate an instance."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-__all__ = ["RESOURCE", "Api", "Interface", "Listing", "check_options", "insist"]
+__all__ = ["RESOURCE", "Api", "Interface", "Listed", "check_options", "insist"]
 
 RESOURCE = "TETHER_RESOURCE"
 """The mark on whatever is made: the resource's id, as a tag or a variable of the environment."""
@@ -179,25 +179,24 @@ class Api(Interface):
         return key
 
 
-class Listing:
-    """How the machines of an account are found where all of them are listed at once.
+class Listed(ABC):
+    """How the machines of a provider are found that lists all those of an account at once."""
 
-    Args:
-        every: returns all that are listed.
-        one: returns one by its id, whether it is listed or not; None if there is none.
-    """
+    @abstractmethod
+    def _all(self) -> Iterable[Seen]:
+        """All that are listed."""
 
-    def __init__(self, every: Callable[[], Iterable[Seen]], one: Callable[[str], Seen | None]) -> None:
-        self._every = every
-        self._one = one
+    @abstractmethod
+    def _one(self, machine: str) -> Seen | None:
+        """One by its id, whether it is listed or not; None if there is none."""
 
-    def tagged(self, tag: str) -> list[Seen]:
-        """Return those with a tag."""
-        return [seen for seen in self._every() if seen.tag == tag]
+    def listed(self, tag: str) -> list[Seen]:
+        """Return the machines with a mark. See `Lists`."""
+        return [seen for seen in self._all() if seen.tag == tag]
 
-    def by_id(self, ids: Sequence[str]) -> dict[str, Seen]:
-        """Return machines by id: from the list, and what is not in it by itself."""
-        found = {seen.id: seen for seen in self._every() if seen.id in ids} if ids else {}
+    def look(self, ids: Sequence[str]) -> dict[str, Seen]:
+        """Return machines by id: from the list, and what is not in it by itself. See `Lists`."""
+        found = {seen.id: seen for seen in self._all() if seen.id in ids} if ids else {}
         for machine in set(ids) - set(found):
             seen = self._one(machine)
             if seen is not None:

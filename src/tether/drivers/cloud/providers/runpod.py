@@ -8,13 +8,13 @@ Source: the published OpenAPI description of its REST API, version 1 (docs.runpo
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, ClassVar
 
 from tether.drivers.cloud.provider import Choice, Order, Phase, Refused, Seen, Tested, Unclear
-from tether.drivers.cloud.providers.rest import RESOURCE, Api, Listing, check_options
+from tether.drivers.cloud.providers.rest import RESOURCE, Api, Listed, check_options
 from tether.drivers.cloud.spec import Machine, MachineRef
 from tether.errors import SpecError
 from tether.protocol import CloudProviderType
@@ -27,7 +27,7 @@ _SSH = 22
 _PHASES: dict[str, Phase] = {"RUNNING": "running", "EXITED": "stopped", "TERMINATED": "gone"}
 
 
-class RunPod:
+class RunPod(Listed):
     """See `tether.drivers.cloud.provider.Provider`. The key is in ``RUNPOD_API_KEY``.
 
     The image is a container's, and must be named; those of RunPod's own start sshd with the key pair that is made for the pod. It
@@ -46,7 +46,6 @@ class RunPod:
     def __init__(self, where: Mapping[str, Any]) -> None:
         self._region = where["region"]
         self._api = Api("runpod", where["endpoint"], "RUNPOD_API_KEY")
-        self._listing = Listing(self._all, self._one)
 
     @classmethod
     def where(cls, spec: Machine | MachineRef) -> dict[str, Any]:
@@ -114,14 +113,6 @@ class RunPod:
     def _one(self, machine: str) -> Seen | None:
         shown = self._api.ask("GET", f"/pods/{machine}")
         return None if shown is None else _seen(shown)
-
-    def listed(self, tag: str) -> list[Seen]:
-        """Return the pods with a mark in their environment."""
-        return self._listing.tagged(tag)
-
-    def look(self, ids: Sequence[str]) -> dict[str, Seen]:
-        """Return pods by id."""
-        return self._listing.by_id(ids)
 
     def terminate(self, machine: str) -> None:
         """Delete a pod."""

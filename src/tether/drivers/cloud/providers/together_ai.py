@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar
 
 from tether.drivers.cloud.provider import Choice, Order, Phase, Refused, Seen, Tested, Unclear
-from tether.drivers.cloud.providers.rest import Api, Listing, check_options
+from tether.drivers.cloud.providers.rest import Api, Listed, check_options
 from tether.drivers.cloud.spec import Machine, MachineRef
 from tether.errors import SpecError
 from tether.protocol import CloudProviderType
@@ -35,7 +35,7 @@ _NAME = re.compile(r"tether-([0-9a-f]+)-[0-9a-f]{8}")
 _SERVER = re.compile(r"server:\s*[\"']?https?://([^\s:/\"']+)")
 
 
-class TogetherAi:
+class TogetherAi(Listed):
     """See `tether.drivers.cloud.provider.Provider`. The key is in ``TOGETHER_API_KEY``.
 
     A cluster is no machine to log in to: it needs ``key=False``. Its address is that of its Kubernetes; what logs in there,
@@ -54,7 +54,6 @@ class TogetherAi:
     def __init__(self, where: Mapping[str, Any]) -> None:
         self._region = where["region"]
         self._api = Api("together_ai", where["endpoint"], "TOGETHER_API_KEY")
-        self._listing = Listing(self._all, self._one)
 
     @classmethod
     def where(cls, spec: Machine | MachineRef) -> dict[str, Any]:
@@ -114,14 +113,6 @@ class TogetherAi:
     def _one(self, machine: str) -> Seen | None:
         shown = self._api.ask("GET", f"/compute/clusters/{machine}")
         return None if shown is None else _seen(shown)
-
-    def listed(self, tag: str) -> list[Seen]:
-        """Return the clusters with a mark in their name."""
-        return self._listing.tagged(tag)
-
-    def look(self, ids: Sequence[str]) -> dict[str, Seen]:
-        """Return clusters by id."""
-        return self._listing.by_id(ids)
 
     def terminate(self, machine: str) -> None:
         """Delete a cluster."""

@@ -8,12 +8,12 @@ Source: the published description of its REST API (docs.vast.ai) and its own Pyt
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from tether.drivers.cloud.provider import Choice, Order, Phase, Refused, Seen, Tested, Unclear
-from tether.drivers.cloud.providers.rest import RESOURCE, Api, Listing, check_options
+from tether.drivers.cloud.providers.rest import RESOURCE, Api, Listed, check_options
 from tether.drivers.cloud.spec import Machine, MachineRef
 from tether.errors import SpecError
 from tether.protocol import CloudProviderType
@@ -39,7 +39,7 @@ _KEY_SCRIPT = (
 )
 
 
-class VastAi:
+class VastAi(Listed):
     """See `tether.drivers.cloud.provider.Provider`. The key is in ``VAST_API_KEY``.
 
     The image is a container's, and must be named; Vast.ai starts sshd in it, with the key pair that is made for the instance. It
@@ -59,7 +59,6 @@ class VastAi:
     def __init__(self, where: Mapping[str, Any]) -> None:
         self._region = where["region"]
         self._api = Api("vast_ai", where["endpoint"], "VAST_API_KEY")
-        self._listing = Listing(self._all, self._one)
 
     @classmethod
     def where(cls, spec: Machine | MachineRef) -> dict[str, Any]:
@@ -158,14 +157,6 @@ class VastAi:
     def _one(self, machine: str) -> Seen | None:
         shown = (self._api.ask("GET", f"/v0/instances/{machine}/?owner=me") or {}).get("instances")
         return _seen(shown) if shown else None
-
-    def listed(self, tag: str) -> list[Seen]:
-        """Return the instances with a mark in their environment."""
-        return self._listing.tagged(tag)
-
-    def look(self, ids: Sequence[str]) -> dict[str, Seen]:
-        """Return instances by id."""
-        return self._listing.by_id(ids)
 
     def terminate(self, machine: str) -> None:
         """Destroy an instance, its disk included."""
