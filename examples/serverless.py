@@ -19,7 +19,7 @@ from urllib.request import urlopen
 
 from tether import CloudContainer, CloudFunction, Owner, Process, http, tcp
 
-STAND_IN = Path(__file__).parents[1] / "tests/cloud/serverless_stand.py"
+TESTS = Path(__file__).parents[1] / "tests"
 HANDLER = """
 def handler(event, context):
     return {"statusCode": 200, "body": "hello from " + event["rawPath"]}
@@ -33,8 +33,8 @@ def stand_in() -> Iterator[dict[str, Any]]:
 
     os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
     with Owner("example-stand-in") as owner:
-        argv = [sys.executable, "-W", "ignore", str(STAND_IN), "{port}"]
-        server = owner.start(Process(argv, name="stand-in", ready=tcp()))
+        argv = [sys.executable, "-W", "ignore", "-m", "cloud.serverless_stand", "{port}"]
+        server = owner.start(Process(argv, name="stand-in", ready=tcp(), cwd=TESTS))
         where = {"region": "us-east-1", "endpoint": server.url}
         boto3.client("ecs", region_name=where["region"], endpoint_url=server.url).create_cluster(clusterName="default")
         # Its lists show at once what was created.

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +12,8 @@ from typing import Any
 
 import boto3
 
-import support
-from tether.linux import sockets
+from cloud.stand import Stand, served
 
-_PROGRAM = Path(__file__).parent / "ec2_stand.py"
 _RESOURCE = "tether:resource"
 REGION = "us-east-1"
 KEYS = {
@@ -36,7 +31,7 @@ def why_not() -> str:
     return f"there is no {', '.join(missing)}" if missing else ""
 
 
-class Ec2:
+class Ec2(Stand):
     """A running stand-in.
 
     Attributes:
@@ -45,30 +40,11 @@ class Ec2:
     """
 
     def __init__(self, url: str, process: subprocess.Popen[bytes]) -> None:
-        self.url = url
-        self.process: subprocess.Popen[bytes] | None = process
+        super().__init__(url, process)
         more = {"aws_access_key_id": "other", "aws_secret_access_key": "other", "region_name": REGION}
         self.client = boto3.client("ec2", endpoint_url=url, **more)
         self.scheduler = boto3.client("scheduler", endpoint_url=url, **more)
-        self.is_down = False
         self.image = self.client.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
-
-    def tell(self, **what: Any) -> dict[str, Any]:
-        """Set faults ([["RunInstances", "lost"], ...]), ``late`` and ``down``; return what there is."""
-        request = urllib.request.Request(f"{self.url}/_stand", json.dumps(what).encode(), method="POST")
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            said: dict[str, Any] = json.load(answer)
-            return said
-
-    def go_down(self) -> None:
-        """Have every request's connection broken, for two minutes at most."""
-        self.is_down = True
-        self.tell(down=120)
-
-    def come_back(self) -> None:
-        """Answer again."""
-        self.tell(down=0)
-        self.is_down = False
 
     def machines(self) -> list[str]:
         """The real machines that run."""
@@ -126,21 +102,8 @@ class Ec2:
 @contextmanager
 def running(folder: Path) -> Iterator[Ec2]:
     """Start a stand-in; at the end it is gone, and all machines with it."""
-    port = sockets.free_port()
-    process = subprocess.Popen(
-        [*support.SERVICE, sys.executable, "-W", "ignore", str(_PROGRAM), str(port), str(folder)],
-        stdout=subprocess.PIPE,
-        env={name: value for name, value in os.environ.items() if not name.startswith(("TETHER_", "AWS_"))},
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        made = Ec2(f"http://127.0.0.1:{port}", process)
+    with served("cloud.ec2_stand", folder) as (url, process):
+        made = Ec2(url, process)
         yield made
         for machine in made.machines():
             made.tell(end=machine)
-    finally:
-        process.terminate()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()

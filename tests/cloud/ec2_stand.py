@@ -10,7 +10,7 @@ this machine, which is the public one that is shown while it runs.
 
 Faults are set over HTTP: POST /_stand with JSON {"faults": [...], "late": seconds, "down": seconds}; GET /_stand says what there is.
 
-    python ec2_stand.py PORT FOLDER
+    cd tests; python -m cloud.ec2_stand PORT FOLDER
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ from xml.sax.saxutils import escape
 
 import boto3
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
+from werkzeug.serving import ThreadedWSGIServer
+
+from cloud.stand import Quiet
 
 REGION = "us-east-1"
 XML = "http://ec2.amazonaws.com/doc/2016-11-15/"
@@ -503,18 +505,6 @@ def error(start: Any, code: str, message: str, status: str) -> list[bytes]:
     answer = f'<?xml version="1.0"?><Response><Errors><Error><Code>{code}</Code><Message>{escape(message)}</Message></Error></Errors><RequestID>t</RequestID></Response>'.encode()
     start(status, [("Content-Type", "text/xml"), ("Content-Length", str(len(answer)))])
     return [answer]
-
-
-class Quiet(WSGIRequestHandler):
-    """Breaks the connection where an answer is to be lost, and logs nothing."""
-
-    def log(self, *args: object) -> None:
-        pass
-
-    def connection_dropped(self, *args: object) -> None:
-        self.close_connection = True
-        with contextlib.suppress(OSError):
-            self.connection.shutdown(socket.SHUT_RDWR)
 
 
 if __name__ == "__main__":

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import io
-import json
-import os
 import subprocess
-import sys
-import urllib.request
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import boto3
 
 import support
 from cloud.ec2 import REGION
-from tether.linux import sockets
+from cloud.stand import Stand, served
 
-_PROGRAM = Path(__file__).parent / "serverless_stand.py"
 _RESOURCE = "tether:resource"
 HANDLER = """
 import os
@@ -39,7 +33,7 @@ def packed(text: str = HANDLER) -> bytes:
     return whole.getvalue()
 
 
-class Serverless:
+class Serverless(Stand):
     """A running stand-in.
 
     Attributes:
@@ -48,33 +42,14 @@ class Serverless:
     """
 
     def __init__(self, url: str, process: subprocess.Popen[bytes]) -> None:
-        self.url = url
-        self.process: subprocess.Popen[bytes] | None = process
+        super().__init__(url, process)
         more = {"aws_access_key_id": "other", "aws_secret_access_key": "other", "region_name": REGION}
         self.ec2 = boto3.client("ec2", endpoint_url=url, **more)
         self.ecs = boto3.client("ecs", endpoint_url=url, **more)
         self.functions = boto3.client("lambda", endpoint_url=url, **more)
         self.iam = boto3.client("iam", endpoint_url=url, **more)
         self.logs = boto3.client("logs", endpoint_url=url, **more)
-        self.is_down = False
         self.ecs.create_cluster(clusterName="default")
-
-    def tell(self, **what: Any) -> dict[str, Any]:
-        """Set faults ([["RunTask", "lost"], ...]), ``late`` and ``down``; return what there is."""
-        request = urllib.request.Request(f"{self.url}/_stand", json.dumps(what).encode(), method="POST")
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            said: dict[str, Any] = json.load(answer)
-            return said
-
-    def go_down(self) -> None:
-        """Have every request's connection broken, for two minutes at most."""
-        self.is_down = True
-        self.tell(down=120)
-
-    def come_back(self) -> None:
-        """Answer again."""
-        self.tell(down=0)
-        self.is_down = False
 
     def running(self) -> list[str]:
         """The tasks whose processes run."""
@@ -125,22 +100,9 @@ class Serverless:
 @contextmanager
 def running() -> Iterator[Serverless]:
     """Start a stand-in; at the end it is gone, and every task with it."""
-    port = sockets.free_port()
-    process = subprocess.Popen(
-        [*support.SERVICE, sys.executable, "-W", "ignore", str(_PROGRAM), str(port)],
-        stdout=subprocess.PIPE,
-        env={name: value for name, value in os.environ.items() if not name.startswith(("TETHER_", "AWS_"))},
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        made = Serverless(f"http://127.0.0.1:{port}", process)
+    with served("cloud.serverless_stand") as (url, process):
+        made = Serverless(url, process)
         yield made
         for task in made.running():
             made.end(task)
         support.eventually(lambda: made.running() == [], 10)
-    finally:
-        process.terminate()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()

@@ -8,7 +8,7 @@ Python that calls its handler. All of them end by themselves.
 
 Faults are set over HTTP: POST /_stand with JSON {"faults": [[action, what], ...], "late": seconds, "down": seconds}.
 
-    python serverless_stand.py PORT
+    cd tests; python -m cloud.serverless_stand PORT
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -37,7 +36,9 @@ from moto.ec2.models import EC2Backend
 from moto.ecs.models import EC2ContainerServiceBackend, ecs_backends
 from moto.moto_api import state_manager
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
+from werkzeug.serving import ThreadedWSGIServer
+
+from cloud.stand import Quiet
 
 REGION = "us-east-1"
 LONGEST_S = 100
@@ -53,18 +54,6 @@ module, _, name = sys.argv[1].rpartition(".")
 said = getattr(importlib.import_module(module), name)(json.load(sys.stdin), None)
 sys.stderr.write(json.dumps(said))
 """
-
-
-class Quiet(WSGIRequestHandler):
-    """Breaks the connection where an answer is to be lost, and logs nothing."""
-
-    def log(self, *args: object) -> None:
-        pass
-
-    def connection_dropped(self, *args: object) -> None:
-        self.close_connection = True
-        with contextlib.suppress(OSError):
-            self.connection.shutdown(socket.SHUT_RDWR)
 
 
 def _open(kind: Any) -> Any:
@@ -100,7 +89,8 @@ class Tasks:
         threading.Thread(target=self.watch, args=(task, process, options), daemon=True).start()
 
     def watch(self, task: Any, process: subprocess.Popen[bytes], options: dict[str, str]) -> None:
-        time.sleep(0.2)
+        # What is not shown yet does not run yet, and so says nothing either.
+        time.sleep(max(0.2, self.late))
         if task.desired_status == "RUNNING":
             task.last_status = "RUNNING"
         stream = f"{options.get('awslogs-stream-prefix')}/main/{task.task_arn.rpartition('/')[2]}"
