@@ -7,7 +7,7 @@ import signal as _signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike, fsdecode
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from tether.errors import SpecError, require_extra
 from tether.fitting import check_fields, shown
@@ -145,6 +145,7 @@ class Container(SpecBase):
     keep_for: float = 3600.0
     needs: Sequence[str] | None = None
     kind: str = field(default="container", init=False)
+    checked_apart: ClassVar[tuple[str, ...]] = ("command", "entrypoint", "aliases", "env")
 
     def __post_init__(self) -> None:
         """Refuse what can't be right, before anything is created."""

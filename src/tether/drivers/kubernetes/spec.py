@@ -153,7 +153,7 @@ class Pod(SpecBase):
     keep_for: float = 3600.0
     needs: Sequence[str] | None = None
     kind: str = field(default="kubernetes", init=False)
-    checked_apart: ClassVar[tuple[str, ...]] = ()
+    checked_apart: ClassVar[tuple[str, ...]] = ("command", "entrypoint", "env")
 
     def __post_init__(self) -> None:
         """Refuse what can't be right, before anything is created."""
@@ -172,6 +172,8 @@ class Pod(SpecBase):
         self._check_raw()
 
     def _check_env(self) -> None:
+        if not isinstance(self.env, Mapping):
+            raise SpecError(f"env must be a mapping, like {{'NAME': 'value'}}, not {type(self.env).__name__}")
         refs = {key: value for key, value in self.env.items() if isinstance(value, FromKey)}
         values = checked_env({key: value for key, value in self.env.items() if key not in refs})
         for key in (*refs, *values):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from tether.drivers.cloud.spec import check_labels, check_price, size_in_bytes
 from tether.drivers.serverless.sizes import fitting
@@ -135,6 +135,7 @@ class CloudContainer(_Rented):
     keep_for: float = 3600.0
     needs: Sequence[str] | None = None
     kind: str = field(default="cloud_container", init=False)
+    checked_apart: ClassVar[tuple[str, ...]] = ("command", "env")
 
     def __post_init__(self) -> None:
         """Refuse what can't be right, before anything is created."""
