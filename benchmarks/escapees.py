@@ -1,4 +1,4 @@
-"""Escapees: owners whose descendants try to outlive them, each in a way of its own, are killed; whoever lives afterwards is counted.
+"""Owners whose descendants try to outlive them, each in a way of its own, are killed; whoever lives afterwards is counted.
 
     .venv/bin/python benchmarks/escapees.py --runs 50
 
@@ -48,7 +48,7 @@ def run_once(runner: Runner, victims: str, delay_s: float | None) -> tuple[str, 
         assert process.stdout is not None
         reaper, shim, tier = process.stdout.readline().split()
         if delay_s is None:
-            support.eventually(lambda: (folder / "all").exists(), 60.0, "all have begun")
+            support.eventually((folder / "all").exists, 60.0, "all have begun")
         else:
             time.sleep(delay_s)
         begun = len([*folder.glob("*.pid"), *folder.glob("*.lock")])
@@ -89,13 +89,10 @@ def main() -> None:
                 ]
                 clean = sum(not left for _, _, left in done)
                 begun = [count for _, count, _ in done]
-                killed = " and ".join(["owner", *victims.split()])
                 tiers = "/".join(sorted({each for each, _, _ in done}))
-                print(
-                    f"{who}, tier {tiers}, kill -9 of {killed}: none of {min(begun)} to {max(begun)} escapees lives in {clean} of {runs}",
-                    *(left for _, _, left in done if left),
-                    flush=True,
-                )
+                print(f"{who}, tier {tiers}, kill -9 of {' and '.join(['owner', *victims.split()])}:", end=" ")
+                print(f"of {min(begun)} to {max(begun)} escapees none lives in {clean} of {runs} runs", end=" ")
+                print(*(left for _, _, left in done if left), flush=True)
                 failed |= clean < runs
     sys.exit(failed)
 

@@ -140,7 +140,7 @@ def build_all() -> list[Path]:
 
 
 def build_for_tests(kind: str) -> None:
-    """Build with fault points, or with sanitizers, which ziglang has not: without a system's compiler what needs them is skipped."""
+    """Build with fault points, or with sanitizers, which ziglang has not: what needs them is skipped without gcc."""
     target = BIN / kind / "tether-guard"
     extra = {
         "faults": ["-DTETHER_FAULTS"],
