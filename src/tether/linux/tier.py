@@ -12,8 +12,10 @@ too. What is active is never silent: `Owner.status` and ``tether doctor`` name i
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+from functools import cache
 
 __all__ = ["CGROUP", "PORTABLE", "SHIM", "VARIABLE", "forced", "has_pidfd", "is_portable"]
 
@@ -36,10 +38,16 @@ def is_portable() -> bool:
 
 def has_pidfd() -> bool:
     """Whether processes can be held by file descriptor (Linux 5.3, pidfd_open(2)) and it is not forced off."""
-    if is_portable() or not hasattr(os, "pidfd_open") or not hasattr(signal, "pidfd_send_signal"):
+    return not is_portable() and _offers_pidfd()
+
+
+@cache
+def _offers_pidfd() -> bool:
+    if not hasattr(os, "pidfd_open") or not hasattr(signal, "pidfd_send_signal"):
         return False
     try:
         os.close(os.pidfd_open(os.getpid()))
-    except OSError:
-        return False
+    except OSError as error:
+        # Want of descriptors says nothing of the kernel; a filter of system calls says one of these.
+        return error.errno not in (errno.ENOSYS, errno.EPERM, errno.EACCES)
     return True
