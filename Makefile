@@ -9,7 +9,7 @@ BESIDE ?= -n 2 --dist loadfile
 SAMPLES ?= 300
 
 
-.PHONY: demo guard guards-for-tests wheel test sanitized check lint types docs pictures bench chaos inject packages clean
+.PHONY: demo guard guards-for-tests wheel roots test sanitized check lint types docs pictures bench chaos inject packages clean
 
 $(VENV)/.ready: pyproject.toml uv.lock scripts/setup
 	PYTHON=$(PYTHON) scripts/setup $(VENV)
@@ -24,6 +24,10 @@ guards-for-tests: packages guard
 
 wheel: $(VENV)/.ready  ## one wheel with static guards for every machine
 	TETHER_GUARDS=all $(BIN)/uv build --wheel
+
+roots:  ## roots of plain Debian and of musl, in which tests try the wheel: once, some ten minutes
+	scripts/debian_root
+	scripts/musl_root
 
 demo: guard  ## run the main job on a real server
 	$(BIN)/python examples/demo.py
