@@ -82,7 +82,7 @@ def zig() -> list[str]:
 
 def for_musl(name: str) -> list[str]:
     """Return what makes ziglang build a static program for a machine."""
-    # Inlined into the loop of the shim, buffers that are hardly ever used would be part of its stack, which each held tree pays for.
+    # Inlined into the shim's loop, buffers that are hardly ever used would be part of its stack, which each held tree pays for.
     return ["-target", TARGETS[name], "-static", "-fno-inline-functions"]
 
 

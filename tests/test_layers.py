@@ -17,7 +17,7 @@ SOURCE = Path(tether.__file__).parent
 
 LAYERS = [
     {"errors", "model", "redaction", "spec", "port", "threads", "protocol", "calls"},
-    {"linux", "ledger", "notices"},
+    {"linux", "ledger", "listeners", "notices"},
     {"guard"},
     {"life"},
     {"drivers"},

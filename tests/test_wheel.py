@@ -61,7 +61,8 @@ def test_the_wheel_works_in_a_root_of_its_own(kind: str, request: pytest.Fixture
     if os.getuid() != 0 or not (root / ".ready").exists():
         pytest.skip(f"there is no such root here: make roots, as root, makes it in {root}")
     space = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
-    command = [*space, "sh", "-c", ENTER, "enter", root, request.getfixturevalue("given"), INSTALL]
+    given: Path = request.getfixturevalue("given")
+    command = [*space, "sh", "-c", ENTER, "enter", str(root), str(given), INSTALL]
     done = subprocess.run([*SERVICE, *command], capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     said = json.loads(done.stdout.splitlines()[-1])

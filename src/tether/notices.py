@@ -7,10 +7,15 @@ import queue
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
+from tether.listeners import Listener, Listeners
+
 __all__ = ["Hearer", "Notice", "Telemetry", "Watch"]
+
+_LISTENERS_S = 5.0
 
 # No handler of ours: where the app has none, Python itself shows warnings on standard error, and nothing below.
 _log = logging.getLogger("tether")
@@ -105,9 +110,14 @@ _Hearer = TypeVar("_Hearer", bound=Hearer)
 
 
 class Telemetry:
-    """Passes notices on."""
+    """Passes notices on.
+
+    Attributes:
+        listeners: what calls users' listeners.
+    """
 
     def __init__(self) -> None:
+        self.listeners = Listeners()
         self._listeners: tuple[Callable[[Notice], object], ...] = ()
         self._watches: tuple[Hearer, ...] = ()
         self._closed = False
@@ -119,11 +129,22 @@ class Telemetry:
             What ends that; it may be called twice.
         """
         # By another object each time: who subscribes twice is called twice, and leaves once at a time.
-        called = _Listener(listener)
+        called = Listener(listener)
         self._listeners = (*self._listeners, called)
 
         def leave() -> None:
             self._listeners = tuple(each for each in self._listeners if each is not called)
+
+        return leave
+
+    def listen(self, listener: Callable[[Notice], object]) -> Callable[[], None]:
+        """As `subscribe`, for a user's listener: it is called in the thread of `listeners`, and may do what it likes."""
+        called = Listener(listener)
+        unsubscribe = self.subscribe(lambda notice: self.listeners.call(partial(called, notice)))
+
+        def leave() -> None:
+            called.leave()
+            unsubscribe()
 
         return leave
 
@@ -156,7 +177,8 @@ class Telemetry:
             watch.put(notice)
 
     def close(self) -> None:
-        """Say that nothing will come any more."""
+        """Say that nothing will come any more; users' listeners that are due are waited for, some seconds."""
+        self.listeners.finish(_LISTENERS_S)
         self._closed = True
         for watch in self._watches:
             watch.put(None)
@@ -164,17 +186,8 @@ class Telemetry:
     def release_in_fork(self) -> None:
         """In a fork of the owner: nothing will come there, which its iterators hear; no loop of the parent's is woken."""
         watches, self._watches, self._listeners = self._watches, (), ()
+        self.listeners.release_in_fork()
         self._closed = True
         for watch in watches:
             if isinstance(watch, Watch):
                 watch.put(None)
-
-
-class _Listener:
-    """One subscription."""
-
-    def __init__(self, call: Callable[[Notice], object]) -> None:
-        self._call = call
-
-    def __call__(self, notice: Notice) -> None:
-        self._call(notice)

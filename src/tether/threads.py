@@ -8,10 +8,11 @@ from collections.abc import Callable
 __all__ = ["begin"]
 
 
-def begin(work: Callable[[], object], name: str) -> bool:
-    """Have ``work`` done in a daemon thread called ``name``; False where no thread can be made now, and nothing was begun."""
+def begin(work: Callable[[], object], name: str) -> threading.Thread | None:
+    """Have ``work`` done in a daemon thread called ``name``; None where no thread can be made now, and nothing was begun."""
+    thread = threading.Thread(target=work, name=name, daemon=True)
     try:
-        threading.Thread(target=work, name=name, daemon=True).start()
+        thread.start()
     except RuntimeError:
-        return False
-    return True
+        return None
+    return thread

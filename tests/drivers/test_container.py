@@ -84,7 +84,8 @@ def test_a_server_with_everything(owner: Owner, engine: Engine, tmp_path: Path) 
     assert settings["ShmSize"] == 8 << 20
     assert "URL=http://me:8000" in shown.attrs["Config"]["Env"]
     assert web.logs().splitlines()[:2] == ["xyzzy-from outside", "1000"]
-    assert len(web.pids()) == 2
+    # A server forks for each request, that of the probe too.
+    eventually(lambda: len(web.pids()) == 2)
     assert all(proc.read_stat(pid) is not None for pid in web.pids())
     assert web.pid in owner.pids()
     usage = web.usage()

@@ -58,7 +58,8 @@ def test_a_server_and_a_job(owner: Owner, podman: str, network: str) -> None:
     )
     assert web.url is not None
     assert web.pid in web.pids()
-    assert web.usage().processes == 1
+    # A server forks for who only looks whether it listens.
+    eventually(lambda: web.usage().processes == 1)
     job = owner.start(Container(IMAGE, ["sh", "-c", "echo hello; exit 3"], engine=podman, network="none", name="job"))
     assert job.wait(timeout=20) == 3
     assert job.logs() == "hello\n"

@@ -654,6 +654,7 @@ def test_events_are_an_iterator(owner: Owner) -> None:
     with owner.watch() as watch:
         resource = owner.start(Process(["sleep", "60"], name="it"))
         assert [(next(watch).what, next(watch).state)] == [("created", "ready")]
+        eventually(lambda: heard == ["created", "ready"])
         leave()
         leave()
         resource.kill()

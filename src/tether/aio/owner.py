@@ -275,7 +275,7 @@ class Owner:
                 # The loop is over, and nobody hears it any more.
                 leave()
 
-        leave = self._owner.on_change(tell)
+        leave = self._owner.telemetry.subscribe(tell)
         return leave
 
     @overload

@@ -238,7 +238,7 @@ class Resource:
         Returns:
             What ends that; it may be called twice.
         """
-        return self._resource.on_end(in_loop(loops.current(), listener), of=of)
+        return self._resource._managed.on_end(in_loop(loops.current(), listener), of=of)  # noqa: SLF001
 
     def poll(self) -> int | None:
         """Return the exit code of its command; None while that runs."""

@@ -73,7 +73,7 @@ class Threads:
         return future
 
     def _make(self, carry_out: Callable[[], None]) -> bool:
-        return threads.begin(lambda: self._run(carry_out), f"tether-{self._what}")
+        return threads.begin(lambda: self._run(carry_out), f"tether-{self._what}") is not None
 
     def _run(self, carry_out: Callable[[], None] | None) -> None:
         while carry_out is not None:

@@ -61,11 +61,12 @@ class Supervisor(Adopting):
 
     Attributes:
         drivers: this owner's.
+        telemetry: who is told.
 
     Args:
         owner: the owner's id.
         ledger: where everything is recorded.
-        telemetry: who is told.
+        telemetry: as above.
         context: what drivers may use; its ``emit`` is set here.
         clock: the clock.
     """
@@ -79,7 +80,7 @@ class Supervisor(Adopting):
         clock: Clock | None = None,
     ) -> None:
         super().__init__(owner, ledger, clock or SystemClock())
-        self._telemetry = telemetry
+        self.telemetry = telemetry
         self._context = replace(context(self.emit), subject=self._live.get)
         self.drivers = Drivers(self._context)
         self._creation = Creation(ledger, self._record)
@@ -398,7 +399,7 @@ class Supervisor(Adopting):
         for what, detail in said:
             # A server that was up, and failed without having been asked to end.
             crash = what == "failed" and life.stays_up and any(each.endswith("-> READY") for each in life.history)
-            self._telemetry.publish(
+            self.telemetry.publish(
                 Notice(self._owner, managed.tag, managed.name, what, detail, state=life.state.value, crash=crash)
             )
 

@@ -74,9 +74,11 @@ class Answering:
     def on_change(self, listener: Callable[[Notice], object]) -> Callable[[], None]:
         """Have ``listener`` called with each event from now on; the function that is returned ends that.
 
-        It is called in the thread where it happens, and must not block; one that raises is logged, and keeps nobody from anything.
+        Listeners are called one after the other in a thread of their own, in the order of the events: one may take its time, and
+        start, stop or restart resources. `shutdown` waits some seconds for those that are due; a listener that shuts down does not
+        wait for itself. One that raises is logged, and keeps nobody from anything.
         """
-        return self.telemetry.subscribe(listener)
+        return self.telemetry.listen(listener)
 
     @overload
     def watch(self, process: None = None) -> Watch: ...

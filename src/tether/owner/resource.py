@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self, cast
@@ -16,6 +17,7 @@ from tether.life.driver import CanCopy, CanExecute, CanPause, CanSignal, HasInsi
 from tether.life.managed import Managed
 from tether.life.supervisor import Supervisor
 from tether.linux import signals
+from tether.listeners import Listener
 from tether.model import Handle, Identity, OnDeath, Progress, State, Usage, silent
 from tether.owner import conversation, following, show
 
@@ -266,13 +268,20 @@ class Resource:
             driver.signal(handle, sig, to)
 
     def on_end(self, listener: Callable[[], object], *, of: Literal["tree", "main"] = "tree") -> Callable[[], None]:
-        """Have ``listener`` called once when all of it has ended, at once if it has; the function that is returned ends that.
+        """Have ``listener`` called once when all of it has ended, soon if it has; the function that is returned ends that.
 
         With ``of="main"`` when its command has ended, whatever that left behind.
-        It takes no thread to wait so. It is called in the thread that saw the end, and must not block; one that raises is logged.
+        It takes no thread to wait so. It is called as those of `Owner.on_change` are, and may start, stop or restart resources.
         """
         _check("of", of, ("tree", "main"))
-        return self._managed.on_end(listener, of=of)
+        called = Listener(listener)
+        forget = self._managed.on_end(partial(self._supervisor.telemetry.listeners.call, called), of=of)
+
+        def leave() -> None:
+            called.leave()
+            forget()
+
+        return leave
 
     def stop(self, grace: float | None = None) -> None:
         """End it politely, by force after ``grace`` seconds (by default those of its spec). Returns when it has ended.

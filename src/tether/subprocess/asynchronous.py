@@ -28,7 +28,7 @@ class _Transport(base_subprocess.BaseSubprocessTransport):
         process = self._process
         if process.resource is not None:
             # The watcher says so: no child watcher, and no thread of its own.
-            process.resource.on_end(self._heard, of="main")
+            process.resource._managed.on_end(self._heard, of="main")  # noqa: SLF001
 
     def _start(
         self,
