@@ -45,7 +45,17 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(wheel, folder)
     else:
         subprocess.run([Path(sys.executable).with_name("uv"), "build", "-q", "--wheel", "-o", folder, ROOT], check=True)
-    download = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps", "-d", folder]
+    download = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "-d",
+        str(folder),
+    ]
     subprocess.run([*download, "pip", "platformdirs"], check=True)
     for name in ("rooted.py", "escape.py"):
         shutil.copy(PROGRAMS / name, folder)
