@@ -117,8 +117,9 @@ def test_both_ends_of_the_wire_have_the_same_words() -> None:
     for prefix, ours in (
         ("KIND", {kind.name: int(kind) for kind in wire.Kind}),
         ("KEY", {name.upper(): key for name, (key, _) in wire.FIELDS.items()}),
+        ("AT", {("FOLDER" if name == "cwd" else name.upper()): number for name, number in wire.REFUSED_AT.items()}),
     ):
-        theirs = {name: int(number) for name, number in re.findall(rf"{prefix}_(\w+) = (\d+)", header)}
+        theirs = {name: int(number) for name, number in re.findall(rf"\b{prefix}_(\w+) = (\d+)", header)}
         assert ours == theirs
     assert re.search(r"WIRE_VERSION = (\d+)", header)[1] == str(wire.VERSION)  # type: ignore[index]
 

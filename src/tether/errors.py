@@ -23,6 +23,7 @@ __all__ = [
     "StartError",
     "StateDirError",
     "TetherError",
+    "UnknownField",
     "exec_error",
     "require_extra",
 ]
@@ -58,6 +59,10 @@ class SpecError(TetherError, ValueError):
     """A spec, name or option that can't be right; refused before anything was created."""
 
 
+class UnknownField(SpecError, TypeError):
+    """A spec was given what it has no field for; a `TypeError` too, as from any other call."""
+
+
 class StartError(TetherError):
     """A resource could not be started; nothing of it is left running.
 
@@ -88,9 +93,23 @@ class GuardLost(StartError):
 
 
 class ExecError(StartError, OSError):
-    """The kernel refused to execute the command. Also an `OSError` with ``errno`` and ``filename``."""
+    """The kernel refused to execute the command. Also an `OSError` with ``errno`` and ``filename``.
 
-    __str__ = OSError.__str__
+    Attributes:
+        attribute: the field of the spec that was refused, such as "cwd" or "affinity"; empty if it was the program itself.
+        given: what that field held, as it is shown.
+        here: whether it was to run on this machine, with the app's own view of files.
+    """
+
+    attribute = ""
+    given = ""
+    here = True
+
+    def __str__(self) -> str:
+        """Say the kernel's words, for which resource, and what to do next."""
+        from tether.refusal import in_words  # What it needs is looked up for who reads it.
+
+        return in_words(self)
 
 
 class ProgramNotFound(ExecError, FileNotFoundError):
@@ -105,6 +124,14 @@ class ProgramNotDirectory(ExecError, NotADirectoryError):
     """A part of the path, or the working directory, is not a directory."""
 
 
+class AttributeRefused(ExecError):
+    """The kernel refused something that the command was to have, and not the command: ``attribute`` says what."""
+
+
+class AttributeNotPermitted(AttributeRefused, PermissionError):
+    """The app may not give the command what its spec says."""
+
+
 _EXEC_ERRORS: dict[int, type[ExecError]] = {
     errno.ENOENT: ProgramNotFound,
     errno.EACCES: ProgramNotPermitted,
@@ -113,12 +140,27 @@ _EXEC_ERRORS: dict[int, type[ExecError]] = {
 }
 
 
-def exec_error(number: int, filename: str, resource: str) -> ExecError:
-    """Make the error that `subprocess` would raise for this errno, as a `StartError` too."""
+def exec_error(
+    number: int, filename: str | None, resource: str, *, attribute: str = "", given: object = None, here: bool = True
+) -> ExecError:
+    """Make the error that `subprocess` would raise for this errno, as a `StartError` too.
+
+    Args:
+        number: the errno.
+        filename: the program or folder; None if it was neither that was refused.
+        resource: its name.
+        attribute: the field of the spec that was refused; empty for the program itself.
+        given: what that field holds.
+        here: whether it was to run on this machine, with the app's own view of files.
+    """
     kind = _EXEC_ERRORS.get(number, ExecError)
-    error = kind.__new__(kind, number, os.strerror(number), filename)
-    OSError.__init__(error, number, os.strerror(number), filename)
+    if filename is None:
+        kind = AttributeNotPermitted if number in (errno.EPERM, errno.EACCES) else AttributeRefused
+    said = (number, os.strerror(number)) if filename is None else (number, os.strerror(number), filename)
+    error = kind.__new__(kind, *said)
+    OSError.__init__(error, *said)
     error.resource, error.exit_code, error.log_tail = resource, None, ""
+    error.attribute, error.given, error.here = attribute, "" if given is None else repr(given), here
     return error
 
 

@@ -228,6 +228,7 @@ class Terminal:
     mask: int = 0
 
 
+@runtime_checkable
 class Spec(Protocol):
     """What every spec has, whatever it starts."""
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import signal as _signal
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, BinaryIO, ClassVar, Literal
 
+from tether.base import SIGNALS, CommandBase, SpecBase, checked_env, checked_text, checked_words
 from tether.errors import SpecError
-from tether.model import Inside, OnDeath, Ready, Spec, check_name
-from tether.port import has_port
-from tether.redaction import redact, redact_text
+from tether.model import Inside, OnDeath, Ready, Spec
+from tether.redaction import redact
 
 __all__ = [
     "AS_IT_IS",
@@ -31,152 +31,10 @@ LOG_MAX = 50_000_000
 """So many bytes a log may take before it is rotated, if nothing else is said."""
 
 _LEAST_LOG_MAX = 1 << 16
-
-_SIGNALS = frozenset(map(int, _signal.valid_signals()))
-
-
-def _text(value: Any, what: str) -> str:
-    if isinstance(value, PathLike):
-        value = value.__fspath__()
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "surrogateescape")
-    if not isinstance(value, str):
-        raise SpecError(f"{what} must be text or a path, not {type(value).__name__}: {redact_text(repr(value))}")
-    if "\0" in value:
-        raise SpecError(f"embedded null byte in {what}: {redact([value])[0]!r}")
-    return value
-
-
-def checked_env(env: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return a copy of variables to set, or raise SpecError. Values are never shown: they may be secrets."""
-    checked: dict[str, str | None] = {}
-    for key, value in env.items():
-        name = _text(key, "a variable's name")
-        if not name or "=" in name:
-            raise SpecError(f"{name!r} can't be the name of an environment variable")
-        if value is not None and (not isinstance(value, str | bytes | PathLike)):
-            raise SpecError(f"the value of variable {name} must be text, not {type(value).__name__}")
-        if isinstance(value, str) and "\0" in value:
-            raise SpecError(f"embedded null byte in the value of variable {name}")
-        checked[name] = None if value is None else _text(value, f"the value of variable {name}")
-    return checked
-
-
-def checked_words(value: Sequence[str] | None, what: str) -> tuple[str, ...] | None:
-    """Return arguments as a tuple, or None; `what` they are stands in the SpecError for what can be none."""
-    if value is None:
-        return None
-    if isinstance(value, str | bytes):
-        raise SpecError(
-            f"{what} must be a list of arguments, not one string: {value!r}; split it, or write ['sh', '-c', ...]"
-        )
-    words = tuple(value)
-    for word in words:
-        if not isinstance(word, str) or "\0" in word:
-            raise SpecError(f"{what} must be texts without NUL, not {word!r}")
-    return words
-
-
-class SpecBase:
-    """What specs of every kind have in common: how the fields that all of them have are checked, and the fingerprint."""
-
-    name: str | None
-    kind: str
-    needs: Sequence[str] | None
-    on_death: OnDeath | None
-    keep_for: float
-    stop_grace: float
-    within: ClassVar[str] = ""
-    """The field that says in what it runs: a resource, or the spec of one, which is started first. Empty if there is none."""
-
-    @property
-    def default_name(self) -> str:
-        """What a name is made of if there is none."""
-        return self.kind
-
-    def _check_common(self) -> None:
-        if self.name is not None:
-            check_name(self.name, "a resource")
-        if isinstance(self.needs, str):
-            raise SpecError(f"needs={self.needs!r} must be a list of names")
-        if self.needs is not None:
-            object.__setattr__(self, "needs", tuple(self.needs))
-        self._check_word("on_death", ("kill", "stop", "keep", None))
-        if not self.stop_grace >= 0:
-            raise SpecError(f"stop_grace={self.stop_grace!r} must be 0 or more seconds")
-        if not self.keep_for > 0:
-            raise SpecError(f"keep_for={self.keep_for!r} must be more than 0 seconds")
-
-    def _check_word(self, field_name: str, allowed: Sequence[Any]) -> None:
-        value = getattr(self, field_name)
-        if value not in allowed:
-            raise SpecError(f"{field_name}={value!r} is not known; use one of {', '.join(map(repr, allowed))}")
-
-    def __repr__(self) -> str:
-        """Show what is not as by default, and no secrets."""
-        shown = []
-        for each in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, each.name)
-            default = each.default if each.default_factory is MISSING else each.default_factory()
-            if not each.init or not each.repr or value == default:
-                continue
-            if each.name in ("argv", "command", "args", "entrypoint"):
-                value = redact([str(argument) for argument in value or ()])
-            shown.append(f"{each.name}={redact_text(value) if isinstance(value, str) else value!r}")
-        return f"{type(self).__name__}({', '.join(shown)})"
-
-    def fingerprint(self, key: bytes) -> str:
-        """Return what is equal for equal specs, and tells nothing of their values to who has not the key."""
-        shown = [(each.name, _plain(getattr(self, each.name))) for each in fields(self) if each.name != "name"]  # type: ignore[arg-type]
-        import hmac  # Only what is kept is compared with what was.
-
-        return hmac.new(key, repr(shown).encode("utf-8", "surrogateescape"), "sha256").hexdigest()
-
-
-class CommandBase(SpecBase):
-    """What specs of commands have in common, wherever they run."""
-
-    argv: Sequence[str | PathLike[str]]
-    env: Mapping[str, str | None]
-    ready: Ready | None
-    stop_signal: int
-    stop_to: Literal["group", "main"]
-    umask: int | None
-
-    @property
-    def default_name(self) -> str:
-        """The program's name."""
-        return str(self.argv[0]).rpartition("/")[2]
-
-    @property
-    def uses_port(self) -> bool:
-        """Whether it has a port: there is a ``{port}`` in its arguments or environment."""
-        values = (*self.argv, *(value for value in self.env.values() if value is not None))
-        return any(has_port(str(value)) for value in values)
-
-    @property
-    def stays_up(self) -> bool:
-        """Whether it is a server (it has a readiness probe or a port): to end by itself is then to fail."""
-        return self.ready is not None or self.uses_port
-
-    def _check_command(self) -> None:
-        if isinstance(self.argv, str | bytes):
-            raise SpecError(
-                f"argv must be a list of arguments, not one string: {redact([str(self.argv)])[0]!r}; "
-                "split it, or write ['sh', '-c', ...] if you mean a shell"
-            )
-        argv = tuple(_text(argument, "an argument") for argument in self.argv)
-        if not argv or not argv[0]:
-            raise SpecError("argv is empty: there is no program to run")
-        object.__setattr__(self, "argv", argv)
-        object.__setattr__(self, "env", checked_env(self.env))
-        self._check_word("stop_to", ("group", "main"))
-        if self.stop_signal not in _SIGNALS:
-            raise SpecError(f"stop_signal={self.stop_signal!r} is no signal")
-        if self.umask is not None and not 0 <= self.umask <= 0o777:
-            raise SpecError(f"umask={self.umask!r} is no file mode mask")
-        if self.ready is not None and self.ready.first_of("health"):
-            raise SpecError("ready=healthy() is for containers, whose image may have a health check; use another probe")
+_MOST_DESCRIPTORS = 1 << 30
+_MOST_PROCESSORS = 1 << 13
+_MOST_RLIMITS = 16
+_MOST_NICE = 40
 
 
 def _signal_number(signum: str | int, what: str) -> int:
@@ -187,7 +45,7 @@ def _signal_number(signum: str | int, what: str) -> int:
         if found is None:
             raise SpecError(f"{what}: {signum!r} is the name of no signal")
         return int(found)
-    if signum not in _SIGNALS:
+    if signum not in SIGNALS:
         raise SpecError(f"{what}: {signum!r} is no signal")
     return int(signum)
 
@@ -196,12 +54,8 @@ AS_IT_IS = (1 << 32) - 1
 """No user or group has this number: it means "as it is". Source: setresuid(2)."""
 
 
-def _is_log_max(value: Any) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= _LEAST_LOG_MAX)
-
-
-def _check_user(name: str, value: Any) -> None:
-    if value is not None and not (isinstance(value, str) or (isinstance(value, int) and 0 <= value < AS_IT_IS)):
+def _check_user(name: str, value: str | int | None) -> None:
+    if isinstance(value, int) and not 0 <= value < AS_IT_IS:
         raise SpecError(f"{name}={value!r} must be a name or a number")
 
 
@@ -217,7 +71,9 @@ def _check_stream(name: str, value: Any, words: Sequence[str]) -> None:
             raise SpecError(f"{name}={value!r} is not known; use one of {shown}, or Path({value!r}) for a file")
     elif isinstance(value, bool) or (isinstance(value, int) and value < 0 and value not in _CONSTANTS[name]):
         raise SpecError(f"{name}={value!r} is no descriptor")
-    elif not isinstance(value, int | PathLike) and not hasattr(value, "fileno"):
+    elif isinstance(value, PathLike):
+        checked_text(value, name)
+    elif isinstance(value, type) or (not isinstance(value, int) and not hasattr(value, "fileno")):
         raise SpecError(f"{name} must be a word, a descriptor, a path or an open file, not {type(value).__name__}")
 
 
@@ -293,6 +149,7 @@ class Process(CommandBase):
     needs: Sequence[str] | None = None
     env_in: Inside | Spec | None = None
     within: ClassVar[str] = "env_in"
+    checked_apart: ClassVar[tuple[str, ...]] = ("argv", "env", "stdin", "stdout", "stderr")
     clear_env: bool = False
     executable: str | PathLike[str] | None = None
     terminal: Literal["own", "share", "pty"] = "own"
@@ -321,9 +178,9 @@ class Process(CommandBase):
         """Refuse what can't be right, before anything is created."""
         self._check_command()
         if self.cwd is not None:
-            object.__setattr__(self, "cwd", _text(self.cwd, "cwd"))
+            object.__setattr__(self, "cwd", checked_text(self.cwd, "cwd"))
         if self.executable is not None:
-            object.__setattr__(self, "executable", _text(self.executable, "executable"))
+            object.__setattr__(self, "executable", checked_text(self.executable, "executable"))
         object.__setattr__(self, "pass_fds", tuple(self.pass_fds))
         object.__setattr__(self, "stop", tuple((_signal_number(each, "stop"), float(span)) for each, span in self.stop))
         if self.stop:
@@ -344,27 +201,25 @@ class Process(CommandBase):
             and not (self.terminal != "pty" and self.stdout == "log")
         ):
             raise SpecError('stderr="own-log" is for stdout="log"; else stderr="log" has the log for itself')
-        self._check_word("terminal", ("own", "share", "pty"))
-        self._check_word("ends", ("tree", "last", "main"))
         self._check_numbers()
         self._check_attributes()
 
     def _check_attributes(self) -> None:
         _check_user("user", self.user)
         _check_user("group", self.group)
-        if isinstance(self.extra_groups, str):
-            raise SpecError(f"extra_groups={self.extra_groups!r} must be a list of names or numbers")
         for each in self.extra_groups or ():
             _check_user("extra_groups", each)
         for limit, pair in self.rlimits.items():
-            if not isinstance(limit, int) or not isinstance(pair, tuple | list) or len(pair) != 2:
+            soft, hard = pair
+            if not 0 <= limit < _MOST_RLIMITS or min(pair) < -1 or (hard != -1 and not 0 <= soft <= hard):
                 raise SpecError(
                     f"rlimits: {limit!r}: {pair!r} must be the number of a resource with its soft and hard limit, "
                     "for instance {resource.RLIMIT_NOFILE: (1024, 4096)}"
                 )
         wrong = (
             (
-                self.affinity is not None and (not self.affinity or min(self.affinity) < 0),
+                self.affinity is not None
+                and not (self.affinity and min(self.affinity) >= 0 and max(self.affinity) < _MOST_PROCESSORS),
                 "affinity",
                 "numbers of processors",
             ),
@@ -373,10 +228,11 @@ class Process(CommandBase):
                 "oom_score_adj",
                 "-1000 to 1000",
             ),
+            (self.nice is not None and abs(self.nice) > _MOST_NICE, "nice", f"-{_MOST_NICE} to {_MOST_NICE}"),
             (self.memory is not None and self.memory <= 0, "memory", "more than 0 bytes"),
             (self.cpus is not None and self.cpus <= 0, "cpus", "more than 0 processors"),
             (
-                not _is_log_max(self.log_max),
+                self.log_max is not None and self.log_max < _LEAST_LOG_MAX,
                 "log_max",
                 f"a number of bytes from {_LEAST_LOG_MAX} on, or None for no limit",
             ),
@@ -392,7 +248,7 @@ class Process(CommandBase):
     def _check_numbers(self) -> None:
         if self.port is not None and not 0 < self.port < 65536:
             raise SpecError(f"port={self.port!r} is no port")
-        if any(fd < 3 for fd in self.pass_fds):
+        if any(not 3 <= fd < _MOST_DESCRIPTORS for fd in self.pass_fds):
             raise SpecError("pass_fds takes descriptors from 3 on; the first three are stdin, stdout and stderr")
         if self.ready is not None and (probe := self.ready.first_of("http", "tcp")) and not self.uses_port:
             raise SpecError(f"ready={probe}() needs a port to probe: use {{port}} in argv or env, or give port=")
@@ -420,31 +276,3 @@ class Process(CommandBase):
             "log_max": self.log_max,
             "env_in": None if self.env_in is None else self.env_in.name,
         }
-
-
-def _plain(value: Any) -> Any:
-    """A value whose repr is the same in another process."""
-    if isinstance(value, Mapping):
-        return sorted(value.items())
-    if isinstance(value, int | float):
-        return float(value)
-    if isinstance(value, Ready):
-        return (value.kind, _plain_target(value.target), float(value.timeout))
-    if isinstance(value, SpecBase) and is_dataclass(value):
-        return [_plain(getattr(value, each.name)) for each in fields(value)]
-    if isinstance(value, Inside):
-        return value.name
-    return value
-
-
-def _plain_target(target: Any) -> Any:
-    """The same for what a probe looks for."""
-    if isinstance(target, Ready):
-        return _plain(target)
-    if isinstance(target, tuple):
-        return [_plain_target(each) for each in target]
-    if isinstance(target, frozenset):
-        return sorted(target)
-    if is_dataclass(target):
-        return [_plain_target(getattr(target, each.name)) for each in fields(target)]
-    return getattr(target, "pattern", getattr(target, "__qualname__", target))

@@ -17,7 +17,7 @@ import pytest
 
 import tether
 from support import eventually
-from tether import Busy, DeadlineExceeded, Owner, Process, SpecError, StartError, State
+from tether import Busy, DeadlineExceeded, ExecError, Owner, Process, SpecError, StartError, State
 from tether.linux import sockets, tier
 from tether.port import put_port
 from tether.spec import redact
@@ -120,6 +120,37 @@ def test_exec_errors_are_those_of_subprocess(
     assert isinstance(caught.value, StartError)
     assert owner.resources == []
     assert owner.start(Process(["true"], name="bad")).wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "more", "said"),
+    [
+        (["slep"], {}, "did you mean 'sleep'"),
+        (["no-such-program-anywhere"], {}, "is it installed in this environment"),
+        (["/no/such/program"], {}, "there is no such file"),
+        (["./program"], {}, "relative to the command's folder"),
+        (["true"], {"cwd": "/no/such/folder"}, "its working directory .* make it first"),
+        (["true"], {"cwd": "/etc/passwd"}, "its working directory .* is no directory"),
+        (["/tmp"], {}, "it is a directory"),
+        (["/etc/passwd"], {}, "it is not executable; see chmod"),
+        (["true", *["x" * 10] * 1_000_000], {}, "too long"),
+    ],
+)
+def test_a_refusal_names_the_resource_and_what_helps(
+    owner: Owner, argv: list[str], more: dict[str, Any], said: str
+) -> None:
+    """A program that was misspelt, a folder that is not there, a file that is none."""
+    with pytest.raises(ExecError, match=rf"cannot start bad: \[Errno \d+\] .*{said}"):
+        owner.start(Process(argv, name="bad", **more))
+
+
+def test_a_script_whose_interpreter_is_not_there_says_so(owner: Owner, tmp_path: Path) -> None:
+    """The kernel says only "no such file" of a file that is there."""
+    script = tmp_path / "script"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    with pytest.raises(ExecError, match="the interpreter that its first line names is not"):
+        owner.start(Process([script]))
 
 
 def test_a_script_without_interpreter_is_no_program(owner: Owner, tmp_path: Path) -> None:

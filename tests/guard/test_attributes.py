@@ -113,6 +113,45 @@ def test_what_is_refused_is_refused_before_anything_is_created(owner: Owner) -> 
     assert owner.resources == []
 
 
+@pytest.mark.parametrize(
+    ("more", "attribute", "kind"),
+    [
+        ({"affinity": [8000]}, "affinity", OSError),
+        ({"process_group": 1, "terminal": "share"}, "process_group", PermissionError),
+        ({"cwd": "/no/such/folder"}, "cwd", FileNotFoundError),
+        ({"user": 1600}, "user", PermissionError),
+        ({"group": 1600}, "group", PermissionError),
+        ({"extra_groups": [1600]}, "extra_groups", PermissionError),
+        ({"nice": -5}, "nice", PermissionError),
+        ({"rlimits": {resource.RLIMIT_CORE: (10, 10)}}, "rlimits", PermissionError),
+    ],
+)
+def test_what_was_refused_is_said_by_name(runner: Runner, more: dict[str, object], attribute: str, kind: type) -> None:
+    """Not the program is to blame: the field of the spec, with the kernel's own words, as a user without rights."""
+    code = (
+        "import os, resource, sys; from tether import ExecError, Owner, Process\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+        "if os.getuid() == 0: os.setgroups([]); os.setresgid(1500, 1500, 1500); os.setresuid(1500, 1500, 1500)\n"
+        "owner = Owner('refused', state_dir=sys.argv[1])\n"
+        f"try: owner.start(Process(['true'], name='job', **{more!r}))\n"
+        "except ExecError as error:\n"
+        "    print(error.attribute, *[each.__name__ for each in type(error).__mro__], '|', error, len(owner.resources))\n"
+        "owner.shutdown()"
+    )
+    folder = runner.new_folder()
+    folder.chmod(0o777)
+    let_in(folder)
+    with runner.popen(code, folder / "mine") as process:
+        said = process.communicate(timeout=60)[0]
+    names, _, text = said.partition(" | ")
+    assert names.split()[0] == attribute, said
+    assert kind.__name__ in names.split()
+    assert text.startswith("cannot start job: ")
+    assert text.endswith(" 0\n")
+    assert "[Errno " in text
+    assert f"{attribute}=" in text
+
+
 def test_limits_of_the_tree_are_set_or_refused(owner: Owner) -> None:
     """memory= and cpus= need their controllers in the cgroup; without, nothing is started and the error says what is missing."""
     folder = cgroup.current()

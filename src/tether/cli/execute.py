@@ -78,7 +78,9 @@ def _run(
         code = started.wait()
         return _FAILED if code is None else code
     except ExecError as error:
-        sys.stderr.write(f"tether run: {error.strerror}: {error.filename}\n")
+        if error.filename is None:
+            return _failed(error)
+        sys.stderr.write(f"tether run: {error}\n")
         return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_PERMITTED
     except TetherError as error:
         return _failed(error)

@@ -19,6 +19,7 @@ from tether.linux.readable import await_readable
 
 __all__ = [
     "FIELDS",
+    "REFUSED_AT",
     "VERSION",
     "Encoded",
     "Incoming",
@@ -158,6 +159,24 @@ FIELDS: dict[str, tuple[int, type]] = {
     "build": (83, bytes),
 }
 """The key and the type of each field; a test compares the keys with ``native/wire.h``."""
+
+REFUSED_AT = {
+    "program": 0,
+    "cwd": 1,
+    "group": 2,
+    "nice": 3,
+    "affinity": 4,
+    "oom": 5,
+    "descriptors": 6,
+    "terminal": 7,
+    "groups": 8,
+    "gid": 9,
+    "uid": 10,
+    "request": 11,
+    "limit": 32,
+    "most": 64,
+}
+"""What the kernel refused of a command, as a shim says it in ``to``: see ``native/wire.h``."""
 
 _NAMES = {key: (name, kind) for name, (key, kind) in FIELDS.items()}
 

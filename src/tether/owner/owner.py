@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, get_args
 from tether.errors import Gone, NotFound, SpecError, TetherError
 from tether.estate import settle as estate
 from tether.estate import strays as stray
+from tether.fitting import checked_spec
 from tether.guard.line import Guard
 from tether.ledger import place
 from tether.ledger.proof import Proof
@@ -230,10 +231,9 @@ class Owner(Answering):
             A row with the resource's tag was committed before anything was created, and the shim ends what it started.
         """
         self._check_usable()
-        rule = spec.on_death or self.on_death
-        spec, rented = within.resolved(
-            *(spec, rule, lambda: self.resources, partial(self.start, on_progress=on_progress), self._environments),
-        )
+        rule = checked_spec(spec).on_death or self.on_death
+        start = partial(self.start, on_progress=on_progress)
+        spec, rented = within.resolved(spec, rule, lambda: self.resources, start, self._environments)
         with within.alone(rented):
             return alone(self._starting(spec, on_progress or silent, held, rented))
 

@@ -9,6 +9,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 from tether.errors import SpecError
+from tether.fitting import checked_spec
 from tether.life import registry
 from tether.model import Spec, State
 from tether.owner.resource import Resource
@@ -59,9 +60,9 @@ class Starts:
     ) -> None:
         self._start = start
         self._in_step = in_step
-        self._specs = specs
+        self._specs = [checked_spec(spec) for spec in specs]
         self._held = held
-        self._graph = _graph(specs)
+        self._graph = _graph(self._specs)
         self._begun: list[Resource] = []
         self._ready: dict[int, Resource] = {}
         self._errors: list[BaseException] = []

@@ -258,7 +258,7 @@ class CondaDriver:
         if "/" not in argv[0] and shutil.which(argv[0], path=path) is None:
             path = activation.path_inside(prefix, environ)  # type: ignore[arg-type]
             if shutil.which(argv[0], path=path) is None:
-                raise exec_error(errno.ENOENT, argv[0], argv[0])
+                raise exec_error(errno.ENOENT, argv[0], argv[0], here=False)
         return activation.command(prefix, argv)
 
     # -- adoption ------------------------------------------------------------------------------------------------------

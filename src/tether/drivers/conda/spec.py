@@ -66,8 +66,8 @@ class CondaEnv(SpecBase):
         self._check_what()
         for each in ("prefix", "lock"):
             if getattr(self, each) is not None:
-                object.__setattr__(self, each, str(Path(getattr(self, each)).absolute()))
-        if self.lock is not None and not Path(self.lock).is_file():
+                object.__setattr__(self, each, str(Path(os.fsdecode(getattr(self, each))).absolute()))
+        if self.lock is not None and not Path(os.fsdecode(self.lock)).is_file():
             raise SpecError(f"there is no lock file {self.lock}")
         if self.prefix is not None and any(each in str(self.prefix) for each in ":\0"):
             raise SpecError(f"prefix={self.prefix!r} can't be a folder of PATH: it has a colon or a NUL byte in it")

@@ -6,10 +6,11 @@ import re
 import signal as _signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from os import PathLike, fspath
+from os import PathLike, fsdecode
 from typing import Any, Literal
 
 from tether.errors import SpecError, require_extra
+from tether.fitting import check_fields, shown
 from tether.model import OnDeath, Ready
 from tether.port import has_port
 from tether.spec import SpecBase, checked_env, checked_words, redact
@@ -35,6 +36,10 @@ class Mount:
     read_only: bool = False
     create: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse what is of another type than its field."""
+        check_fields(self)
+
 
 @dataclass(frozen=True)
 class HealthCheck:
@@ -54,7 +59,8 @@ class HealthCheck:
 
     def __post_init__(self) -> None:
         """Refuse what can't be right."""
-        object.__setattr__(self, "command", checked_words(self.command, "the command of a health check"))
+        check_fields(self)
+        object.__setattr__(self, "command", tuple(self.command))
         if not self.command:
             raise SpecError("a health check needs a command")
         if not (self.interval >= 0.001 and self.timeout >= 0.001 and self.start_period >= 0 and self.retries > 0):
@@ -152,8 +158,6 @@ class Container(SpecBase):
         object.__setattr__(self, "network", _network(self.network))
         object.__setattr__(self, "aliases", checked_words(self.aliases, "aliases"))
         self._check_common()
-        self._check_word("pull", ("missing", "always", "never"))
-        self._check_word("stdin", ("null", "pipe"))
         self._check_insides()
         self._check_ports()
         self._check_limits()
@@ -233,7 +237,7 @@ def _mount(path: str, source: str | PathLike[str] | Mount | None) -> Mount:
     if not isinstance(path, str) or not path.startswith("/"):
         raise SpecError(f"mounts takes absolute paths of the container, not {path!r}")
     mount = source if isinstance(source, Mount) else Mount(source)
-    where = None if mount.source is None else fspath(mount.source)
+    where = None if mount.source is None else fsdecode(mount.source)
     if (
         where is not None
         and not where.startswith("/")
@@ -249,7 +253,7 @@ def _network(network: Any) -> str:
     """Return the name of a network: as it was given, or of a `Network` that was started."""
     name = getattr(network, "details", {}).get("network") if not isinstance(network, str) else network
     if not isinstance(name, str) or not name:
-        raise SpecError(f"network={network!r} is none: use a name, or a Network that was started")
+        raise SpecError(f"network={shown(network)} is none: use a name, or a Network that was started")
     return name
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from os import PathLike, fspath
-from typing import Any, Literal
+from os import PathLike, fsdecode
+from typing import Any, ClassVar, Literal
 
 from tether.errors import SpecError, require_extra
+from tether.fitting import check_fields
 from tether.model import OnDeath, Ready
 from tether.port import has_port
 from tether.spec import SpecBase, checked_env, checked_words, redact
@@ -37,6 +38,10 @@ class Claim:
     storage_class: str | None = None
     access: Literal["ReadWriteOnce", "ReadWriteMany", "ReadOnlyMany"] = "ReadWriteOnce"
 
+    def __post_init__(self) -> None:
+        """Refuse what is of another type than its field."""
+        check_fields(self)
+
 
 @dataclass(frozen=True)
 class FromKey:
@@ -54,6 +59,7 @@ class FromKey:
 
     def __post_init__(self) -> None:
         """Refuse what can't be right."""
+        check_fields(self)
         if (self.secret is None) == (self.config_map is None):
             raise SpecError("FromKey takes either secret= or config_map=")
 
@@ -147,6 +153,7 @@ class Pod(SpecBase):
     keep_for: float = 3600.0
     needs: Sequence[str] | None = None
     kind: str = field(default="kubernetes", init=False)
+    checked_apart: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         """Refuse what can't be right, before anything is created."""
@@ -156,10 +163,8 @@ class Pod(SpecBase):
         for each in ("command", "entrypoint"):
             object.__setattr__(self, each, checked_words(getattr(self, each), each))
         if self.kubeconfig is not None:
-            object.__setattr__(self, "kubeconfig", fspath(self.kubeconfig))
+            object.__setattr__(self, "kubeconfig", fsdecode(self.kubeconfig))
         self._check_common()
-        self._check_word("pull", ("missing", "always", "never"))
-        self._check_word("reach", ("auto", "forward", "address", "dns"))
         self._check_env()
         self._check_ports()
         self._check_mounts()
@@ -304,9 +309,8 @@ class PodRef(SpecBase):
         if self.name is None:
             object.__setattr__(self, "name", self.ref[:64])
         if self.kubeconfig is not None:
-            object.__setattr__(self, "kubeconfig", fspath(self.kubeconfig))
+            object.__setattr__(self, "kubeconfig", fsdecode(self.kubeconfig))
         self._check_common()
-        self._check_word("reach", ("auto", "forward", "address"))
         if self.ready is not None and (probe := self.ready.first_of("http", "tcp")) and self.port is None:
             raise SpecError(f"ready={probe}() needs port=, a port of the pod")
 

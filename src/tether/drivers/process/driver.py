@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from tether import threads
 from tether.drivers import Context
-from tether.drivers.process import adoption, receipts, request
+from tether.drivers.process import adoption, receipts, refused, request
 from tether.drivers.process.capping import Capping
 from tether.drivers.process.held import Held
 from tether.drivers.process.receipts import outcome
@@ -95,7 +95,8 @@ class ProcessDriver:
         try:
             request.check(spec)
         except OSError as error:
-            raise exec_error(error.errno or 0, os.fsdecode(error.filename), name) from None
+            attribute = "cwd" if error.filename == request.folder(spec) else ""
+            raise exec_error(error.errno or 0, os.fsdecode(error.filename), name, attribute=attribute) from None
 
     def release(self, tag: str) -> None:
         """Let go of a shim that is not needed after all. See `tether.drivers.HasReserve`."""
@@ -146,7 +147,7 @@ class ProcessDriver:
             faults.point("start.armed")
             was_asked = shim.channel.ask(asked, streams.fds)
             yield
-            main = self._hear_main(shim, was_asked, asked, handle, name)
+            main = self._hear_main(spec, shim, was_asked, asked, handle)
             streams.close_theirs()
             handle = Handle(self.kind, tag, {**handle.data, "main": main}, _VERSION)
             self._streams[tag] = streams.ours
@@ -179,8 +180,11 @@ class ProcessDriver:
                 self._capping.begin(log.name, log, most)
         self._context.watch(channel.socket, lambda: self._receive(held, handle))
 
-    def _hear_main(self, shim: Shim, was_asked: bool, asked: dict[str, Any], handle: Handle, name: str) -> list[int]:
+    def _hear_main(
+        self, spec: Process, shim: Shim, was_asked: bool, asked: dict[str, Any], handle: Handle
+    ) -> list[int]:
         """Wait until a shim has executed the command, and return who that is."""
+        name = spec.name or spec.default_name
         answer = shim.channel.answer() if was_asked else None
         if answer is None or answer.kind not in (Kind.SPAWNED, Kind.REFUSED):
             # If it had come as far as executing it, that is ended first: by the hub, and by what marks it.
@@ -188,8 +192,7 @@ class ProcessDriver:
             self._end_rest(handle)
             raise GuardLost(f"cannot start {name}: its shim was killed before it ran; try again", resource=name)
         if answer.kind != Kind.SPAWNED:
-            filename = asked["cwd"] if answer.number("to") else asked["arg"][0]
-            raise exec_error(answer.number("errno") or 0, os.fsdecode(filename or b"."), name)
+            raise refused.error(spec, asked, answer.number("errno") or 0, answer.number("to") or 0, name)
         return [answer.number("pid") or 0, answer.number("start") or 0, answer.number("inode") or 0]
 
     def _receive(self, held: Held, handle: Handle) -> bool:

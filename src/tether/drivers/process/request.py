@@ -17,7 +17,7 @@ from tether.model import Inside, OnDeath, Terminal
 from tether.port import put_port
 from tether.spec import Process
 
-__all__ = ["build", "check", "is_logged", "politely", "port"]
+__all__ = ["build", "check", "folder", "is_logged", "politely", "port"]
 
 _OWNER, _RESOURCE = members.OWNER.encode(), members.RESOURCE.encode()
 _ON_DEATH = {"kill": 0, "stop": 1, "keep": 2}
@@ -153,9 +153,14 @@ def _lead(spec: Process, terminal: Terminal | None) -> dict[str, int | None]:
     return {"session": 1, "terminal": 1 if spec.terminal == "pty" else None}
 
 
+def folder(spec: Process) -> bytes | None:
+    """Return the working directory that the spec names; None for the app's own."""
+    return None if spec.cwd is None else os.path.abspath(os.fsencode(spec.cwd))
+
+
 def check(spec: Process) -> None:
     """Raise the OSError with which the kernel would refuse the command, as far as directory and program tell."""
-    cwd = None if spec.cwd is None else os.path.abspath(os.fsencode(spec.cwd))
+    cwd = folder(spec)
     if cwd is not None and not os.path.isdir(cwd):
         number = errno.ENOTDIR if os.path.lexists(cwd) else errno.ENOENT
         raise OSError(number, os.strerror(number), cwd)
@@ -195,7 +200,7 @@ def build(
         targets: the numbers of the descriptors that are sent, in that order.
     """
     # Without one it is the app's own, whose descriptor is sent: that works in a folder that was removed as well.
-    cwd = None if spec.cwd is None else os.path.abspath(os.fsencode(spec.cwd))
+    cwd = folder(spec)
     words = [str(argument) for argument in spec.argv]
     if spec.env_in is not None and isinstance(spec.env_in, Inside):
         words = spec.env_in.inside(words, spec.env)

@@ -254,7 +254,6 @@ class CloudFunction(_Rented):
         object.__setattr__(self, "memory", size_in_bytes(self.memory))
         if not (isinstance(self.timeout, int) and 0 < self.timeout <= _LONGEST_CALL_S):
             raise SpecError(f"timeout={self.timeout!r} must be 1 to {_LONGEST_CALL_S} seconds")
-        self._check_word("url", ("iam", "public", None))
         if self.ready is not None and (probe := self.ready.first_of("http", "tcp")) and self.url is None:
             raise SpecError(f"ready={probe}() needs url=")
         if self.ready is None:

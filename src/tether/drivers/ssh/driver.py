@@ -94,7 +94,7 @@ class SshDriver:
         except FarError as error:
             self._let_go(plan)
             if error.number in _EXEC_ERRORS:
-                raise exec_error(error.number, error.filename, called) from error
+                raise exec_error(error.number, error.filename, called, here=False) from error
             raise NotCreated(f"cannot start {called}: {error.said} there", resource=spec.name or "") from error
         except _NotReached as error:
             self._let_go(plan)

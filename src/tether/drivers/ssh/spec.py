@@ -6,7 +6,7 @@ import re
 import signal as _signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from os import PathLike, fspath
+from os import PathLike, fsdecode
 from typing import Any, ClassVar, Literal
 
 from tether.errors import SpecError, require_extra
@@ -82,6 +82,7 @@ class RemoteProcess(CommandBase):
     needs: Sequence[str] | None = None
     kind: str = field(default="ssh", init=False)
     within: ClassVar[str] = "on"
+    checked_apart: ClassVar[tuple[str, ...]] = ("argv", "env")
 
     def __post_init__(self) -> None:
         """Refuse what can't be right, before anything is created."""
@@ -93,11 +94,11 @@ class RemoteProcess(CommandBase):
         elif getattr(self.on, "kind", None) != "machine" or getattr(self.on, "key", True) is False:
             raise SpecError(f"on={self.on!r} must be a Machine with a key, or a resource that was started from one")
         self._check_command()
-        keys = [] if self.key is None else [self.key] if isinstance(self.key, str | PathLike) else self.key
-        object.__setattr__(self, "key", tuple(fspath(each) for each in keys))
+        keys = [] if self.key is None else [self.key] if isinstance(self.key, str | bytes | PathLike) else self.key
+        object.__setattr__(self, "key", tuple(fsdecode(each) for each in keys))
         for each in ("known_hosts", "config"):
             if getattr(self, each) is not None:
-                object.__setattr__(self, each, fspath(getattr(self, each)))
+                object.__setattr__(self, each, fsdecode(getattr(self, each)))
         self._check_common()
         self._check_numbers()
 

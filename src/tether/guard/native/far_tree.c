@@ -164,7 +164,7 @@ static void refused(struct holding *holding)
     }
     if (holding->spawn_id == 0)
         return;
-    bool is_folder = number_of(&holding->inbox, KEY_TO, 0) != 0;
+    bool is_folder = number_of(&holding->inbox, KEY_TO, 0) == AT_FOLDER;
     folder_remove(holding->tag);
     answer_error(holding->spawn_id, (int)number_of(&holding->inbox, KEY_ERRNO, EIO),
                  is_folder ? holding->asked + strlen(holding->asked) + 1 : holding->asked);

@@ -59,7 +59,7 @@ static struct shim {
     struct tree tree;
     bool has_tree, spawning, exited;
     bool exit_unsaid, exited_ending; /* that the command has ended is still to be said; it was being ended by then */
-    int error_number, error_folder;
+    int error_number, error_what;
     pid_t main;
     uint64_t inode;
     int status;
@@ -311,10 +311,10 @@ static size_t take_steps(const struct inbox *inbox, struct step steps[MOST_STEPS
     return signals < times ? signals : times;
 }
 
-static void refuse(int number, bool folder)
+static void refuse(int number, int what)
 {
     shim.error_number = number;
-    shim.error_folder = folder;
+    shim.error_what = what;
 }
 
 static uint64_t inode_of(pid_t pid)
@@ -344,7 +344,7 @@ static void begin(const struct inbox *request)
     shim.again = number_of(request, KEY_AGAIN, 0) != 0;
     shim.ladder_size = take_steps(request, shim.ladder);
     if (!text_of(request, KEY_TAG, shim.tag, sizeof shim.tag) || !text_of(request, KEY_RUN_DIR, shim.paths, PATH_ROOM)) {
-        refuse(EINVAL, false);
+        refuse(EINVAL, AT_REQUEST);
         return;
     }
     shim.run_dir = shim.paths;
@@ -355,14 +355,14 @@ static void begin(const struct inbox *request)
     shim.since_ns = shim.from->slot->since_ns = wall_ns();
     /* Whoever wants to adopt it finds the socket as soon as there is anything to adopt. */
     if ((shim.on_death == DEATH_KEEP || shim.from->leased != NULL) && (shim.listener = listen_for_heirs()) < 0) {
-        refuse(errno, false);
+        refuse(errno, AT_REQUEST);
         return;
     }
     fault("shim.asked");
     pid_t child = spawn(request, shim.from->folder, &shim.error);
     fault("shim.forked");
     if (child < 0) {
-        refuse(errno, false);
+        refuse(errno, AT_REQUEST);
         return;
     }
     shim.main = child;
@@ -386,7 +386,7 @@ static void read_error(void)
     shim.error = -1;
     shim.spawning = false;
     if (got == sizeof failure) {
-        refuse(failure.number, failure.is_folder != 0);
+        refuse(failure.number, failure.what);
         return;
     }
     outbox_begin(&box, KIND_SPAWNED);
@@ -659,7 +659,7 @@ static int finish(void)
             cgroup_remove(shim.from->folder);
         outbox_begin(&box, KIND_REFUSED);
         put_number(&box, KEY_ERRNO, shim.error_number);
-        put_number(&box, KEY_TO, shim.error_folder);
+        put_number(&box, KEY_TO, shim.error_what);
         say();
         if (shim.listener >= 0 && format(said, sizeof said, "%s.%lld.sock", shim.tag, (long long)shim.life)) {
             int folder = open(shim.run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

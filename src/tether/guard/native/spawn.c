@@ -71,9 +71,9 @@ static bool take_lists(const struct inbox *request, struct lists *lists)
     return true;
 }
 
-static void fail(int error, int number, bool is_folder)
+static void fail(int error, int number, int what)
 {
-    struct spawn_failure failure = {number, is_folder};
+    struct spawn_failure failure = {number, what};
     if (write(error, &failure, sizeof failure) < 0)
         _exit(126);
     _exit(127);
@@ -130,7 +130,7 @@ static int enter_folder(const struct inbox *request, const char *cwd)
     return fchdir(request->fds[taken]) < 0 ? errno : 0;
 }
 
-static int set_limits(const struct inbox *request)
+static int set_limits(const struct inbox *request, int *what)
 {
     struct field field;
     for (size_t at = 0; next_field(request, &at, &field);) {
@@ -140,20 +140,25 @@ static int set_limits(const struct inbox *request)
         for (int i = 0; i < 3; i++)
             part[i] = (struct field){KEY_RLIMIT, field.bytes + 8 * i, 8};
         struct rlimit limit = {(rlim_t)field_number(&part[1]), (rlim_t)field_number(&part[2])};
-        if (setrlimit((int)field_number(&part[0]), &limit) < 0)
+        int which = (int)field_number(&part[0]);
+        *what = which >= 0 && which < AT_MOST - AT_LIMIT ? AT_LIMIT + which : AT_MOST;
+        if (setrlimit(which, &limit) < 0)
             return errno;
     }
     return 0;
 }
 
-static int set_priority(const struct inbox *request)
+static int set_priority(const struct inbox *request, int *what)
 {
     struct field field;
     char text[16];
+    *what = AT_NICE;
     if (find_field(request, KEY_NICE, &field) && setpriority(PRIO_PROCESS, 0, (int)field_number(&field)) < 0)
         return errno;
+    *what = AT_AFFINITY;
     if (find_field(request, KEY_AFFINITY, &field) && syscall(SYS_sched_setaffinity, 0, field.size, field.bytes) < 0)
         return errno;
+    *what = AT_OOM;
     if (find_field(request, KEY_OOM, &field)) {
         format(text, sizeof text, "%d", (int)field_number(&field));
         if (write_file("/proc/self/oom_score_adj", text) < 0)
@@ -162,10 +167,11 @@ static int set_priority(const struct inbox *request)
     return 0;
 }
 
-static int become_user(const struct inbox *request)
+static int become_user(const struct inbox *request, int *what)
 {
     struct field field;
     static gid_t groups[65536];
+    *what = AT_GROUPS;
     if (find_field(request, KEY_GROUPS, &field)) {
         size_t count = field.size / 8 < sizeof groups / sizeof *groups ? field.size / 8 : sizeof groups / sizeof *groups;
         for (size_t i = 0; i < count; i++) {
@@ -176,8 +182,10 @@ static int become_user(const struct inbox *request)
             return errno;
     }
     int64_t gid = number_of(request, KEY_GID, -1), uid = number_of(request, KEY_UID, -1);
+    *what = AT_GID;
     if (gid >= 0 && setresgid((gid_t)gid, (gid_t)gid, (gid_t)gid) < 0)
         return errno;
+    *what = AT_UID;
     if (uid >= 0 && setresuid((uid_t)uid, (uid_t)uid, (uid_t)uid) < 0)
         return errno;
     return 0;
@@ -242,31 +250,34 @@ static int execute(const struct inbox *request, const struct lists *lists)
 
 static _Noreturn void be_command(const struct inbox *request, const struct lists *lists, int error)
 {
-    int number = lead(request);
+    int what = AT_GROUP, number = lead(request);
     struct rlimit most;
     /* Descriptors may be wanted above the soft limit; what the command gets is set after they are placed. */
     if (getrlimit(RLIMIT_NOFILE, &most) == 0) {
         most.rlim_cur = most.rlim_max;
         setrlimit(RLIMIT_NOFILE, &most);
     }
-    number = number != 0 ? number : set_priority(request);
+    number = number != 0 ? number : set_priority(request, &what);
     if (number != 0)
-        fail(error, number, false);
+        fail(error, number, what);
     number = enter_folder(request, lists->cwd);
     if (number != 0)
-        fail(error, number, true);
+        fail(error, number, AT_FOLDER);
     sys_close_range_cloexec(3);
+    what = AT_DESCRIPTORS;
     number = place_descriptors(request, &error);
     /* A terminal of its own stands at its standard input by now. */
-    if (number == 0 && number_of(request, KEY_TERMINAL, 0) != 0 && ioctl(STDIN_FILENO, TIOCSCTTY, 0) < 0)
+    if (number == 0 && number_of(request, KEY_TERMINAL, 0) != 0 && ioctl(STDIN_FILENO, TIOCSCTTY, 0) < 0) {
+        what = AT_TERMINAL;
         number = errno;
-    number = number != 0 ? number : set_limits(request);
-    number = number != 0 ? number : become_user(request);
+    }
+    number = number != 0 ? number : set_limits(request, &what);
+    number = number != 0 ? number : become_user(request, &what);
     if (number != 0)
-        fail(error, number, false);
+        fail(error, number, what);
     umask((mode_t)number_of(request, KEY_UMASK, 022));
     restore_signals(request);
-    fail(error, execute(request, lists), false);
+    fail(error, execute(request, lists), AT_PROGRAM);
     _exit(127);
 }
 

@@ -8,8 +8,8 @@
 
 /* What the kernel refused, as the child says it. */
 struct spawn_failure {
-    int number;    /* errno */
-    int is_folder; /* it was the working directory, and not the program */
+    int number; /* errno */
+    int what;   /* enum refused_at */
 };
 
 /* Fork, and execute the command of the request. `folder` is the cgroup that it is born in, or "". The descriptors of the request are

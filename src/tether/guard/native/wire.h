@@ -90,7 +90,7 @@ enum key {
     KEY_OOM = 44,
     KEY_REASON = 45,
     KEY_DETAIL = 46,
-    KEY_TO = 47,
+    KEY_TO = 47, /* whom a signal is for; of what was refused: enum refused_at */
     KEY_VERSION = 48,
     KEY_INODE = 49,
     KEY_ENDS_WITH_MAIN = 50,
@@ -115,6 +115,24 @@ enum key {
     KEY_MISSING = 81,
     KEY_MACHINE = 82,
     KEY_BUILD = 83,
+};
+
+/* What the kernel refused, and not the program. guard/wire.py names them. */
+enum refused_at {
+    AT_PROGRAM = 0,
+    AT_FOLDER = 1,
+    AT_GROUP = 2,
+    AT_NICE = 3,
+    AT_AFFINITY = 4,
+    AT_OOM = 5,
+    AT_DESCRIPTORS = 6,
+    AT_TERMINAL = 7,
+    AT_GROUPS = 8,
+    AT_GID = 9,
+    AT_UID = 10,
+    AT_REQUEST = 11, /* nothing of the command was begun */
+    AT_LIMIT = 32,   /* and above: this and the number of the limit */
+    AT_MOST = 64,
 };
 
 enum {
