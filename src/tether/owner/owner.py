@@ -432,7 +432,8 @@ class Owner(Answering):
             (self.state_dir / "run" / f"{self.id}.receipts").unlink(missing_ok=True)
         self._ledger.close()
         self.telemetry.close()
-        self._proof.drop()
+        # Until then the reaper leaves the record to it.
+        self._record.when_written(self._proof.drop)
 
     def release_in_fork(self) -> None:
         """In a fork of the owner: let go of everything, without ending anything."""
