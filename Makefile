@@ -35,12 +35,13 @@ demo: guard  ## run the main job on a real server
 packages:  ## the Debian packages that the tests use
 	scripts/packages
 
-# PART=guard runs one room of the tests. That of pods needs a cluster, which is built once (some ten minutes): PART=kube.
+# PART=guard runs one room of the tests. Two need what is built once, some ten minutes each: PART=kube a cluster, and
+# PART=test_wheel.py what 'make roots' makes.
 test: guards-for-tests  ## all tests, the documentation's examples and a short chaos run included
 ifdef PART
 	$(BIN)/pytest tests/$(PART)
 else
-	$(BIN)/pytest -q $(BESIDE) --ignore=tests/kube
+	$(BIN)/pytest -q $(BESIDE) --ignore=tests/kube --ignore=tests/test_wheel.py
 	$(MAKE) sanitized
 	$(BIN)/python benchmarks/chaos.py --seeds 40
 	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html
