@@ -16,7 +16,7 @@ from support import Runner
 SOURCE = Path(tether.__file__).parent
 
 LAYERS = [
-    {"errors", "model", "redaction", "spec", "port", "threads", "protocol", "calls"},
+    {"errors", "refusal", "fitting", "base", "model", "redaction", "spec", "port", "threads", "protocol", "calls"},
     {"linux", "ledger", "listeners", "notices"},
     {"guard"},
     {"life"},

@@ -149,7 +149,7 @@ class Process(CommandBase):
     needs: Sequence[str] | None = None
     env_in: Inside | Spec | None = None
     within: ClassVar[str] = "env_in"
-    checked_apart: ClassVar[tuple[str, ...]] = ("argv", "env", "stdin", "stdout", "stderr")
+    checked_apart: ClassVar[tuple[str, ...]] = ("argv", "env", "cwd", "executable", "stdin", "stdout", "stderr")
     clear_env: bool = False
     executable: str | PathLike[str] | None = None
     terminal: Literal["own", "share", "pty"] = "own"

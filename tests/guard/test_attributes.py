@@ -129,10 +129,14 @@ def test_what_is_refused_is_refused_before_anything_is_created(owner: Owner) -> 
 def test_what_was_refused_is_said_by_name(runner: Runner, more: dict[str, object], attribute: str, kind: type) -> None:
     """Not the program is to blame: the field of the spec, with the kernel's own words, as a user without rights."""
     code = (
-        "import os, resource, sys; from tether import ExecError, Owner, Process\n"
+        "import os, resource, sys, tether.refusal; from tether import ExecError, Owner, Process\n"
         "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
-        "if os.getuid() == 0: os.setgroups([]); os.setresgid(1500, 1500, 1500); os.setresuid(1500, 1500, 1500)\n"
         "owner = Owner('refused', state_dir=sys.argv[1])\n"
+        "owner.start(Process(['true'], name='job')).wait(30)\n"
+        "if os.getuid() == 0:\n"
+        "    for root, _, files in os.walk(sys.argv[1]):\n"
+        "        for name in ['.', *files]: os.chown(os.path.join(root, name), 1500, 1500)\n"
+        "    os.setgroups([]); os.setresgid(1500, 1500, 1500); os.setresuid(1500, 1500, 1500)\n"
         f"try: owner.start(Process(['true'], name='job', **{more!r}))\n"
         "except ExecError as error:\n"
         "    print(error.attribute, *[each.__name__ for each in type(error).__mro__], '|', error, len(owner.resources))\n"
