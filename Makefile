@@ -9,7 +9,7 @@ BESIDE ?= -n 2 --dist loadfile
 SAMPLES ?= 300
 
 
-.PHONY: demo guard guards-for-tests wheel test sanitized check lint types docs pictures bench chaos inject packages clean
+.PHONY: demo guard guards-for-tests wheel roots test sanitized check lint types docs pictures bench chaos inject packages clean
 
 $(VENV)/.ready: pyproject.toml uv.lock scripts/setup
 	PYTHON=$(PYTHON) scripts/setup $(VENV)
@@ -25,18 +25,23 @@ guards-for-tests: packages guard
 wheel: $(VENV)/.ready  ## one wheel with static guards for every machine
 	TETHER_GUARDS=all $(BIN)/uv build --wheel
 
+roots:  ## roots of plain Debian and of musl, in which tests try the wheel: once, some ten minutes
+	scripts/debian_root
+	scripts/musl_root
+
 demo: guard  ## run the main job on a real server
 	$(BIN)/python examples/demo.py
 
 packages:  ## the Debian packages that the tests use
 	scripts/packages
 
-# PART=guard runs one room of the tests. That of pods needs a cluster, which is built once (some ten minutes): PART=kube.
+# PART=guard runs one room of the tests. Two need what is built once, some ten minutes each: PART=kube a cluster, and
+# PART=test_wheel.py what 'make roots' makes.
 test: guards-for-tests  ## all tests, the documentation's examples and a short chaos run included
 ifdef PART
 	$(BIN)/pytest tests/$(PART)
 else
-	$(BIN)/pytest -q $(BESIDE) --ignore=tests/kube
+	$(BIN)/pytest -q $(BESIDE) --ignore=tests/kube --ignore=tests/test_wheel.py
 	$(MAKE) sanitized
 	$(BIN)/python benchmarks/chaos.py --seeds 40
 	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html

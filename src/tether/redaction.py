@@ -55,6 +55,9 @@ _FIELD = re.compile(rf"(?i)({_NAME})(\s?=\s?)({_VALUE})")
 _QUOTED_FIELD = re.compile(rf"(?i)([\"'](?:{_NAME})[\"']\s*:\s*)([\"'])(?:\\.|(?!\2).)*\2")
 _HEADER = re.compile(rf"(?i)^([\s/]*(?:[\w-]*(?:authorization|cookie)|(?:{_NAME}))\s*:\s*)(?!//)(\S.*)$")
 
+_TOKEN_IN_PATH = re.compile(r"(://[^\s'\"]{1,200}?/t/)[^/\s'\"]+")
+"""Of a channel of conda packages: https://host/t/TOKEN/channel."""
+
 _USERINFO = re.compile(
     # Of user and password up to the last @ of all: a password with a slash in it is against the rules, and happens. A port is none.
     r"(?i)://(?:[^\s/?#@:\"']*:(?!\d+(?:[/?#\s]|$))[^\s\"'?]*@|[^\s/?#\"']*@)"
@@ -76,6 +79,7 @@ def scrub(text: str) -> str:
     """Return a text without what is a secret by its form alone: user and password of a URL, credentials of HTTP, known tokens."""
     if "://" in text:
         text = _USERINFO.sub(f"://{HIDDEN}@", text)
+        text = _TOKEN_IN_PATH.sub(rf"\1{HIDDEN}", text)
     if "@" in text:
         text = _DSN.sub(rf"\1{HIDDEN}@", text)
     text = _SCHEME.sub(rf"\1\2{HIDDEN}", text)

@@ -95,7 +95,7 @@ def test_a_spec_says_what_the_command_gets(owner: Owner) -> None:
         "id -u; id -g; id -G; ulimit -n; nice; cat /proc/self/oom_score_adj; umask",
         user=1600, group=1601, extra_groups=[1602, 1603], rlimits={resource.RLIMIT_NOFILE: (99, 100)}, nice=4, oom_score_adj=250, umask=0o077,
     )  # fmt: skip
-    assert said.split("\n") == ["1600", "1601", "1601 1602 1603", "99", "4", "250", "0077"]
+    assert said.split("\n") == ["1600", "1601", "1601 1602 1603", "99", str(os.nice(0) + 4), "250", "0077"]
     assert show(owner, "taskset -p $$ | sed 's/.*: //'", affinity=[0]) == "1"
     assert show(owner, "id -un", user="nobody") == "nobody"
 

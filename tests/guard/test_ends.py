@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from support import Runner, eventually, let_in
-from tether import Owner, Process
+from tether import Owner, Process, State
 from tether.linux import proc, tree
 
 CHAIN = """
@@ -45,6 +46,14 @@ began = time.time()
 job.kill()
 print(time.time() - began, flush=True)
 owner.shutdown()
+"""
+
+HOLDER = """
+import ctypes, sys
+trace = ctypes.CDLL(None).ptrace
+trace.argtypes = [ctypes.c_long] * 4
+print(trace(0x4206, int(sys.argv[1]), 0, 0), flush=True)  # PTRACE_SEIZE
+sys.stdin.readline()
 """
 
 
@@ -141,10 +150,32 @@ def test_receipts_survive_owner_and_hub(runner: Runner, private_state: Path) -> 
 
 
 @pytest.mark.slow
+def test_what_a_killed_shim_left_is_seen_beside_many_shims(owner: Owner, runner: Runner) -> None:
+    """The hub has eighty trees of others below it, too: who is still there has not gone. Slow: many processes, and a tracer that holds one."""
+    owner.start_all([Process(["sleep", "60"], name=f"other-{number}") for number in range(80)])
+    job = owner.start(Process(["sleep", "60"], name="traced"))
+    handle, said = job._managed.handle, f"pid {job.pid} is held by a tracer"
+    assert handle is not None
+    with runner.popen(HOLDER, str(job.pid), stdin=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        if holder.stdout.readline().strip() != "0":
+            pytest.skip("this user may trace nobody here")
+        os.kill(handle.data["shim"][0], signal.SIGKILL)
+        # Killed, and not gone before its tracer lets go: its parent could not be told.
+        eventually(lambda: any(said in row.detail for row in owner.events()), 30.0)
+        assert job.state.value != "failed"
+        holder.communicate("\n", timeout=20)
+    assert job.wait(20) is None
+    assert job.state is State.FAILED
+
+
+@pytest.mark.slow
 def test_a_member_that_became_root_is_said_at_once(
     user_runner: Runner, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """A setuid program in the tree of an ordinary user can't be signalled: that is said, and the rest of the tree ends. Slow: a compiler."""
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not installed: scripts/packages")
     folder = tmp_path_factory.mktemp("suid")
     folder.chmod(0o755)
     let_in(folder)

@@ -10,13 +10,15 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 import support
 from support import Runner, escaping, eventually
 from tether import Owner
-from tether.linux import proc
+from tether.linux import proc, tree
 
 KINDS = 13
 TIERS = ["cgroup", "shim", "portable"]
@@ -93,6 +95,45 @@ def test_what_only_root_can_try(runner: Runner, kind: str) -> None:
         assert run.survivors() == [kind]
         run.signal(signal.SIGKILL, "owner")
         eventually(lambda: run.survivors() == [], 5.0, "it ends")
+
+
+JOINER = """
+import ctypes, fcntl, os, sys, time
+lock = os.open(sys.argv[2] + "/joined.lock", os.O_CREAT | os.O_RDWR)
+if ctypes.CDLL(None).setns(os.open(f"/proc/{sys.argv[1]}/ns/pid", os.O_RDONLY), 0) == 0 and os.fork() == 0:
+    if os.fork() == 0:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        time.sleep(60)
+    os._exit(0)
+time.sleep(60 if sys.argv[3] == "stop" else 1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["stop", "by itself"])
+def test_who_joined_another_pid_namespace_is_ended_by_the_cgroup(
+    make_owner: Callable[..., Owner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """Its parent ended there, so it is no descendant any more; a tree has not ended before its cgroup is empty. Slow: a namespace."""
+    from tether import Process
+
+    monkeypatch.setenv("TETHER_TIER", "cgroup")
+    with subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", "sleep", "60"]) as outside:
+        try:
+            (init,) = eventually(lambda: tree.children(outside.pid), 10.0, "there is a namespace")
+            owner = make_owner()
+            command = [sys.executable, "-S", "-c", JOINER, str(init), str(tmp_path), end]
+            job = owner.start(Process(command, name="joining"))
+            if owner.status()["tier"] != "cgroup":
+                pytest.skip("no cgroup v2 is writable here")
+            eventually(lambda: support.survivors(tmp_path) == ["joined"], 30.0, "it has joined")
+            if end == "stop":
+                job.stop(grace=20.0)
+            else:
+                assert job.wait(30) == 0
+            assert support.survivors(tmp_path) == []
+        finally:
+            outside.kill()
 
 
 def test_the_next_owner_ends_what_owner_shim_and_reaper_left(each_runner: Runner) -> None:

@@ -11,14 +11,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from kube.cluster import IMAGE, KubeCluster
 from kube.pods import LOOP, OWNER, eventually, owner_apart, page, pod, told
-from tether import Owner, Resource, State
+from tether import Owner, State
 from tether.drivers.kubernetes import Claim
 from tether.errors import DriverUnavailable
 from tether.ledger.store import Ledger
@@ -105,9 +104,8 @@ def test_many_pods_and_one_fuse(kube: KubeCluster, owner: Owner, volumes: str) -
     # The watch of the pods begins anew now and then, after a list; nothing else is asked for.
     assert {each for each in asked if each != renewal} <= {("list", "pods", ""), ("watch", "pods", "")}
     assert {resource.state.value for resource in started} == {"ready"}
-    # Not all at once: one node ends so many one after the other, and an end that it does not confirm in time is said to be that.
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(Resource.stop, started))
+    # One node ends so many one after the other, and is waited for while it answers.
+    owner.shutdown()
     assert {resource.state.value for resource in started} == {"gone"}
     assert kube.objects("tether.dev/resource") == []
 

@@ -18,7 +18,7 @@ from interruptions import Interrupted, interrupted
 from support import Runner, eventually
 from tether import Owner, Process, State
 from tether.errors import LedgerError
-from tether.ledger import place, writer
+from tether.ledger import place, proof, writer
 from tether.ledger.reading import Reading
 from tether.ledger.store import Ledger
 from tether.ledger.writer import Writer
@@ -99,6 +99,28 @@ print("up", flush=True); sys.stdin.readline()
 owner.shutdown()
 print("over", flush=True)
 """
+
+
+def test_who_writes_late_is_not_taken_for_dead(folder: Path) -> None:
+    """Its hub leaves the record to an owner that lives and still writes it (it said "nothing was found", without exit codes)."""
+    owner = Owner("app", state_dir=folder)
+    owner.start_all([Process(["sleep", "60"]) for _ in range(5)])
+    blocker = Blocker(folder)
+    owner.shutdown()
+    lives = proof.path(folder, owner.id)
+    assert proof.is_held(lives)
+    # What the hub executes, once more.
+    settler = subprocess.Popen([sys.executable, "-m", "tether.estate", str(folder), owner.id])
+    try:
+        blocker.release()
+        assert settler.wait(60) == 0
+    finally:
+        settler.kill()
+        settler.wait()
+    eventually(lambda: not lives.exists())
+    assert Reading(folder).owners() == []
+    assert [row.exit_code for row in Reading(folder).resources(ended=True)] == [-signal.SIGTERM] * 5
+    assert "shut down in order" in {event.detail for event in Reading(folder).events() if event.what == "owner ended"}
 
 
 @pytest.mark.slow

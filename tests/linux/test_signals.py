@@ -76,40 +76,6 @@ def test_the_right_one_is_signalled(
     assert not signals.send(sleeper.pid, start, signal.SIGKILL)
 
 
-CONTINUED = """
-import signal, sys
-signal.signal(signal.SIGCONT, lambda *_: print("continued", flush=True))
-signal.signal(signal.SIGUSR1, lambda *_: print("told", flush=True))
-signal.alarm(60)
-print("ready", flush=True)
-while True:
-    signal.pause()
-"""
-
-
-def test_only_what_is_stopped_is_woken() -> None:
-    """One that runs notices nothing; one that was stopped goes on."""
-    with subprocess.Popen([sys.executable, "-c", CONTINUED], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "ready\n"
-            start = proc.start_time(process.pid)
-            assert start is not None
-            signals.wake(process.pid, start)
-            os.kill(process.pid, signal.SIGUSR1)
-            assert process.stdout.readline() == "told\n"
-            os.kill(process.pid, signal.SIGSTOP)
-            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
-            signals.wake(process.pid, start - 1)
-            stat = proc.read_stat(process.pid)
-            assert stat is not None
-            assert stat.state == "T"
-            signals.wake(process.pid, start)
-            assert process.stdout.readline() == "continued\n"
-        finally:
-            process.kill()
-
-
 @pytest.mark.parametrize("pid", [-1, 0, 1])
 def test_no_group_and_no_init_is_ever_signalled(pid: int) -> None:
     """Numbers that mean many, or everybody, are refused."""

@@ -21,6 +21,7 @@ from tether.estate.claims import Claim, is_claimed
 from tether.estate.foresee import estates, foresee, left_alone
 from tether.estate.outcome import UNSETTLED, Outcome
 from tether.estate.settling import Settling
+from tether.estate.standing import Standing, standing
 from tether.ledger import proof
 from tether.ledger.store import Ledger, OwnerRow
 from tether.life import registry
@@ -36,6 +37,7 @@ _LONGEST_PAUSE_S = 30.0
 _RETRY_LIMIT_S = 300.0
 _OTHERS_S = 60.0
 _LOOK_AGAIN_S = 0.05
+_WRITES_S = 1.0
 
 
 def _settle(
@@ -81,6 +83,7 @@ def _forget(state_dir: Path, owner: str, *, kept: bool) -> None:
 def settle_own(state_dir: str, owner: str, receipts: Mapping[str, Any]) -> None:
     """What a reaper does when its owner has died and its shims have ended: settle, with growing pauses, up to a limit.
 
+    While the owner lives and goes on to write its record, which somebody had locked, it is left to that.
     What is left then stays on record for the next sweep. Without a ledger the trees have ended all the same: the shims saw to it.
     What is kept with nothing beside it that ends it in time is watched until it is adopted or that time is over.
     """
@@ -113,6 +116,9 @@ def _settle_once(ledger: Ledger, state_dir: Path, owner: str, receipts: Mapping[
     live = ledger.resources(owner)
     if row is None or (row.ended is not None and not live):
         return None
+    if standing(row, state_dir) is Standing.ALIVE and proof.is_held(proof.path(state_dir, owner)):
+        # It was shut down while somebody else held the ledger, and still has to write what it saw.
+        return _WRITES_S
     outcomes, others = _settle(ledger, state_dir, [row], receipts, patient=True)
     if others:
         # A sweep is at it; what it can't end is tried again here.

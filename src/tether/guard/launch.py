@@ -80,7 +80,7 @@ class ShimChannel:
     def request(self, kind: Kind, fields: dict[str, Any] | None = None) -> None:
         """Send a message; a shim that somebody stopped is woken first. A shim that has gone gets nothing."""
         with contextlib.suppress(OSError):
-            signals.wake(self.pid, self.start)
+            signals.send(self.pid, self.start, signal.SIGCONT)
         with contextlib.suppress(OSError):
             wire.send(self.socket, kind, fields)
 
@@ -182,7 +182,7 @@ class Hub:
     def wake(self) -> None:
         """Continue the hub, should somebody have stopped it."""
         with contextlib.suppress(OSError):
-            signals.wake(self.pid, self.start)
+            signals.send(self.pid, self.start, signal.SIGCONT)
 
     def prepare(self) -> None:
         """Have the hub fork a shim for the next start, so that no start waits for a fork."""

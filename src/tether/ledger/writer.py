@@ -84,6 +84,7 @@ class Writer:
         self._blocked = Blocked()
         self._knows_all = True
         self._closed = False
+        self._at_end: deque[Callable[[], object]] = deque()
         self._pruning = Pruning(self._ledger, state_dir)
         self._thread: threading.Thread | None = None
         self._alarm: Alarm | None = None
@@ -386,6 +387,7 @@ class Writer:
                     self._pruning.proceed()
         self._ledger.close()
         self._close_fds()
+        self._say_written()
 
     def _gather(self) -> None:
         until = time.monotonic() + _LONGEST_GATHER_S
@@ -427,6 +429,16 @@ class Writer:
                 self._close_fds()
         self._wake()
         return self.is_complete
+
+    def when_written(self, do: Callable[[], object]) -> None:
+        """After `close`: have ``do`` called once all is on record, by the thread if that goes on; at once where nobody does."""
+        self._at_end.append(do)
+        if self.is_complete or self._thread is None:
+            self._say_written()
+
+    def _say_written(self) -> None:
+        with suppress(IndexError):  # Whoever comes first; the other finds none.
+            self._at_end.popleft()()
 
     def abandon(self) -> None:
         """In a fork: never touch the file again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["inheritable"]
+__all__ = ["can_open", "inheritable"]
 
 
 def inheritable() -> list[int]:
@@ -19,3 +19,17 @@ def inheritable() -> list[int]:
             # That of the listing itself.
             continue
     return sorted(found)
+
+
+def can_open(count: int) -> bool:
+    """Whether this process can have so many more now."""
+    opened: list[int] = []
+    try:
+        for _ in range(count):
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # noqa: PERF401  What was opened must be closed.
+    except OSError:
+        return False
+    finally:
+        for fd in opened:
+            os.close(fd)
+    return True

@@ -8,7 +8,7 @@ import signal
 from tether.linux import proc, tier
 from tether.linux.readable import await_readable
 
-__all__ = ["handed_on", "open_verified", "send", "wait_end", "wake"]
+__all__ = ["handed_on", "open_verified", "send", "wait_end"]
 
 
 def handed_on() -> list[int]:
@@ -77,17 +77,6 @@ def _send_by_pid(pid: int, start: int, signum: int) -> bool:
         return False
     os.kill(pid, signum)
     return True
-
-
-def wake(pid: int, start: int) -> None:
-    """Continue the process of this identity, if it is stopped; one that runs is not disturbed.
-
-    Raises:
-        PermissionError: it belongs to another user.
-    """
-    stat = proc.read_stat(pid)
-    if stat is not None and stat.state in "Tt":
-        send(pid, start, signal.SIGCONT)
 
 
 def wait_end(pid: int, start: int, timeout_s: float | None) -> bool:

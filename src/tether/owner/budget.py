@@ -23,6 +23,7 @@ _log = logging.getLogger("tether")
 _WARN_AT = 0.8
 _LONGEST_PAUSE_S = 60.0
 _SHORTEST_PAUSE_S = 0.2
+_SETTLES_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Spending:
         self._live = live
         self._end = end
         self._note = note
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._settled = threading.Condition(self._lock)
         self._promised: dict[object, float] = {}
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
@@ -105,19 +107,39 @@ class Spending:
             return
         key = object()
         with self._lock:
-            self._check(spec)
+            self._await_money(spec)
             self._promised[key] = spec.cost_per_hour
         try:
-            yield lambda: self._promised.pop(key, None)
+            yield lambda: self._forget(key)
         finally:
+            self._forget(key)
+
+    def _forget(self, key: object) -> None:
+        with self._lock:
             self._promised.pop(key, None)
+            self._settled.notify_all()
+
+    def _await_money(self, spec: Any) -> None:
+        """Return when there is enough, and watch from now on. What is just being put on record is waited for before a refusal."""
+        while True:
+            others = list(self._promised)
+            try:
+                return self._check(spec)
+            except SpecError:
+                # It may be counted twice at this moment, or not come about in the end.
+                if not others or not self._settle(others):
+                    raise
+
+    def _settle(self, promises: list[object]) -> bool:
+        """Wait until none of these is open any more; False if one still is after some seconds."""
+        return self._settled.wait_for(lambda: self._promised.keys().isdisjoint(promises), _SETTLES_S)
 
     def _check(self, spec: Any) -> None:
         called = spec.name or spec.default_name
         if spec.cost_per_hour is None:
             raise SpecError(f"cannot start {called}: with a budget its price must be known; give cost_per_hour=")
         total, rate = self.spent()
-        rate += sum(list(self._promised.values()))
+        rate += sum(self._promised.values())
         needed = (rate + spec.cost_per_hour) * self.budget.at_least_s / 3600
         left = self.budget.usd - total
         if needed > left or left <= 0:

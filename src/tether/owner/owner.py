@@ -11,25 +11,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
-from tether.errors import Gone, NotFound, SpecError, TetherError
+from tether.errors import Gone, NotFound, SpecError
 from tether.estate import settle as estate
 from tether.estate import strays as stray
 from tether.fitting import checked_spec
-from tether.guard.line import Guard
 from tether.ledger import place
-from tether.ledger.proof import Proof
-from tether.ledger.store import EventRow, Ledger
-from tether.ledger.writer import Writer
+from tether.ledger.store import EventRow
 from tether.life.context import Context, Emit
 from tether.life.driver import HasGuard
 from tether.life.managed import Managed, new_id
 from tether.life.steps import Steps, alone, in_step
 from tether.life.supervisor import Supervisor
-from tether.linux import identity, signals
+from tether.linux import signals
 from tether.model import OnDeath, Progress, Spec, Terminal, check_name, silent
 from tether.notices import Notice, Telemetry
 from tether.owner import door as doors
-from tether.owner import living, marking, show, within
+from tether.owner import ground, living, marking, show, within
 from tether.owner.answering import Answering
 from tether.owner.ending import stop_all
 from tether.owner.handover import hand_over
@@ -68,6 +65,7 @@ class Owner(Answering):
     Raises:
         SpecError: the name can't be one.
         StateDirError, LedgerError: the state directory can't be used safely, or its ledger not be opened; nothing was started.
+        ReaperError: this process can open no more files, or the kernel refused something else that a guard needs. Nothing stays.
 
     Crash:
         Whenever this process dies, by whatever cause, its shims end their trees, and its reaper the rest. If reaper and
@@ -102,14 +100,8 @@ class Owner(Answering):
         self._is_closing = self._closed = False
         self._grace: float | None = None
         self._terminal: Terminal | None = None
-        me = identity.identify()
-        if me is None:
-            raise TetherError("/proc is not mounted: tether can't tell who this process is, and starts nothing")
-        self._ledger = Ledger(self.state_dir)
-        self._record = Writer(self.state_dir, self.id)
-        self._proof = Proof(self.state_dir, self.id)
-        self._guard = Guard(self.id, self.name, self.state_dir, self._note)
-        self._record.add_owner(self.name, me, self._guard.cgroup)
+        made = ground.lay(self.id, self.name, self.state_dir, self._note)
+        self._ledger, self._record, self._proof, self._guard = made
         self._supervisor = Supervisor(self.id, self._record, self.telemetry, self._context)
         self._kept = Kept(self.id, self.name, self._supervisor, self._ledger, self.state_dir)
         self._roster = Roster(self.id, self._record, self._note, self._held, self.state_dir)
@@ -126,7 +118,11 @@ class Owner(Answering):
             stray.remember(self.state_dir, self.id, strays)
         marking.mark(self.id)
         living.add(self)
-        outcomes = estate.sweep(self._ledger, self.state_dir)
+        try:
+            outcomes = estate.sweep(self._ledger, self.state_dir)
+        except BaseException:
+            self.shutdown()
+            raise
         if any(outcome.what == "later" for outcome in outcomes):
             estate.sweep_later(self.state_dir)
 
@@ -436,7 +432,8 @@ class Owner(Answering):
             (self.state_dir / "run" / f"{self.id}.receipts").unlink(missing_ok=True)
         self._ledger.close()
         self.telemetry.close()
-        self._proof.drop()
+        # Until then the reaper leaves the record to it.
+        self._record.when_written(self._proof.drop)
 
     def release_in_fork(self) -> None:
         """In a fork of the owner: let go of everything, without ending anything."""

@@ -15,7 +15,7 @@ from tether.drivers.kubernetes.client import Absent, Cluster, Forbidden
 from tether.errors import DriverUnavailable
 from tether.model import State
 
-__all__ = ["Doubt", "Doubtful", "about"]
+__all__ = ["Doubt", "Doubtful", "about", "silence"]
 
 _NODE_ENDS_WITHIN_S = 10.0
 _DEADLINE_SLACK_S = 60.0
@@ -78,6 +78,11 @@ def about(cluster: Cluster, last: Mapping[str, Any], *, seen_to_end: bool) -> Do
     begun = pods.when((last.get("status") or {}).get("startTime")) or now
     over = begun + float(last["spec"].get("activeDeadlineSeconds") or float("inf")) + _DEADLINE_SLACK_S
     return Doubt(why, node, now, over)
+
+
+def silence(cluster: Cluster, node: str | None) -> str:
+    """Say that the node of a pod does not answer, or that nobody here can tell; empty if it does. Raises DriverUnavailable."""
+    return "it is on no node" if node is None else _silence(cluster, node, 0.0)
 
 
 def _silence(cluster: Cluster, node: str, after: float, *, strict: bool = True) -> str:

@@ -21,7 +21,9 @@ _ROUND_PAUSE_S = 0.2
 _WATCH_S = 20
 _BROKEN_PAUSE_S = 0.5
 _SLACK_S = 15.0
-"""How much longer than the grace an end may take on a node that answers, before it is said that it can't be confirmed."""
+"""How much longer than the grace an end may take, before it is asked whether its node answers."""
+_PATIENCE_S = 180.0
+"""How much longer on a node that does: it ends its pods one after the other, and fifty of them take a minute."""
 
 
 def is_ours(item: Mapping[str, Any], tag: str, uids: Sequence[str] = ()) -> bool:
@@ -88,16 +90,18 @@ def _remove_pod(cluster: Cluster, pod: Object, grace: int) -> None:
     name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
     # Of one that no node has, or that has ended, the server lets go at once, whatever the grace; it alone can tell without a race.
     cluster.delete(POD, name, uid, max(1, grace))
-    last, seen_to_end = _await_absent(cluster, pod, time.monotonic() + grace + _SLACK_S)
+    last, seen_to_end = _await_absent(cluster, pod, grace)
     found = doubt.about(cluster, last, seen_to_end=seen_to_end)
     if found is not None:
         raise doubt.Doubtful(f"pod {name}: {found.why}: nobody knows whether it has ended there", found)
 
 
-def _await_absent(cluster: Cluster, pod: Object, deadline: float) -> tuple[Object, bool]:
+def _await_absent(cluster: Cluster, pod: Object, grace: int) -> tuple[Object, bool]:
     """Wait until a pod's object is gone; return the last that was seen of it, and whether that is its very last state."""
     name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
     last, seen_to_end = pod, False
+    deadline = time.monotonic() + grace + _SLACK_S
+    patient_until = deadline + _PATIENCE_S
     while True:
         # The watch is a hint of when to look, and tells the pod's last words; only a look decides.
         with suppress(DriverUnavailable):
@@ -107,6 +111,11 @@ def _await_absent(cluster: Cluster, pod: Object, deadline: float) -> tuple[Objec
             return last, seen_to_end
         last, seen_to_end = there, False
         if time.monotonic() >= deadline:
+            # Not for what has ended, and whose object something else holds.
+            goes_on = time.monotonic() < patient_until and pods.has_running_containers(there)
+            if goes_on and not doubt.silence(cluster, there["spec"].get("nodeName")):
+                deadline = time.monotonic() + _SLACK_S
+                continue
             seen = pods.judge(last, None, cluster.now())
             why = seen.reason if seen.reason and not seen.has_ended else "something holds its object"
             raise DriverUnavailable(f"pod {name} was told to end and is still there: {why}")

@@ -11,7 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { DEEPEST = 8 };
+enum { DEEPEST = 32 };
 
 bool cgroup_make(const char *folder)
 {
@@ -53,14 +53,25 @@ static void remove_below(int folder, int depth)
         }
 }
 
-void cgroup_remove(const char *folder)
+/* Somebody lives in it or below it; a zombie does not count. */
+static bool is_populated(const char *folder)
+{
+    char path[PATH_ROOM], text[256];
+    return format(path, sizeof path, "%s/cgroup.events", folder) && read_file(AT_FDCWD, path, text, sizeof text) > 0 &&
+           strstr(text, "populated 1") != NULL;
+}
+
+bool cgroup_remove(const char *folder)
 {
     if (rmdir(folder) == 0 || errno == ENOENT)
-        return;
+        return true;
+    if (is_populated(folder))
+        return false;
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
-        return;
+        return true;
     remove_below(fd, 0);
     close(fd);
     rmdir(folder);
+    return true;
 }

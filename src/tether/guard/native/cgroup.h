@@ -8,7 +8,7 @@
 bool cgroup_make(const char *folder);
 /* Kill everything in it and below it, forks in flight included. */
 bool cgroup_kill(const char *folder);
-/* Remove it and the folders below it, if nobody is in them any more. */
-void cgroup_remove(const char *folder);
+/* Remove it and the folders below it; false if somebody is in them still. */
+bool cgroup_remove(const char *folder);
 
 #endif

@@ -319,7 +319,7 @@ static void forget_lost(void)
 
 static void end_orphans(void)
 {
-    static pid_t roots[64];
+    pid_t root;
     struct stuck stuck[MOST_STUCK];
     char folder[PATH_ROOM];
     if (!hub.killing.on)
@@ -329,7 +329,7 @@ static void end_orphans(void)
         say_stuck(stuck, count);
     reap();
     proc_was_blind();
-    if (tree_roots(&hub.orphans, roots, 64) > 0 || proc_was_blind())
+    if (tree_roots(&hub.orphans, &root, 1) > 0 || proc_was_blind())
         return;
     for (size_t i = 0; i < hub.slots_used; i++)
         if ((hub.slots[i].flags & SLOT_LOST) != 0 && folder_of(&hub.slots[i], folder, sizeof folder))

@@ -189,7 +189,9 @@ int run_main(int argc, char **argv)
         ask(KIND_STOP, "its command ended");
     }
     while (!is_over()) {
-        struct pollfd fds[] = {{run.signals, POLLIN, 0}, {run.channel, POLLIN, 0}, {run.control, POLLIN, 0}, {run.parent, POLLIN, 0}};
+        /* Without a shim there is nobody to pass signals on to. */
+        struct pollfd fds[] = {
+            {run.channel < 0 ? -1 : run.signals, POLLIN, 0}, {run.channel, POLLIN, 0}, {run.control, POLLIN, 0}, {run.parent, POLLIN, 0}};
         if (poll(fds, sizeof fds / sizeof *fds, run.channel < 0 ? 1000 : -1) < 0)
             continue;
         /* The channel first: what it says of a pause is older than the signal that ends it. */

@@ -628,12 +628,22 @@ static bool reap(void)
     }
 }
 
-/* ECHILD is proof for a subreaper; else nobody was seen twice in a row: who forked and left during one look is in the next. */
+/* Who joined another pid namespace and lost its parent there is no descendant any more, pid_namespaces(7), but still in the cgroup. */
+static bool is_cgroup_left(void)
+{
+    if (shim.from->folder[0] == '\0' || cgroup_remove(shim.from->folder))
+        return true;
+    begin_killing("its command ended");
+    return false;
+}
+
+/* ECHILD is proof for a subreaper, with an empty cgroup where there is one; else nobody was seen twice in a row: who forked and left
+ * during one look is in the next. */
 static bool is_gone(bool echild)
 {
     static struct members seen;
     if (shim.tree.by_lineage || !echild || shim.error_number != 0)
-        return echild;
+        return echild && is_cgroup_left();
     proc_was_blind();
     tree_find(&shim.tree, &seen);
     bool unseen = proc_was_blind(), chased = shim.killing.on && tree_chase(&shim.tree);
@@ -644,9 +654,9 @@ static bool is_gone(bool echild)
 static int finish(void)
 {
     char said[160];
-    if (shim.from->folder[0] != '\0')
-        cgroup_remove(shim.from->folder);
     if (shim.error_number != 0) {
+        if (shim.from->folder[0] != '\0')
+            cgroup_remove(shim.from->folder);
         outbox_begin(&box, KIND_REFUSED);
         put_number(&box, KEY_ERRNO, shim.error_number);
         put_number(&box, KEY_TO, shim.error_what);

@@ -52,7 +52,10 @@ static char **take_list(const struct inbox *request, int key, char ***slot, char
 
 static bool take_lists(const struct inbox *request, struct lists *lists)
 {
-    size_t count = count_of(request, KEY_ARG) + count_of(request, KEY_ENV) + count_of(request, KEY_PROGRAM) + 1 + 4;
+    static const int keys[] = {KEY_ARG, KEY_ENV, KEY_PROGRAM, KEY_CWD};
+    size_t count = 0;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        count += count_of(request, keys[i]) + 1;
     /* Each text is shorter than its field with the head, so that the request's own size is enough for all of them. */
     lists->mapped = request->size + count * sizeof(char *) + 16;
     lists->mapping = mmap(NULL, lists->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

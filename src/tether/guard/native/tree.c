@@ -58,19 +58,22 @@ static const struct row *row_of(pid_t pid)
 
 size_t tree_roots(const struct tree *tree, pid_t *roots, size_t room)
 {
-    pid_t self = getpid();
-    size_t all = 0, count = 0;
+    /* The hub's own shims come first among its children, and may be more than there is room for; in a shim this is not touched. */
+    static pid_t children[2 * MOST_MEMBERS];
+    bool all_count = tree->is_other == NULL;
+    pid_t self = getpid(), *found = all_count ? roots : children;
+    size_t most = all_count ? room : sizeof children / sizeof *children, all = 0, count = 0;
     if (has_children_files()) {
-        all = children_of(self, start_of(self), roots, room);
+        all = children_of(self, start_of(self), found, most);
     } else {
         read_table();
-        for (size_t i = 0; i < rows && all < room; i++)
+        for (size_t i = 0; i < rows && all < most; i++)
             if (table[i].line.parent == self)
-                roots[all++] = table[i].line.pid;
+                found[all++] = table[i].line.pid;
     }
-    for (size_t i = 0; i < all; i++)
-        if (tree->is_other == NULL || !tree->is_other(roots[i]))
-            roots[count++] = roots[i];
+    for (size_t i = 0; i < all && count < room; i++)
+        if (all_count || !tree->is_other(found[i]))
+            roots[count++] = found[i];
     return count;
 }
 
