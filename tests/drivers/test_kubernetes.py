@@ -104,9 +104,9 @@ def made(spec: Pod, **more: Any) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"command": "sleep 1"}, "must be a list"),
+        ({"command": "sleep 1"}, "list of arguments"),
         ({"env": {"A=B": "x"}}, "variable"),
-        ({"env": {"A": 5}}, "each value a text"),
+        ({"env": {"A": 5}}, "must be text"),
         ({"ports": [70000]}, "no port"),
         ({"ready": http("/")}, "needs a port"),
         ({"service": True}, "needs a port"),
