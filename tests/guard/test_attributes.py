@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,11 +143,11 @@ def test_what_was_refused_is_said_by_name(runner: Runner, more: dict[str, object
         "    print(error.attribute, *[each.__name__ for each in type(error).__mro__], '|', error, len(owner.resources))\n"
         "owner.shutdown()"
     )
-    folder = runner.new_folder()
-    folder.chmod(0o777)
-    let_in(folder)
-    with runner.popen(code, folder / "mine") as process:
-        said = process.communicate(timeout=60)[0]
+    # Not below pytest's own folder, which every other session of pytest that begins closes to other users.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        with runner.popen(code, Path(folder) / "mine") as process:
+            said = process.communicate(timeout=60)[0]
     names, _, text = said.partition(" | ")
     assert names.split()[0] == attribute, said
     assert kind.__name__ in names.split()
