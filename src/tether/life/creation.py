@@ -15,7 +15,8 @@ from tether.model import Handle, Progress, Recorded, State
 
 __all__ = ["Creation"]
 
-_GUARD_TRIES = 3
+_GUARD_TRIES = 6
+"""More than there are shims that wait for a command: all of those may be killed at once."""
 
 
 class Creation:
