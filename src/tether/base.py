@@ -10,7 +10,7 @@ from os import PathLike
 from typing import Any, ClassVar, Literal, Self
 
 from tether.errors import SpecError
-from tether.fitting import check_fields, check_names, is_path, shown
+from tether.fitting import check_fields, check_names, is_list, is_path, shown
 from tether.model import Inside, OnDeath, Ready, check_name
 from tether.port import has_port
 from tether.redaction import redact, redact_text
@@ -62,17 +62,13 @@ def checked_words(value: Sequence[str] | None, what: str) -> tuple[str, ...] | N
         raise SpecError(
             f"{what} must be a list of arguments, not one string: {shown(value)}; split it, or write ['sh', '-c', ...]"
         )
-    if not _is_list(value):
+    if not is_list(value):
         raise SpecError(f"{what} must be a list of texts, not {type(value).__name__}")
     words = tuple(value)
     for word in words:
         if not isinstance(word, str) or not is_path(word):
             raise SpecError(f"{what} must be texts without NUL, not {shown(word)}")
     return words
-
-
-def _is_list(value: Any) -> bool:
-    return hasattr(value, "__iter__") and not isinstance(value, str | bytes | Mapping | type)
 
 
 class SpecBase:
@@ -179,7 +175,7 @@ class CommandBase(SpecBase):
                 f"argv must be a list of arguments, not one string: {redact([str(self.argv)])[0]!r}; "
                 "split it, or write ['sh', '-c', ...] if you mean a shell"
             )
-        if not _is_list(self.argv):
+        if not is_list(self.argv):
             raise SpecError(f"argv must be a list of arguments, not {type(self.argv).__name__}")
         argv = tuple(checked_text(argument, "an argument") for argument in self.argv)
         if not argv or not argv[0]:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Union, get_args, get_orig
 from tether.errors import SpecError, UnknownField
 from tether.redaction import redact_text
 
-__all__ = ["check_fields", "check_names", "checked_spec", "is_path", "shown"]
+__all__ = ["check_fields", "check_names", "checked_spec", "is_list", "is_path", "shown"]
 
 _MOST = 1 << 63
 """No whole number of a spec is as large: the ledger and the guard's wire have 64 bits for one."""
@@ -95,7 +95,8 @@ _SAID = {
 }
 
 
-def _is_list(value: Any) -> bool:
+def is_list(value: Any) -> bool:
+    """Whether it has parts in some order, and is no text, mapping, class or open file."""
     no_list = isinstance(value, str | bytes | bytearray | Mapping | type) or hasattr(value, "fileno")
     return not no_list and hasattr(value, "__iter__")
 
@@ -104,10 +105,10 @@ def _sequence(of: Any) -> _Wanted:
     each = _wanted(of)
 
     def which(value: Any) -> str:
-        return next((shown(item) for item in value if not each.fits(item)), "") if _is_list(value) else ""
+        return next((shown(item) for item in value if not each.fits(item)), "") if is_list(value) else ""
 
     return _Wanted(
-        lambda value: _is_list(value) and all(map(each.fits, value)), f"a list, each of it {each.said}", (), which
+        lambda value: is_list(value) and all(map(each.fits, value)), f"a list, each of it {each.said}", (), which
     )
 
 

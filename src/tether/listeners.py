@@ -67,7 +67,9 @@ class Listeners:
         while True:
             with self._lock:
                 if not self._due:
-                    self._thread = None
+                    # An interruption may have left another thread beside this one.
+                    if self._thread is threading.current_thread():
+                        self._thread = None
                     return
                 listener = self._due.popleft()
             try:
